@@ -1,0 +1,1 @@
+"""The dialects: bytes in -> request, result -> bytes out. No socket and no table is known here."""

@@ -1,0 +1,1 @@
+"""The daemon: a supervisor that accepts, and forked workers that serve every client from one table."""
