@@ -1,0 +1,78 @@
+"""How a program comes to a cache object: `open`, `attach`, `unlink`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from memcache_shm.client.cache import Cache
+from memcache_shm.errors import IllegalInputError
+from memcache_shm.storage import registry
+from memcache_shm.storage.geometry import Geometry
+from memcache_shm.storage.units import parse_size
+
+DEFAULT_MEMORY = "64m"
+DEFAULT_MAX_ITEM = "1m"
+
+
+def open(
+    name: str,
+    *,
+    memory: int | str | None = None,
+    max_item: int | str | None = None,
+    elements: int | None = None,
+    element_size: int | str | None = None,
+    mode: int = registry.DEFAULT_MODE,
+    evict: bool = True,
+    **options: Any,
+) -> Cache:
+    """The table `name`, attached; made when there is none. No daemon is needed.
+
+    Give `memory` (the whole segment in bytes, or with k, m, g; 64 MiB by default) and `max_item` (the largest value, 1 MiB by
+    default), or `elements` and `element_size` for exactly that many items. An existing table must have been made with the
+    same figures (TableExistsError), or give none and take it as it is. `mode` (permission bits) and `evict` (False: a full
+    table refuses with NoSpaceError) count when the table is made. The table outlives the process, until `unlink`.
+
+    `options` are pymemcache's: serde, key_prefix, default_noreply (False), allow_unicode_keys, encoding, ignore_exc.
+    """
+    unspecified = memory is max_item is elements is element_size is None
+    geometry = _geometry(memory, max_item, elements, element_size)
+    table, state = registry.open_or_create(name, geometry, any_geometry=unspecified, mode=mode, evict=evict)
+    return Cache(table, name, state.directory, **options)
+
+
+def attach(name: str, *, readonly: bool = False, user: str | int | None = None, **options: Any) -> Cache:
+    """The table `name`, which a daemon or `open` made; a daemon's is "memcache_shm-PORT" unless it got a ``--name``.
+
+    Looked for in one's own state directory and in root's, or in that of `user` (name or uid). `readonly` maps it without the
+    right to write: reading then needs read permission only. `options` as for `open`. Raises TableNotFoundError,
+    TableRemovedError, LayoutError, PermissionError.
+    """
+    table, state = registry.attach(name, readonly=readonly, user=user)
+    return Cache(table, name, state.directory, **options)
+
+
+def unlink(name: str) -> None:
+    """Remove the table `name`; who has it attached gets TableRemovedError from then on.
+
+    Raises TableNotFoundError, TableExistsError while a daemon serves it, PermissionError.
+    """
+    registry.remove(name)
+
+
+def _geometry(
+    memory: int | str | None, max_item: int | str | None, elements: int | None, element_size: int | str | None
+) -> Geometry:
+    """The geometry meant by open's arguments; IllegalInputError when they do not fit together."""
+    try:
+        if elements is None and element_size is None:
+            return Geometry.by_memory(
+                parse_size(memory if memory is not None else DEFAULT_MEMORY, "memory"),
+                parse_size(max_item if max_item is not None else DEFAULT_MAX_ITEM, "max_item"),
+            )
+        if elements is None or element_size is None:
+            raise IllegalInputError("elements and element_size go together; give both")
+        if memory is not None or max_item is not None:
+            raise IllegalInputError("give either memory and max_item, or elements and element_size")
+        return Geometry.by_elements(elements, parse_size(element_size, "element_size"))
+    except ValueError as error:
+        raise IllegalInputError(str(error)) from None

@@ -1,0 +1,90 @@
+"""What a caller may hand in, and what is said when it breaks a rule: the slow paths of `attached`.
+
+The rules are pymemcache's, so that code which moves over meets no new ones (`pymemcache.client.base`), except that bytes-like
+values are taken as bytes, and that an empty key is refused here instead of by the server.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from memcache_shm.errors import IllegalInputError
+
+KEY_MAX_BYTES = 250
+UINT32_MAX = 2**32 - 1
+UINT64_MAX = 2**64 - 1
+INT64_MAX = 2**63 - 1
+
+
+def encode_key(key: object, allow_unicode_keys: bool, key_prefix: bytes) -> bytes:
+    """The key's bytes on the wire, prefix included. Raises IllegalInputError, TypeError for what is no key at all."""
+    if isinstance(key, str):
+        try:
+            key = key.encode("utf8" if allow_unicode_keys else "ascii")
+        except UnicodeEncodeError:
+            raise IllegalInputError(f"Non-ASCII key: {key!r}") from None
+    elif not isinstance(key, bytes | bytearray | memoryview):
+        raise TypeError(f"key must be str or bytes, not {type(key).__name__}")
+    return key_prefix + bytes(key)
+
+
+def refuse_key(key: bytes) -> NoReturn:
+    """Say what is wrong with `key`, which is illegal."""
+    if not key:
+        raise IllegalInputError("Key is empty")
+    if len(key) > KEY_MAX_BYTES:
+        raise IllegalInputError(f"Key is too long: {key!r}")
+    if b"\0" in key:
+        raise IllegalInputError(f"Key contains null: {key!r}")
+    raise IllegalInputError(f"Key contains whitespace: {key!r}")
+
+
+def encode_value(value: object, encoding: str) -> bytes:
+    """The bytes to store for `value`."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    try:
+        return str(value).encode(encoding)
+    except UnicodeEncodeError as error:
+        raise IllegalInputError(f"Data values must be binary-safe: {error}") from None
+
+
+def check_integer(value: object, name: str) -> int:
+    """`value` as a number of 64 bits, for the argument `name`."""
+    if not isinstance(value, int):
+        raise IllegalInputError(f"{name} must be integer, got bad value: {value!r}")
+    if not -INT64_MAX <= value <= INT64_MAX:
+        raise IllegalInputError(f"{name} must fit into 64 bits, got bad value: {value!r}")
+    return value
+
+
+def check_flags(flags: object) -> int:
+    """`flags` as 32 bits."""
+    if not isinstance(flags, int) or not 0 <= flags <= UINT32_MAX:
+        raise IllegalInputError(f"flags must be integer from 0 to 2**32 - 1, got bad value: {flags!r}")
+    return flags
+
+
+def check_delta(value: object) -> int:
+    """The amount of an incr or decr."""
+    if not isinstance(value, int):
+        raise IllegalInputError(f"value must be integer, got bad value: {value!r}")
+    if not 0 <= value <= UINT64_MAX:
+        raise IllegalInputError(f"value must be from 0 to 2**64 - 1, got bad value: {value!r}")
+    return value
+
+
+def check_cas(cas: object) -> int:
+    """A CAS id given as number, text or bytes."""
+    if isinstance(cas, int):
+        cas = str(cas)
+    if isinstance(cas, str):
+        try:
+            cas = cas.encode("ascii")
+        except UnicodeEncodeError:
+            raise IllegalInputError(f"non-ASCII cas value: {cas!r}") from None
+    elif not isinstance(cas, bytes):
+        raise IllegalInputError(f"cas must be integer, string, or bytes, got bad value: {cas!r}")
+    if not cas.isdigit() or int(cas) > UINT64_MAX:
+        raise IllegalInputError(f"cas must only contain values in 0-9 and fit into 64 bits, got bad value: {cas!r}")
+    return int(cas)

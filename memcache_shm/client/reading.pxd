@@ -1,0 +1,40 @@
+"""Reading one key straight from the table; fields of the handle."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+from memcache_shm.storage.results cimport Found
+from memcache_shm.storage.table cimport Table
+
+
+cdef enum:
+    LARGE_BYTES = 32768     # copying more takes longer than giving up the GIL and taking it again
+
+
+cdef struct Key:            # a checked key; its bytes belong to the object that `Reading.view` returned
+    const char *data
+    size_t size             # 1 to 250
+
+
+cdef inline bytes cas_id(uint64_t version):
+    """The CAS id as pymemcache gives it: decimal digits."""
+    return b"%d" % version
+
+
+cdef class Reading:
+    cdef Table table                # None once closed; replaced when its name leads to a new table
+    cdef object serde               # None: bytes in, bytes out
+    cdef bytes key_prefix           # None: no prefix, so that a key's own bytes are used
+    cdef str encoding               # of values that are not bytes
+    cdef bint allow_unicode_keys    # str keys as UTF-8, else ASCII only
+    cdef bint default_noreply       # what noreply=None means
+    cdef bint ignore_exc            # failed gets are misses
+    cdef readonly str name          # under which the table is registered
+    cdef readonly str directory     # where its state file is
+    cdef readonly bint readonly     # attached without the right to write
+
+    cdef object view(self, object key, Key *view)
+    cdef bytes fetch(self, Key *key, Found *found)
+    cdef bytes fetch_waiting(self, Key *key, Found *found, bint touch, int64_t exptime)
+    cdef Table live(self)
+    cdef int settle(self, Table table, int result, bint *renewed) except -1
+    cdef int renew(self, Table table) except -1

@@ -1,0 +1,47 @@
+"""Remove by number what a table left that can no longer be attached: another layout, or half of it gone.
+
+Ids are given out again by the kernel, so nothing is removed before it was recognised: a segment by the table's uuid in
+its first page, a semaphore set by its row in /proc/sysvipc/sem (proc(5)).
+"""
+
+from __future__ import annotations
+
+import sysv_ipc
+
+from memcache_shm.storage.statefile import State
+
+_HEADER_BYTES = 4096  # the header with the uuid is in the first page
+_CREATED_WITHIN_S = 5  # from the set's last change by semctl, its creation, to the state file
+
+
+def remove_leftovers(state: State) -> None:
+    """Remove the segment and the semaphore set of `state` as far as they exist and are its own. Raises PermissionError."""
+    try:
+        if _segment_is_of(state):
+            sysv_ipc.remove_shared_memory(state.shmid)
+        if _semaphores_are_of(state):
+            sysv_ipc.remove_semaphore(state.semid)
+    except sysv_ipc.PermissionsError:
+        raise PermissionError(f"table {state.name!r} belongs to another user; only they or root can remove it") from None
+
+
+def _segment_is_of(state: State) -> bool:
+    try:
+        segment = sysv_ipc.attach(state.shmid, None, sysv_ipc.SHM_RDONLY)
+    except (sysv_ipc.ExistentialError, ValueError):
+        return False
+    try:
+        return bytes.fromhex(state.uuid) in segment.read(min(_HEADER_BYTES, segment.size))
+    finally:
+        segment.detach()
+
+
+def _semaphores_are_of(state: State) -> bool:
+    with open("/proc/sysvipc/sem", encoding="ascii") as table:
+        columns = table.readline().split()
+        for line in table:
+            row = dict(zip(columns, map(int, line.split()), strict=True))
+            if row["semid"] == state.semid:
+                age_s = abs(row["ctime"] - state.created)
+                return row["key"] == 0 and row["cuid"] == state.uid and age_s <= _CREATED_WITHIN_S
+    return False

@@ -1,0 +1,364 @@
+"""Names of tables: create, attach, claim for a daemon, remove, list.
+
+A name is taken by its state file (`statefile`), and changes hands under its lock file (`namelock`):
+
+    open_or_create   a program: takes the table that is there or makes one; never removes it
+    claim            a daemon: the same, and nobody else serves the name as long as its process lives
+    attach           a reader or writer of what is there; needs no lock, since state files appear whole
+    remove           retires and removes the table, then the name
+
+Who removes: `Claim.release` removes a table that a daemon made (this one, or a killed or `--keep` predecessor whose table
+it adopted), never one that a program made by `open`: that is what `made_by` records.
+
+A creator that is killed between making the segment and writing the state file (some 100 us) leaves a segment that no
+name leads to; `ipcs -m` shows it without attachments.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from enum import Enum
+
+from memcache_shm.errors import LayoutError, MemcacheError, TableExistsError, TableNotFoundError, TableRemovedError
+from memcache_shm.storage import statefile
+from memcache_shm.storage.geometry import Geometry
+from memcache_shm.storage.leftovers import remove_leftovers
+from memcache_shm.storage.namelock import NameLock, daemon_pid
+from memcache_shm.storage.statefile import State
+from memcache_shm.storage.table import Table
+
+DEFAULT_MODE = 0o600
+_log = logging.getLogger(__name__)
+
+
+class Status(Enum):
+    """How a table stands, as `memcache-shm ls` shows it."""
+
+    SERVED = "served"  # a daemon has it
+    OPEN = "open"  # made by open(); needs no daemon
+    KEPT = "kept"  # its daemon ended with --keep
+    LEFT_BEHIND = "left behind"  # its daemon was killed; the next start with the same name takes it over
+    GONE = "gone"  # the segment was removed from outside: only the name is left
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One table as `list_tables` found it; `table` is a read-only attachment, None when there is none to be had."""
+
+    state: State
+    status: Status
+    daemon_pid: int | None
+    table: Table | None
+
+
+# Attaching
+
+
+def attach(
+    name: str, *, readonly: bool = False, user: str | int | None = None, directory: str | None = None
+) -> tuple[Table, State]:
+    """The table of that name in `directory`, else in `user`'s, else in one's own or root's.
+
+    Raises TableNotFoundError, TableRemovedError (the name is there, the segment is not), LayoutError, PermissionError.
+    """
+    statefile.check_name(name)
+    directories = [directory] if directory is not None else statefile.search_directories(user)
+    for place in directories:
+        found = _attach_in(place, name, readonly)
+        if found is not None:
+            return found
+    raise TableNotFoundError(f"no table {name!r} in {' or '.join(directories)}; start a daemon or call open()")
+
+
+def _attach_in(directory: str, name: str, readonly: bool) -> tuple[Table, State] | None:
+    state = _read_if_allowed(directory, name)
+    while state is not None:
+        try:
+            return _attach_state(state, readonly), state
+        except TableRemovedError:
+            # It may have been replaced after its state was read: then the name leads to another one now.
+            newer = _read_if_allowed(directory, name)
+            if newer is not None and newer.uuid == state.uuid:
+                raise
+            state = newer
+    return None
+
+
+def _read_if_allowed(directory: str, name: str) -> State | None:
+    """As `read_state`; a state that may not be read is none of ours."""
+    try:
+        return statefile.read_state(directory, name)
+    except PermissionError:
+        return None
+
+
+def _attach_state(state: State, readonly: bool) -> Table:
+    if not state.in_this_namespace:
+        raise TableNotFoundError(
+            f"table {state.name!r} is in another IPC namespace ({state.ipc_namespace});"
+            " let both containers share one, or use another MEMCACHE_SHM_DIR"
+        )
+    try:
+        return Table.attach(state.shmid, state.semid, state.uuid, readonly=readonly)
+    except TableRemovedError:
+        raise TableRemovedError(
+            f"the segment of table {state.name!r} was removed from outside;"
+            f" open() or a daemon makes a new one, 'memcache-shm rm {state.name}' forgets the name"
+        ) from None
+
+
+# Creating
+
+
+def open_or_create(
+    name: str,
+    geometry: Geometry,
+    *,
+    any_geometry: bool = False,
+    mode: int = DEFAULT_MODE,
+    evict: bool = True,
+) -> tuple[Table, State]:
+    """The table of that name in one's own directory, made with `geometry` when there is none.
+
+    An existing one of another geometry: TableExistsError, or taken as it is with `any_geometry`.
+    """
+    statefile.check_name(name)
+    directory = statefile.own_directory()
+    found = _attach_existing(directory, name)
+    if found is None:
+        statefile.make_directory(directory, mode)
+        with NameLock(directory, name, mode) as lock:
+            found = _attach_existing(directory, name)
+            if found is None:
+                _refuse_served(lock, name)
+                found = _create(directory, name, geometry, mode, evict, made_by="open")
+    table, state = found
+    if not any_geometry:
+        _check_same(table, state, geometry)
+    return found
+
+
+def _attach_existing(directory: str, name: str) -> tuple[Table, State] | None:
+    """The table that the name leads to; None when there is none, or none any more."""
+    state = statefile.read_state(directory, name)
+    if state is None:
+        return None
+    try:
+        return _attach_state(state, readonly=False), state
+    except TableRemovedError:
+        return None
+
+
+def _create(directory: str, name: str, geometry: Geometry, mode: int, evict: bool, *, made_by: str) -> tuple[Table, State]:
+    """Make segment, semaphores and state file; the caller holds the flock."""
+    _clear_stale(directory, name)
+    table = Table.create(geometry, mode=mode, evict=evict)
+    state = State(
+        name=name,
+        shmid=table.shmid,
+        semid=table.semid,
+        uuid=table.uuid,
+        geometry=geometry.to_dict(),
+        mode=mode,
+        evict=evict,
+        created=time.time(),
+        made_by=made_by,
+        pid=os.getpid(),
+        pid_start=statefile.process_start(os.getpid()),
+        uid=os.geteuid(),
+        ipc_namespace=statefile.ipc_namespace(),
+        served=made_by == "daemon",
+    )
+    try:
+        return table, statefile.write_state(directory, state)
+    except BaseException:
+        table.destroy()
+        table.close()
+        raise
+
+
+def _clear_stale(directory: str, name: str) -> None:
+    """Remove what a vanished segment left: its semaphores."""
+    stale = statefile.read_state(directory, name)
+    if stale is not None and stale.in_this_namespace:
+        remove_leftovers(stale)
+
+
+def _check_same(table: Table, state: State, geometry: Geometry) -> None:
+    if _asked(table.geometry) == _asked(geometry):
+        return
+    table.close()
+    raise TableExistsError(
+        f"table {state.name!r} exists with {table.geometry.describe()}, not {geometry.describe()};"
+        f" ask for the same, choose another name, or remove it with 'memcache-shm rm {state.name}'"
+    )
+
+
+def _asked(geometry: Geometry) -> dict[str, int]:
+    """What the user asked for: the number of shards follows from the CPUs of the moment and may differ."""
+    return {name: number for name, number in geometry.to_dict().items() if name != "shards"}
+
+
+# Daemons
+
+
+class Claim:
+    """A daemon's hold on a name and its table, from before its workers are forked to its end."""
+
+    def __init__(self, lock: NameLock, table: Table, state: State, adopted: bool) -> None:
+        self._lock = lock
+        self.table = table
+        self.state = state
+        self.adopted = adopted  # the table was there before: killed or kept by an earlier daemon, or made by open()
+
+    @property
+    def removes(self) -> bool:
+        """Whether the daemon's end is the table's end."""
+        return self.state.made_by == "daemon"
+
+    def release(self, *, keep: bool = False) -> None:
+        """Give the name up; remove the table if a daemon made it, unless `keep`. For the process that claimed it."""
+        self._lock.lock()
+        current = statefile.read_state(self.state.directory, self.state.name)
+        mine = current is not None and current.uuid == self.state.uuid
+        if self.removes and not keep:
+            self.table.destroy()
+            if mine:
+                statefile.drop_state(self.state.directory, self.state.name)
+                self._lock.discard()
+        elif mine:
+            statefile.write_state(self.state.directory, self.state.with_owner(served=False))
+        self._lock.close()
+        self.table.close()
+
+
+def claim(name: str, geometry: Geometry, *, mode: int = DEFAULT_MODE, evict: bool = True) -> Claim:
+    """Take `name` for this process: its table if it is there with the same geometry, else a new one.
+
+    Raises TableExistsError when another daemon serves it or the table differs, LayoutError when it is of another version.
+    """
+    statefile.check_name(name)
+    directory = statefile.own_directory()
+    statefile.make_directory(directory, mode)
+    _refuse_own_claim(directory, name)
+    lock = NameLock(directory, name, mode)
+    try:
+        if not lock.claim():
+            _refuse_served(lock, name)
+        found = _attach_existing(directory, name)
+        if found is None:
+            table, state = _create(directory, name, geometry, mode, evict, made_by="daemon")
+        else:
+            table, state = _adopt(*found, geometry, mode, evict)
+        lock.unlock()
+    except BaseException:
+        lock.close()
+        raise
+    return Claim(lock, table, state, adopted=found is not None)
+
+
+def _adopt(table: Table, state: State, geometry: Geometry, mode: int, evict: bool) -> tuple[Table, State]:
+    _check_same(table, state, geometry)
+    for what, has, wanted in (("eviction", state.evict, evict), ("mode", oct(state.mode), oct(mode))):
+        if has != wanted:
+            table.close()
+            raise TableExistsError(
+                f"table {state.name!r} exists with {what} {has}, not {wanted};"
+                f" start with the same, or remove it with 'memcache-shm rm {state.name}'"
+            )
+    return table, statefile.write_state(state.directory, state.with_owner(served=True))
+
+
+def _refuse_served(lock: NameLock, name: str) -> None:
+    pid = lock.daemon_pid()
+    if pid is not None:
+        raise _served_error(name, pid)
+
+
+def _refuse_own_claim(directory: str, name: str) -> None:
+    """Opening the lock file of one's own claim would end the claim (see `namelock`)."""
+    state = statefile.read_state(directory, name)
+    if state is not None and state.served and state.owner_is_me:
+        raise _served_error(name, os.getpid())
+
+
+def _served_error(name: str, pid: int) -> TableExistsError:
+    who = f"the daemon with pid {pid}" if pid else "a daemon in another PID namespace"
+    return TableExistsError(f"table {name!r} is served by {who}; stop it, or choose another name")
+
+
+# Removing
+
+
+def remove(name: str) -> None:
+    """Retire and remove the table of that name in one's own directory, and the name.
+
+    Attached processes keep a mapping that answers TableRemovedError. Raises TableExistsError while a daemon serves it,
+    TableNotFoundError, PermissionError.
+    """
+    statefile.check_name(name)
+    directory = statefile.own_directory()
+    if name not in statefile.names_in(directory):
+        raise TableNotFoundError(f"no table {name!r} in {directory}; 'memcache-shm ls' shows what there is")
+    _refuse_own_claim(directory, name)
+    with NameLock(directory, name) as lock:
+        _refuse_served(lock, name)
+        state = statefile.read_state(directory, name)
+        if state is not None and state.in_this_namespace:
+            _destroy(state)
+        statefile.drop_state(directory, name)
+        lock.discard()
+
+
+def _destroy(state: State) -> None:
+    try:
+        table = Table.attach(state.shmid, state.semid, state.uuid)
+    except (TableRemovedError, LayoutError):
+        remove_leftovers(state)
+        return
+    table.destroy()
+    table.close()
+
+
+# Listing
+
+
+def list_tables() -> list[Listed]:
+    """Every table in one's own directory and, as far as it may be read, root's."""
+    listed = []
+    for directory in statefile.search_directories():
+        for name in statefile.names_in(directory):
+            try:
+                state = _read_if_allowed(directory, name)
+            except LayoutError as error:
+                _log.warning("%s", error)
+                continue
+            if state is not None:
+                listed.append(_look_at(state))
+    return listed
+
+
+def _look_at(state: State) -> Listed:
+    table = None
+    gone = False
+    try:
+        table = _attach_state(state, readonly=True)
+    except TableRemovedError:
+        gone = True
+    except (MemcacheError, PermissionError):
+        gone = False  # there, but of another layout or namespace, or not ours to read
+    pid = os.getpid() if state.served and state.owner_is_me else daemon_pid(state.directory, state.name)
+    return Listed(state, _status(state, pid, gone), pid, table)
+
+
+def _status(state: State, pid: int | None, gone: bool) -> Status:
+    if gone:
+        return Status.GONE
+    if pid is not None:
+        return Status.SERVED
+    if state.served:
+        return Status.LEFT_BEHIND
+    return Status.KEPT if state.made_by == "daemon" else Status.OPEN
