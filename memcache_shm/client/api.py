@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from memcache_shm.client.cache import Cache
+from memcache_shm.client.reading import Serde
 from memcache_shm.errors import IllegalInputError
 from memcache_shm.storage import registry
 from memcache_shm.storage.geometry import Geometry
@@ -23,7 +22,12 @@ def open(
     element_size: int | str | None = None,
     mode: int = registry.DEFAULT_MODE,
     evict: bool = True,
-    **options: Any,
+    serde: Serde | None = None,
+    key_prefix: str | bytes = b"",
+    default_noreply: bool = False,
+    allow_unicode_keys: bool = False,
+    encoding: str = "ascii",
+    ignore_exc: bool = False,
 ) -> Cache:
     """The table `name`, attached; made when there is none. No daemon is needed.
 
@@ -32,23 +36,54 @@ def open(
     same figures (TableExistsError), or give none and take it as it is. `mode` (permission bits) and `evict` (False: a full
     table refuses with NoSpaceError) count when the table is made. The table outlives the process, until `unlink`.
 
-    `options` are pymemcache's: serde, key_prefix, default_noreply (False), allow_unicode_keys, encoding, ignore_exc.
+    The other arguments are pymemcache's, which see `memcache_shm.client.cache`.
     """
     unspecified = memory is max_item is elements is element_size is None
     geometry = _geometry(memory, max_item, elements, element_size)
     table, state = registry.open_or_create(name, geometry, any_geometry=unspecified, mode=mode, evict=evict)
-    return Cache(table, name, state.directory, **options)
+    return Cache(
+        table,
+        name,
+        state.directory,
+        serde=serde,
+        key_prefix=key_prefix,
+        default_noreply=default_noreply,
+        allow_unicode_keys=allow_unicode_keys,
+        encoding=encoding,
+        ignore_exc=ignore_exc,
+    )
 
 
-def attach(name: str, *, readonly: bool = False, user: str | int | None = None, **options: Any) -> Cache:
+def attach(
+    name: str,
+    *,
+    readonly: bool = False,
+    user: str | int | None = None,
+    serde: Serde | None = None,
+    key_prefix: str | bytes = b"",
+    default_noreply: bool = False,
+    allow_unicode_keys: bool = False,
+    encoding: str = "ascii",
+    ignore_exc: bool = False,
+) -> Cache:
     """The table `name`, which a daemon or `open` made; a daemon's is "memcache_shm-PORT" unless it got a ``--name``.
 
     Looked for in one's own state directory and in root's, or in that of `user` (name or uid). `readonly` maps it without the
-    right to write: reading then needs read permission only. `options` as for `open`. Raises TableNotFoundError,
+    right to write: reading then needs read permission only. The others as for `open`. Raises TableNotFoundError,
     TableRemovedError, LayoutError, PermissionError.
     """
     table, state = registry.attach(name, readonly=readonly, user=user)
-    return Cache(table, name, state.directory, **options)
+    return Cache(
+        table,
+        name,
+        state.directory,
+        serde=serde,
+        key_prefix=key_prefix,
+        default_noreply=default_noreply,
+        allow_unicode_keys=allow_unicode_keys,
+        encoding=encoding,
+        ignore_exc=ignore_exc,
+    )
 
 
 def unlink(name: str) -> None:

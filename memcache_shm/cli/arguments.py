@@ -1,0 +1,97 @@
+"""Reading words of a command line: a parser with one-line errors, and the types of its arguments."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from memcache_shm.cli.messages import UsageError
+from memcache_shm.errors import IllegalInputError
+from memcache_shm.storage.statefile import check_name
+from memcache_shm.storage.units import parse_size
+
+# Packaged configurations pass a line such as "-m 64" as one word.
+_OPTION_AND_VALUE = re.compile(r"(-[A-Za-z])\s+(\S.*)", re.DOTALL)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are a `UsageError` of one line instead of an exit."""
+
+    def __init__(self, prog: str, description: str, epilog: str | None = None, add_help: bool = True) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            add_help=add_help,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message.replace('argument ', '', 1)} ('{self.prog} --help' explains)")
+
+
+def split_words(words: Sequence[str]) -> list[str]:
+    """`words` with every option that has its value in the same word taken apart."""
+    split: list[str] = []
+    for word in words:
+        match = _OPTION_AND_VALUE.fullmatch(word)
+        split += match.groups() if match else [word]
+    return split
+
+
+def whole(minimum: int, maximum: int, why: str = "") -> Callable[[str], int]:
+    """The type of a whole number within limits; `why` explains them."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text.strip())
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+        if not minimum <= number <= maximum:
+            raise argparse.ArgumentTypeError(f"must be from {minimum} to {maximum}, not {number}{why}")
+        return number
+
+    return parse
+
+
+def octal(text: str) -> int:
+    """The type of permission bits, such as 0640."""
+    if not re.fullmatch(r"\s*(0o?)?[0-7]{1,3}\s*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no octal access mask; write three digits from 0 to 7, such as 640")
+    return int(text.strip(), 8)
+
+
+def size(plain_unit: int) -> Callable[[str], int]:
+    """The type of a size in bytes, a number without letter counting `plain_unit` bytes."""
+
+    def parse(text: str) -> int:
+        try:
+            return parse_size(text, "size", plain_unit)
+        except IllegalInputError as error:
+            raise argparse.ArgumentTypeError(str(error).removeprefix("size: ")) from None
+
+    return parse
+
+
+def table_name(text: str) -> str:
+    """The type of a table's name."""
+    try:
+        return check_name(text)
+    except IllegalInputError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("name: ")) from None
+
+
+def host_port(text: str) -> tuple[str, int | None]:
+    """`host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address; None where there is no port."""
+    match = re.fullmatch(r"\[([^\]]*)\](?::(\d+))?|([^:\[\]]*)(?::(\d+))?", text.strip())
+    if match is None:
+        if text.count(":") > 1 and "[" not in text:
+            return text.strip(), None
+        raise argparse.ArgumentTypeError(f"{text!r} is no address; write HOST, HOST:PORT or [V6]:PORT")
+    host, port = match.group(1) or match.group(3) or "", match.group(2) or match.group(4)
+    if not host:
+        raise argparse.ArgumentTypeError(f"{text!r} names no host; write 0.0.0.0 or * for every interface")
+    return host, None if port is None else whole(0, 65535)(port)

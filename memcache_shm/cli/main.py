@@ -1,0 +1,63 @@
+"""The command line: a verb, or without one the daemon. Modules are imported when their verb is asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from memcache_shm.cli.messages import EXIT_FAILURE, EXIT_USAGE, UsageError, error
+from memcache_shm.errors import IllegalInputError, MemcacheError
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command in `words` (sys.argv by default); the exit status: 0 done, 1 failed, 2 wrong usage."""
+    words = sys.argv[1:] if words is None else words
+    command, rest = (VERBS[words[0]][0], words[1:]) if words and words[0] in VERBS else (_serve, words)
+    try:
+        return command(rest)
+    except (UsageError, IllegalInputError) as problem:
+        error(str(problem))
+        return EXIT_USAGE
+    except MemcacheError as problem:
+        error(str(problem))
+    except OSError as problem:
+        error(f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem))
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return EXIT_FAILURE
+
+
+def _serve(words: Sequence[str]) -> int:
+    from memcache_shm.cli.options import parse
+
+    options = parse(words, "".join(f"  {verb:<6}{help_line}\n" for verb, (_, help_line) in VERBS.items()))
+    from memcache_shm.cli.serve import serve  # after the options: --help needs no server
+
+    return serve(options)
+
+
+def _ls(words: Sequence[str]) -> int:
+    from memcache_shm.cli.tables import ls
+
+    return ls(words)
+
+
+def _rm(words: Sequence[str]) -> int:
+    from memcache_shm.cli.tables import rm
+
+    return rm(words)
+
+
+def _ping(words: Sequence[str]) -> int:
+    from memcache_shm.cli.ping import main as ping
+
+    return ping(words)
+
+
+VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "ls": (_ls, "list the tables and how they stand"),
+    "rm": (_rm, "remove tables"),
+    "ping": (_ping, "ask a daemon or a table whether it answers"),
+}

@@ -1,0 +1,43 @@
+"""`memcache-shm ping`: does it answer, which version, how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from memcache_shm.cli.arguments import Parser, host_port
+from memcache_shm.cli.messages import EXIT_FAILURE, EXIT_OK, PROGRAM, error
+from memcache_shm.errors import MemcacheError
+from memcache_shm.ops.ping import Answer, ping_socket, ping_table
+
+_DEFAULT_PORT = 11211
+
+
+def main(words: Sequence[str]) -> int:
+    """Print one line for each target that answers; 1 when one does not."""
+    parser = Parser(
+        f"{PROGRAM} ping",
+        "Ask daemons (memcached's too) for their version, or look whether a table can be read.",
+        f"examples:\n  {PROGRAM} ping 127.0.0.1:11211\n  {PROGRAM} ping /run/cache.sock\n  {PROGRAM} ping app\n",
+    )
+    parser.add_argument("targets", nargs="+", metavar="HOST:PORT|SOCKET|NAME", help="a path with a / is a socket")
+    parser.add_argument("--timeout", type=float, default=1.0, metavar="SECONDS", help="how long to wait (default 1)")
+    space = parser.parse_args(words)
+    status = EXIT_OK
+    for target in space.targets:
+        try:
+            answer = _ping(target, space.timeout)
+        except (MemcacheError, OSError) as problem:
+            error(f"{target}: {getattr(problem, 'strerror', None) or problem}")
+            status = EXIT_FAILURE
+        else:
+            print(f"{target}: {answer.what} in {answer.took_s * 1000:.3f} ms")
+    return status
+
+
+def _ping(target: str, timeout_s: float) -> Answer:
+    if "/" in target:
+        return ping_socket(target, timeout_s)
+    if ":" in target or target == "localhost":
+        host, port = host_port(target)
+        return ping_socket((host, _DEFAULT_PORT if port is None else port), timeout_s)
+    return ping_table(target)

@@ -1,0 +1,89 @@
+"""Serving: from the options to a running daemon and, at its end, to a clean host."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+from collections.abc import Sequence
+from types import FrameType
+
+from memcache_shm.cli.messages import EXIT_OK, note
+from memcache_shm.cli.options import Options
+from memcache_shm.errors import MemcacheError
+from memcache_shm.server import supervisor
+from memcache_shm.server.config import ServerConfig
+from memcache_shm.server.listeners import Address, Listener, bind_tcp, bind_unix
+from memcache_shm.storage import registry
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def serve(options: Options) -> int:
+    """Bind, claim the table, serve until a signal, clean up. The exit status.
+
+    The listeners come first since the table's name may need the port. A signal between the claim and the supervisor's
+    own handlers must not leave the table behind: it waits until the cleanup stands.
+    """
+    for number in _STOP_SIGNALS:
+        signal.signal(number, _stop_early)
+    listeners = _bind(options)
+    name = options.name or _default_name(listeners)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        claim = registry.claim(name, options.geometry, mode=options.mode, evict=options.evict)
+    except BaseException:
+        for listener in listeners:
+            listener.remove()
+        raise
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+        return supervisor.serve(_config(options, listeners, claim))
+    finally:
+        claim.release(keep=options.keep)
+
+
+def _stop_early(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(EXIT_OK)
+
+
+def _config(options: Options, listeners: Sequence[Listener], claim: registry.Claim) -> ServerConfig:
+    def on_start(addresses: Sequence[Address]) -> None:
+        note(_start_line(claim, addresses))
+
+    return ServerConfig(
+        table=claim.table,
+        listeners=listeners,
+        workers=options.workers,
+        max_connections=options.max_connections,
+        verbosity=options.verbosity,
+        on_start=on_start,
+    )
+
+
+def _start_line(claim: registry.Claim, addresses: Sequence[Address]) -> str:
+    where = " ".join(str(address) for address in addresses)
+    kept = f", {len(claim.table)} items taken over" if claim.adopted else ""
+    return f"serving {claim.state.name} ({claim.table.geometry.describe()}{kept}) on {where}, pid {os.getpid()}"
+
+
+def _bind(options: Options) -> list[Listener]:
+    listeners: list[Listener] = []
+    try:
+        listeners += bind_tcp(options.hosts)
+        if options.unix_path is not None:
+            listeners.append(bind_unix(options.unix_path, options.unix_mask))
+    except OSError as error:
+        for listener in listeners:
+            listener.remove()
+        option = "-s" if error.filename == options.unix_path else "-p, -l"
+        remedy = "choose another, or 'memcache-shm ping' it" if error.errno == errno.EADDRINUSE else "choose another"
+        raise MemcacheError(f"{option}: cannot listen on {error.filename}: {error.strerror}; {remedy}") from None
+    return listeners
+
+
+def _default_name(listeners: Sequence[Listener]) -> str:
+    """memcache_shm-PORT; with a UNIX socket alone, its file name in place of the port."""
+    first = listeners[0].address
+    return f"memcache_shm-{first.port or re.sub('[^A-Za-z0-9_.+-]', '_', os.path.basename(first.path))}"

@@ -1,0 +1,49 @@
+"""Which tables this user can see, and how each stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memcache_shm.storage import registry
+from memcache_shm.storage.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """One table, as `memcache-shm ls` shows it. `items` and `fill` are None where it cannot be attached."""
+
+    name: str
+    state: str  # one of `registry.Status`
+    geometry: str
+    items: int | None
+    fill: float | None  # of its elements, or of its memory: 0 to 1
+    pid: int | None  # the daemon that serves it; 0 for one in another PID namespace
+    created: float  # seconds of the wall clock
+    segment_bytes: int
+    directory: str  # of its state file
+
+
+def list_tables() -> list[TableInfo]:
+    """The tables in one's own state directory and in root's, by name."""
+    return [_info(listed) for listed in registry.list_tables()]
+
+
+def _info(listed: registry.Listed) -> TableInfo:
+    geometry = Geometry.from_dict(listed.state.geometry)
+    items = fill = None
+    if listed.table is not None:
+        stats = listed.table.stats()
+        items = stats["curr_items"]
+        fill = items / geometry.elements if geometry.elements else stats["bytes"] / geometry.segment_bytes
+        listed.table.close()
+    return TableInfo(
+        name=listed.state.name,
+        state=listed.status.value,
+        geometry=geometry.describe(),
+        items=items,
+        fill=fill,
+        pid=listed.daemon_pid,
+        created=listed.state.created,
+        segment_bytes=geometry.segment_bytes,
+        directory=listed.state.directory,
+    )

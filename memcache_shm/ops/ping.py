@@ -1,0 +1,58 @@
+"""Probe a daemon over a socket, or a table by attaching it."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass
+
+from memcache_shm.client.api import attach
+from memcache_shm.errors import MemcacheError
+
+_MAX_REPLY_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a probe got, and how long that took from the connect on."""
+
+    what: str
+    took_s: float
+
+
+def ping_socket(address: str | tuple[str, int], timeout_s: float) -> Answer:
+    """Ask the daemon at a UNIX path or (host, port) for its version. Raises OSError, MemcacheError for another reply."""
+    started = time.perf_counter()
+    with _connect(address, timeout_s) as sock:
+        sock.sendall(b"version\r\n")
+        reply = b""
+        while not reply.endswith(b"\n") and len(reply) < _MAX_REPLY_BYTES:
+            received = sock.recv(_MAX_REPLY_BYTES)
+            if not received:
+                break
+            reply += received
+    took_s = time.perf_counter() - started
+    if not reply.startswith(b"VERSION ") or not reply.endswith(b"\r\n"):
+        raise MemcacheError(f"no memcached answers there, but {reply[:60]!r}")
+    return Answer(reply.decode("ascii", "replace").strip(), took_s)
+
+
+def ping_table(name: str) -> Answer:
+    """Attach the table read-only and count its items. Raises as `attach` does."""
+    started = time.perf_counter()
+    with attach(name, readonly=True) as cache:
+        items = len(cache)
+    return Answer(f"table with {items} items", time.perf_counter() - started)
+
+
+def _connect(address: str | tuple[str, int], timeout_s: float) -> socket.socket:
+    if isinstance(address, tuple):
+        return socket.create_connection(address, timeout_s)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout_s)
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
