@@ -102,12 +102,21 @@ def _attach_state(state: State, readonly: bool) -> Table:
             " let both containers share one, or use another MEMCACHE_SHM_DIR"
         )
     try:
-        return Table.attach(state.shmid, state.semid, state.uuid, readonly=readonly)
+        table = Table.attach(state.shmid, state.semid, state.uuid, readonly=readonly)
     except TableRemovedError:
-        raise TableRemovedError(
-            f"the segment of table {state.name!r} was removed from outside;"
-            f" open() or a daemon makes a new one, 'memcache-shm rm {state.name}' forgets the name"
-        ) from None
+        raise _removed_error(state.name) from None
+    if table.retired:
+        # Attaching by id works until the last of those who had it attached when it was removed detaches.
+        table.close()
+        raise _removed_error(state.name)
+    return table
+
+
+def _removed_error(name: str) -> TableRemovedError:
+    return TableRemovedError(
+        f"the segment of table {name!r} was removed from outside;"
+        f" open() or a daemon makes a new one, 'memcache-shm rm {name}' forgets the name"
+    )
 
 
 # Creating

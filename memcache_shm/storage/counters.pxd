@@ -1,0 +1,37 @@
+"""Event counts of a table: positions in a process's counter block. Names for `stats` are in counters.pyx."""
+
+cdef enum Counter:
+    GET_HITS = 0
+    GET_MISSES
+    GET_EXPIRED
+    GET_FLUSHED
+    CMD_SET
+    CMD_FLUSH
+    TOUCH_HITS
+    TOUCH_MISSES
+    DELETE_HITS
+    DELETE_MISSES
+    INCR_HITS
+    INCR_MISSES
+    DECR_HITS
+    DECR_MISSES
+    CAS_HITS
+    CAS_MISSES
+    CAS_BADVAL
+    TOTAL_ITEMS
+    EVICTIONS
+    RECLAIMED
+    EXPIRED_UNFETCHED
+    EVICTED_UNFETCHED
+    STORE_TOO_LARGE
+    STORE_NO_MEMORY
+    READ_RETRIES
+    READ_LOCKED
+    LOCK_WAITS
+    LOCK_BUSY
+    LOCKS_TAKEN_OVER
+    REPAIRS
+    SPLITS
+    MERGES
+    SEVERAL_RUN_RECORDS
+    COUNTERS_USED

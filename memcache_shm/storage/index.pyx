@@ -1,0 +1,347 @@
+"""The index of a shard, as its owner changes it: search, overflow nodes, and growth by linear hashing.
+
+A bucket is 8 slots in one cache line; a full one ends in a link word to an overflow node of 4 slots, whose last may link on.
+Buckets come in chunks of 16 from the index arena (in the memory geometry that is the records' arena).
+
+Readers scan without a lock, so the rules are:
+
+- a key's slot never moves while a reader may rely on it; whatever moves, or gives index memory back, publishes a new
+  generation in the split word *before* the old place is cleared and again before its memory is reused;
+- one bucket splits or merges at a time: copy, publish the split word, clear. A death in between leaves slots in buckets
+  that are not their key's home, or twice; repair drops those.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memset
+
+from memcache_shm.storage.arena cimport clear, find_run, mark
+from memcache_shm.storage.atomics cimport (
+    __builtin_clz, fence_release, invariant, load_relaxed64, store_relaxed64, store_release32, store_release64,
+)
+from memcache_shm.storage.counters cimport MERGES, SPLITS
+from memcache_shm.storage.layout cimport (
+    BUCKET_FILL, BUCKET_SLOTS, BUCKET_SPARSE, CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, MAX_NODES, MIN_BUCKETS, NODE_BYTES,
+    NODE_SLOTS, Record, bucket_of, entry_pattern, link_word, pattern_mask, split_buckets, split_next, word_granule, word_kind,
+)
+from memcache_shm.storage.records cimport body_offset, record_at, record_sane
+from memcache_shm.storage.recovery cimport OP_COMPACT, OP_MERGE, OP_SPLIT, begin
+from memcache_shm.storage.view cimport Shard, View, count, hash_key
+
+cdef enum:
+    MOST_ON_PATH = 8 + 4 * 24       # slots of a bucket and MAX_NODES nodes
+    WHOLE_BITMAP = 0xffffffff       # search budget: everything
+
+
+cdef bint walk_on(Shard *s, Path *p) noexcept nogil:
+    """Go to the next node of the path; False at its end (bounded, so that damaged links cannot trap anybody)."""
+    cdef uint64_t *last = p.slots + p.n - 1
+    cdef uint64_t w = load_acquire64(last)
+    if word_kind(w) != KIND_LINK or p.nodes >= MAX_NODES:
+        return False
+    p.slots = node_at(s, w)
+    p.n = NODE_SLOTS
+    p.nodes += 1
+    p.link = last
+    return p.slots != NULL
+
+
+cdef uint32_t buckets(Shard *s) noexcept nogil:
+    return split_buckets(load_relaxed64(&s.control.split))
+
+
+cdef void bump(Shard *s) noexcept nogil:
+    """A new generation: readers that started before it will look again."""
+    cdef uint64_t split = load_relaxed64(&s.control.split)
+    store_release64(&s.control.split, split_next(split, split_buckets(split)))
+    fence_release()
+
+
+cdef uint64_t record_hash(View *v, Shard *s, uint64_t word) noexcept nogil:
+    """The hash of the key that an entry word leads to; 0 when the record is damaged."""
+    cdef Record *r = record_at(&s.records, word_granule(word))
+    if r == NULL or not record_sane(v, &s.records, r):
+        return 0
+    return hash_key(v, <const char *> r + body_offset(r), r.key_length)
+
+
+cdef bint same_key(View *v, Shard *s, uint64_t word, const char *key, size_t klen) noexcept nogil:
+    cdef Record *r = record_at(&s.records, word_granule(word))
+    if r == NULL or r.key_length != klen or not record_sane(v, &s.records, r):
+        return False
+    return memcmp(<const char *> r + body_offset(r), key, klen) == 0
+
+
+cdef void locate(View *v, Shard *s, const char *key, size_t klen, uint64_t h, Place *out) noexcept nogil:
+    """Search under the lock: the key's slot, and where a new one could go."""
+    cdef Path p
+    cdef uint64_t w, pattern = entry_pattern(h), mask = pattern_mask()
+    cdef uint32_t i
+    out.slot = NULL
+    out.empty = NULL
+    out.tail = NULL
+    out.nodes = 0
+    out.bucket = bucket_of(h, buckets(s))
+    walk(s, out.bucket, &p)
+    while p.slots != NULL:
+        for i in range(p.n):
+            w = p.slots[i]
+            if w & mask == pattern:
+                if same_key(v, s, w, key, klen):
+                    out.slot = p.slots + i
+                    return
+            elif w == 0 and out.empty == NULL:
+                out.empty = p.slots + i
+        out.tail = p.slots + p.n - 1
+        out.nodes = p.nodes
+        if not walk_on(s, &p):
+            return
+
+
+cdef uint64_t *new_node(Shard *s, uint32_t *granule) noexcept nogil:
+    """An empty overflow node, or NULL when the arena has no room for one."""
+    cdef uint32_t n = NODE_BYTES // s.index.granule_bytes
+    cdef int64_t at = find_run(s.index, n, 1, WHOLE_BITMAP)
+    if at < 0:
+        return NULL
+    mark(s.index, <uint32_t> at, n)
+    s.control.nodes += 1
+    granule[0] = <uint32_t> at
+    memset(s.index.base + <uint64_t> at * s.index.granule_bytes, 0, NODE_BYTES)
+    return <uint64_t *> (s.index.base + <uint64_t> at * s.index.granule_bytes)
+
+
+cdef void free_node(Shard *s, uint64_t link) noexcept nogil:
+    clear(s.index, <uint32_t> word_granule(link), NODE_BYTES // s.index.granule_bytes)
+    s.control.nodes -= 1
+
+
+cdef bint extend(View *v, Shard *s, Place *place) noexcept nogil:
+    """Give a full path one node more: the entry in its last slot moves to the node, the link takes its place in one store.
+    False when there is no room or the path is at its limit."""
+    cdef uint64_t *node
+    cdef uint32_t granule
+    if place.nodes >= MAX_NODES or place.tail == NULL:
+        return False
+    node = new_node(s, &granule)
+    if node == NULL:
+        return False
+    node[0] = place.tail[0]
+    store_release64(place.tail, link_word(granule))
+    place.empty = node + 1
+    place.tail = node + NODE_SLOTS - 1
+    place.nodes += 1
+    return True
+
+
+cdef uint32_t entries(uint64_t *slots, uint32_t n) noexcept nogil:
+    cdef uint32_t i, k = 0
+    for i in range(n):
+        k += word_kind(slots[i]) == KIND_ENTRY
+    return k
+
+
+cdef uint32_t last_node(Shard *s, uint32_t bucket, Path *last) noexcept nogil:
+    """Walk to the last node of a bucket's path; returns how many slots before it are empty."""
+    cdef Path p
+    cdef uint32_t i, empty = 0, here
+    walk(s, bucket, &p)
+    last.slots = NULL
+    last.link = NULL
+    while p.slots != NULL:
+        here = 0
+        for i in range(p.n):
+            here += p.slots[i] == 0
+        last[0] = p
+        if not walk_on(s, &p):
+            break
+        empty += here
+    return empty
+
+
+cdef void move_into_gaps(Shard *s, uint32_t bucket, Path *last, uint32_t keep) noexcept nogil:
+    """Copy all but `keep` entries of the last node into empty slots before it."""
+    cdef Path p
+    cdef uint32_t i, from_ = 0, moved = 0, total = entries(last.slots, last.n)
+    walk(s, bucket, &p)
+    while p.slots != NULL and p.slots != last.slots and moved + keep < total:
+        for i in range(p.n):
+            if p.slots[i] != 0 or moved + keep >= total:
+                continue
+            while word_kind(last.slots[from_]) != KIND_ENTRY:
+                from_ += 1
+            store_release64(p.slots + i, last.slots[from_])
+            from_ += 1
+            moved += 1
+        if not walk_on(s, &p):
+            return
+
+
+cdef void compact(View *v, Shard *s, uint32_t bucket) noexcept nogil:
+    """Give overflow nodes back as long as what the last one holds fits before it. The caller has begun an intent."""
+    cdef Path last
+    cdef uint32_t i, k, keep, empty
+    cdef uint64_t link, rest
+    while True:
+        empty = last_node(s, bucket, &last)
+        if last.slots == NULL or last.link == NULL:
+            return
+        k = entries(last.slots, last.n)
+        if k > empty + 1:
+            return
+        keep = 1 if k > empty else 0
+        move_into_gaps(s, bucket, &last, keep)
+        rest = 0
+        if keep:
+            for i in range(last.n):
+                if word_kind(last.slots[i]) == KIND_ENTRY:
+                    rest = last.slots[i]    # the last one: those before it were moved
+        link = last.link[0]
+        bump(s)
+        store_release64(last.link, rest)
+        bump(s)
+        free_node(s, link)
+
+
+cdef bint put_entry(View *v, Shard *s, uint32_t bucket, uint64_t word) noexcept nogil:
+    """Put an entry into a bucket's first empty slot, with a node more if needed; no eviction."""
+    cdef Place place
+    cdef Path p
+    cdef uint32_t i
+    walk(s, bucket, &p)
+    place.tail = NULL
+    place.nodes = 0
+    while p.slots != NULL:
+        for i in range(p.n):
+            if p.slots[i] == 0:
+                store_release64(p.slots + i, word)
+                return True
+        place.tail = p.slots + p.n - 1
+        place.nodes = p.nodes
+        if not walk_on(s, &p):
+            break
+    if not extend(v, s, &place):
+        return False
+    store_release64(place.empty, word)
+    return True
+
+
+cdef void free_path(Shard *s, uint32_t bucket) noexcept nogil:
+    """Give back the nodes behind a bucket that no reader can reach any more, and empty the bucket."""
+    cdef Path p
+    cdef uint64_t links[MAX_NODES]
+    cdef uint32_t n = 0, i
+    walk(s, bucket, &p)
+    if p.slots == NULL:
+        return
+    while n < MAX_NODES and word_kind(p.slots[p.n - 1]) == KIND_LINK:
+        links[n] = p.slots[p.n - 1]
+        n += 1
+        if not walk_on(s, &p):
+            break
+    for i in range(n):
+        free_node(s, links[i])
+    memset(bucket_at(s, bucket), 0, BUCKET_SLOTS * 8)
+
+
+cdef bint take_chunk(Shard *s, uint32_t chunk) noexcept nogil:
+    """Memory for 16 buckets more. The directory names it before the split word lets readers use it."""
+    cdef uint32_t n = CHUNK_BYTES // s.index.granule_bytes
+    cdef int64_t at
+    if chunk >= s.directory_entries:
+        return False
+    at = find_run(s.index, n, 64 // s.index.granule_bytes, WHOLE_BITMAP)
+    if at < 0:
+        return False
+    mark(s.index, <uint32_t> at, n)
+    memset(s.index.base + <uint64_t> at * s.index.granule_bytes, 0, CHUNK_BYTES)
+    store_release32(&s.directory[chunk], <uint32_t> at)
+    return True
+
+
+cdef void give_chunk(Shard *s, uint32_t chunk) noexcept nogil:
+    clear(s.index, s.directory[chunk], CHUNK_BYTES // s.index.granule_bytes)
+
+
+cdef bint copy_movers(View *v, Shard *s, uint32_t from_, uint32_t to) noexcept nogil:
+    """Copy the entries of bucket `from_` whose home will be `to` once there are to + 1 buckets."""
+    cdef Path p
+    cdef uint32_t i
+    cdef uint64_t w
+    walk(s, from_, &p)
+    while p.slots != NULL:
+        for i in range(p.n):
+            w = p.slots[i]
+            if word_kind(w) == KIND_ENTRY and bucket_of(record_hash(v, s, w), to + 1) == to:
+                if not put_entry(v, s, to, w):
+                    return False
+        if not walk_on(s, &p):
+            break
+    return True
+
+
+cdef void drop_movers(View *v, Shard *s, uint32_t bucket, uint32_t n_buckets) noexcept nogil:
+    """Clear the entries of a bucket that have their home elsewhere now."""
+    cdef Path p
+    cdef uint32_t i
+    cdef uint64_t w
+    walk(s, bucket, &p)
+    while p.slots != NULL:
+        for i in range(p.n):
+            w = p.slots[i]
+            if word_kind(w) == KIND_ENTRY and bucket_of(record_hash(v, s, w), n_buckets) != bucket:
+                store_release64(p.slots + i, 0)
+        if not walk_on(s, &p):
+            break
+
+
+cdef void grow(View *v, Shard *s) noexcept nogil:
+    """Split one bucket, if there is room for it: copy, publish, clear."""
+    cdef uint64_t split = load_relaxed64(&s.control.split)
+    cdef uint32_t n = split_buckets(split)
+    cdef uint32_t from_
+    if n >= v.max_buckets or n == 0:
+        return
+    from_ = n - (<uint32_t> 1 << (31 - __builtin_clz(n)))
+    begin(v, s, OP_SPLIT)
+    if n % CHUNK_BUCKETS == 0:
+        if not take_chunk(s, n // CHUNK_BUCKETS):
+            return
+    else:
+        memset(bucket_at(s, n), 0, BUCKET_SLOTS * 8)
+    if not copy_movers(v, s, from_, n):
+        free_path(s, n)
+        if n % CHUNK_BUCKETS == 0:
+            give_chunk(s, n // CHUNK_BUCKETS)
+        return
+    store_release64(&s.control.split, split_next(split, n + 1))
+    fence_release()
+    drop_movers(v, s, from_, n + 1)
+    compact(v, s, from_)
+    count(v, SPLITS, 1)
+
+
+cdef void shrink(View *v, Shard *s) noexcept nogil:
+    """Merge the last bucket into its buddy and give the chunk back when it was the last bucket there."""
+    cdef uint64_t split = load_relaxed64(&s.control.split)
+    cdef uint32_t last = split_buckets(split) - 1
+    cdef uint32_t buddy, i
+    cdef Path p
+    if last < MIN_BUCKETS:
+        return
+    buddy = last - (<uint32_t> 1 << (31 - __builtin_clz(last)))
+    begin(v, s, OP_MERGE)
+    walk(s, last, &p)
+    while p.slots != NULL:
+        for i in range(p.n):
+            if word_kind(p.slots[i]) == KIND_ENTRY and not put_entry(v, s, buddy, p.slots[i]):
+                drop_movers(v, s, buddy, last + 1)
+                compact(v, s, buddy)
+                return
+        if not walk_on(s, &p):
+            break
+    store_release64(&s.control.split, split_next(split, last))
+    fence_release()
+    free_path(s, last)
+    if last % CHUNK_BUCKETS == 0:
+        give_chunk(s, last // CHUNK_BUCKETS)
+    count(v, MERGES, 1)

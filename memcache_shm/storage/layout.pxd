@@ -1,0 +1,207 @@
+"""The segment's byte layout: every shared structure, who writes each field, and the inline helpers that read it.
+
+    Header | process slots | counter blocks | shard controls | for each shard: chunk directory, bitmap(s), arena(s)
+
+All offsets follow from the geometry alone (see `plan` in geometry.py). Fields are native-endian; a segment never leaves its host.
+A change here changes the fingerprint (layout.pyx), and older segments are refused.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from memcache_shm.storage.atomics cimport __builtin_clz
+
+cdef enum:
+    LAYOUT_VERSION = 1
+    CACHE_LINE = 64
+    COUNTERS = 48               # event counts in one counter block
+    KEY_MAX = 250               # bytes of a key, as in memcached
+    NO_GRANULE = 0xffffffff
+    MAX_RUNS = 16               # runs of granules one record may consist of
+    BUCKET_SLOTS = 8            # a bucket is one cache line
+    NODE_SLOTS = 4              # an overflow node is half of one
+    NODE_BYTES = 32
+    CHUNK_BUCKETS = 16          # buckets that the index takes or gives back at once
+    CHUNK_BYTES = 1024
+    MIN_BUCKETS = 16
+    MAX_NODES = 24              # overflow nodes behind one bucket
+    BUCKET_FILL = 7             # items a bucket on average, above which one bucket splits
+    BUCKET_SPARSE = 3           # ... below which the last bucket merges
+    EXPIRY_HZ = 8               # unit of the table clock: 1/8 s
+    ACCESS_SHIFT = 6            # coarse last access: units of 64 s
+
+
+# A slot word:  kind 2 | last access 8 | class 1 | fetched 1 | uses 2 | version 10 | tag 12 | granule 28
+# An empty slot is 0. A link word (overflow) has kind 2 and the granule of the next node.
+# The hit state lies inside the word and is changed by compare-and-swap of the very word that the reader validated: a store
+# to a separate array could land in memory that the index has given back meanwhile.
+cdef enum:
+    TAG_AT = 28
+    VERSION_AT = 40
+    USES_AT = 50
+    FETCHED_AT = 52
+    CLASS_AT = 53
+    ACCESS_AT = 54
+    KIND_AT = 62
+    GRANULE_MASK = 0xfffffff
+    TAG_MASK = 0xfff
+    VERSION_MASK = 0x3ff
+    ACCESS_MASK = 0xff
+    KIND_ENTRY = 1
+    KIND_LINK = 2
+
+
+cdef struct Header:
+    # line 0: written by the creator; `magic` last
+    uint64_t magic
+    uint64_t fingerprint
+    uint8_t uuid[16]
+    uint64_t hash_key0
+    uint64_t hash_key1
+    uint64_t segment_bytes
+    uint64_t created            # unix time, s
+    # line 1: geometry, written by the creator
+    uint64_t elements           # 0 in the memory geometry
+    uint64_t element_bytes
+    uint64_t memory_bytes
+    uint64_t max_value_bytes
+    uint32_t shards
+    uint32_t process_slots
+    uint32_t counter_blocks
+    uint32_t evicts             # 0: a full table refuses (-M)
+    uint32_t creator_pid
+    uint32_t layout_version
+    uint64_t spare1
+    # line 2: read by every get
+    uint32_t retired            # set once, by whoever removes the table or finds it removed
+    uint32_t coarse_s           # table clock in seconds, refreshed by writers, losable
+    int64_t clock_shift_ns      # added to CLOCK_BOOTTIME; written by `debugtime`
+    uint64_t flush_ns           # deadline of the last flush_all on the table clock, 0 = none; written under shard 0's lock
+    uint64_t spare2[5]
+    # line 3: the feed's futex, touched only while somebody listens
+    uint32_t feed_wake
+    uint32_t feed_listeners
+    uint64_t feed_lease_ns
+    uint64_t spare3[6]
+
+
+cdef struct ProcessSlot:        # written by the process that holds the semaphore of the same number
+    uint32_t epoch              # advanced at each claim, so that a lock word names one incarnation
+    uint32_t pid                # for messages only
+
+
+cdef struct CounterBlock:       # any process, by atomic addition; never zeroed
+    uint64_t count[COUNTERS]
+
+
+cdef struct Intent:             # the lock's owner, before its first store; `operation` is cleared last
+    uint32_t operation          # 0 = none
+    uint32_t who                # the owner's lock word
+    uint64_t slot               # offset of the slot word in the segment
+    uint64_t old_word
+    uint64_t new_word
+    uint64_t version
+    uint64_t feed_number
+    uint32_t new_expiry
+    uint32_t bucket
+    uint64_t spare
+
+
+cdef struct ShardControl:
+    # line 0: read by every get, written under the lock
+    uint64_t split              # generation 38 bits | number of buckets 26 bits
+    uint64_t cutoff             # versions up to this one were flushed
+    uint64_t flush_applied      # the header's flush_ns that `cutoff` stands for
+    uint64_t spare0[5]
+    # line 1: the lock, polled by waiters
+    uint32_t lock               # waiters 1 | epoch 19 | process slot + 1, 12 bits; 0 = free
+    uint32_t spare1[15]
+    # line 2: the owner's
+    uint64_t version            # last version given out; advanced by one store before its use
+    uint64_t feed_head
+    uint64_t items              # derivable: reachable records above the cut-off
+    uint64_t bytes              # derivable: their keys, values and headers
+    uint64_t records            # derivable: reachable records, flushed ones included
+    uint64_t progress           # advanced at each acquisition and by long holders
+    uint64_t hand               # eviction: bucket << 8 | position on its path; losable
+    uint64_t repairs
+    # line 3
+    Intent intent
+    # line 4: derivable or losable state of the arenas (0: records, 1: index; the memory geometry uses 0 for both)
+    uint32_t next_fit[2]
+    uint32_t used[2]            # granules
+    uint32_t nodes              # overflow nodes in use
+    uint32_t spare4[11]
+
+
+cdef struct Record:             # 24 bytes, then [run link 8], [foreign CAS 8], key, value
+    uint64_t version            # stored last (release): 0 while the record is being filled
+    uint32_t expiry             # table clock, 0 = never; the one field stored into in place
+    uint32_t flags
+    uint32_t length             # value bytes 31 bits | several runs 1 bit
+    uint8_t key_length
+    uint8_t state               # STATE_*
+    uint16_t spare
+
+
+cdef enum:
+    SEVERAL_RUNS = 0x80000000
+    LENGTH_MASK = 0x7fffffff
+    STATE_FOREIGN_CAS = 1
+    STATE_STALE = 2
+    STATE_TOKEN_SENT = 4
+
+
+cdef struct RunLink:            # in a record of several runs: at byte 24 of the first, at byte 0 of the others
+    uint32_t next               # first granule of the next run or NO_GRANULE
+    uint32_t granules           # length of this run
+
+
+cdef inline uint64_t word_granule(uint64_t w) noexcept nogil:
+    return w & GRANULE_MASK
+
+
+cdef inline uint64_t word_kind(uint64_t w) noexcept nogil:
+    return w >> KIND_AT
+
+
+cdef inline uint64_t hash_tag(uint64_t h) noexcept nogil:
+    """Bits of the hash that neither the shard (top) nor the bucket (bottom) uses."""
+    return (h >> 36) & TAG_MASK
+
+
+cdef inline uint64_t entry_pattern(uint64_t h) noexcept nogil:
+    """What kind and tag of a key's slot word look like; compare under PATTERN."""
+    return (<uint64_t> KIND_ENTRY << KIND_AT) | (hash_tag(h) << TAG_AT)
+
+
+cdef inline uint64_t pattern_mask() noexcept nogil:
+    return (<uint64_t> 3 << KIND_AT) | (<uint64_t> TAG_MASK << TAG_AT)
+
+
+cdef inline uint64_t hit_mask() noexcept nogil:
+    """The bits of a slot word that hits change."""
+    return (<uint64_t> 0xfff) << USES_AT
+
+
+cdef inline uint64_t link_word(uint64_t granule) noexcept nogil:
+    return (<uint64_t> KIND_LINK << KIND_AT) | granule
+
+
+cdef inline uint32_t split_buckets(uint64_t split) noexcept nogil:
+    return <uint32_t> (split & 0x3ffffff)
+
+
+cdef inline uint64_t split_next(uint64_t split, uint32_t buckets) noexcept nogil:
+    """The split word after `split`, with a generation that never repeats."""
+    return (((split >> 26) + 1) << 26) | buckets
+
+
+cdef inline uint32_t bucket_of(uint64_t h, uint32_t buckets) noexcept nogil:
+    """Linear hashing (Litwin 1980): the bucket of hash `h` while `buckets` (>= 1) exist."""
+    cdef uint32_t half = <uint32_t> 1 << (31 - __builtin_clz(buckets))
+    cdef uint32_t b = <uint32_t> h & (2 * half - 1)
+    return b if b < buckets else b - half
+
+
+cdef inline size_t align_up(size_t n, size_t to) noexcept nogil:
+    return (n + to - 1) & ~(to - 1)

@@ -1,0 +1,26 @@
+"""Sizes of the shared structures for the planner in Python, and the fingerprint that tells one layout from another."""
+
+import hashlib
+
+LAYOUT = LAYOUT_VERSION
+HEADER_BYTES = sizeof(Header)
+PROCESS_SLOT_BYTES = sizeof(ProcessSlot)
+COUNTER_BLOCK_BYTES = sizeof(CounterBlock)
+SHARD_CONTROL_BYTES = sizeof(ShardControl)
+RECORD_BYTES = sizeof(Record)
+MAX_KEY_BYTES = KEY_MAX
+INDEX_CHUNK_BYTES = CHUNK_BYTES
+INDEX_CHUNK_BUCKETS = CHUNK_BUCKETS
+INDEX_NODE_BYTES = NODE_BYTES
+INDEX_BUCKET_FILL = BUCKET_FILL
+
+_FACTS = (
+    LAYOUT_VERSION, sizeof(Header), sizeof(ProcessSlot), sizeof(CounterBlock), sizeof(Intent), sizeof(ShardControl),
+    sizeof(Record), sizeof(RunLink), COUNTERS, MAX_RUNS, BUCKET_SLOTS, NODE_SLOTS, CHUNK_BUCKETS, EXPIRY_HZ, ACCESS_SHIFT,
+    TAG_AT, VERSION_AT, USES_AT, FETCHED_AT, CLASS_AT, ACCESS_AT, KIND_AT, sizeof(void *),
+)
+
+
+def fingerprint() -> int:
+    """A 64-bit number that differs between two builds whose layouts differ."""
+    return int.from_bytes(hashlib.sha256(repr(_FACTS).encode()).digest()[:8], "little")

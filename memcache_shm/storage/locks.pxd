@@ -1,0 +1,17 @@
+"""Shard locks (see locks.pyx)."""
+
+from libc.stdint cimport uint32_t
+
+from memcache_shm.storage.view cimport Shard, View
+
+cdef enum LockResult:       # numbers as in table.pxd's Result
+    LOCKED = 0
+    LOCK_BUSY_OWNER = 7
+    LOCK_RETIRED = 8
+    LOCK_WOULD_BLOCK = 9
+    LOCK_NO_SLOT = 10
+
+cdef int take(View *v, Shard *s, bint wait) noexcept nogil
+cdef void give(View *v, Shard *s) noexcept nogil
+cdef uint32_t owner_pid(View *v, uint32_t word) noexcept nogil
+cdef void release_slot(View *v) noexcept nogil

@@ -1,0 +1,48 @@
+"""Intents and repair (see recovery.pyx)."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from memcache_shm.storage.layout cimport Intent
+from memcache_shm.storage.atomics cimport fence_release, store_relaxed32, store_release32, store_release64
+from memcache_shm.storage.view cimport Shard, View
+
+
+cdef enum Operation:
+    OP_NONE = 0
+    OP_STORE = 1
+    OP_DELETE = 2
+    OP_TOUCH = 3
+    OP_EVICT = 4
+    OP_EXPIRE = 5
+    OP_SPLIT = 6
+    OP_MERGE = 7
+    OP_COMPACT = 8
+    OP_FLUSH = 9
+    OP_REPAIR = 10
+
+
+cdef inline void begin(View *v, Shard *s, int operation) noexcept nogil:
+    """Note the intent. Everything until `end` may be left half done by a death; the next owner repairs."""
+    s.control.intent.who = v.me
+    store_release32(&s.control.intent.operation, <uint32_t> operation)
+    fence_release()
+
+
+cdef inline void end(Shard *s) noexcept nogil:
+    store_release32(&s.control.intent.operation, OP_NONE)
+
+
+cdef inline void publish(View *v, Shard *s, int operation, uint64_t *slot, uint64_t word, uint64_t version) noexcept nogil:
+    """The one store that makes a change visible, noted in the intent first. The caller has begun."""
+    cdef Intent *intent = &s.control.intent
+    intent.slot = <uint64_t> (<char *> slot - <char *> v.base)
+    intent.old_word = slot[0]
+    intent.new_word = word
+    intent.version = version
+    store_release32(&intent.operation, <uint32_t> operation)
+    store_release64(slot, word)
+
+
+cdef void enter(View *v, Shard *s) noexcept nogil
+cdef void rebuild(View *v, Shard *s) noexcept nogil
+cdef void format_index(View *v, Shard *s) noexcept nogil

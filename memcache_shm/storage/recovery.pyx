@@ -1,0 +1,155 @@
+"""Making a shard whole: what every new owner of a shard's lock does first.
+
+`enter` finds the intent of an owner that died inside, and rebuilds. Truth is the slots, the records, the version counter, the cut-off
+and the split word; each was changed by single stores, so whatever was published before the death stands and the rest never
+happened. The free map, the counts and leftovers of a half-done split, merge or compaction are derived anew. A repair may be killed
+too: the intent stays noted until its end, and the next owner starts over.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from memcache_shm.storage.arena cimport Runs, all_free, find_run, mark
+from memcache_shm.storage.atomics cimport (
+    fence_release, load_acquire32, load_relaxed32, load_relaxed64, store_relaxed64, store_release32, store_release64,
+)
+from memcache_shm.storage.counters cimport REPAIRS
+from memcache_shm.storage.index cimport Path, bucket_at, bump, node_at, record_hash, walk
+from memcache_shm.storage.layout cimport (
+    CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, LENGTH_MASK, MAX_NODES, MIN_BUCKETS, NODE_BYTES, NODE_SLOTS, NO_GRANULE, Record,
+    ShardControl, bucket_of, split_buckets, split_next, word_granule, word_kind,
+)
+from memcache_shm.storage.records cimport body_offset, record_at, record_runs, record_sane, word_matches
+from memcache_shm.storage.view cimport Arena, Shard, View, count, flush_pending, hash_key, shard_of
+
+
+cdef void enter(View *v, Shard *s) noexcept nogil:
+    """Called with the lock just taken: repair what a dead owner left, note a flush that is due."""
+    if load_acquire32(&s.control.intent.operation) != OP_NONE:
+        rebuild(v, s)
+        s.control.repairs += 1
+        count(v, REPAIRS, 1)
+    if flush_pending(v, s):
+        begin(v, s, OP_FLUSH)
+        store_relaxed64(&s.control.cutoff, load_relaxed64(&s.control.version))
+        s.control.items = 0
+        s.control.bytes = 0
+        store_release64(&s.control.flush_applied, load_relaxed64(&v.header.flush_ns))
+        end(s)
+
+
+cdef void empty_map(Arena *a) noexcept nogil:
+    memset(a.bitmap, 0, ((<uint64_t> a.granules + 63) // 64) * 8)
+    a.used[0] = 0
+    a.next_fit[0] = 0
+
+
+cdef bint mark_if_free(Arena *a, uint64_t start, uint64_t n) noexcept nogil:
+    """Take a run that repair met; False when it is out of bounds or belongs to something met before."""
+    if n == 0 or start + n > a.granules or not all_free(a, <uint32_t> start, <uint32_t> n):
+        return False
+    mark(a, <uint32_t> start, <uint32_t> n)
+    return True
+
+
+cdef void format_index(View *v, Shard *s) noexcept nogil:
+    """An empty index: the buckets of a new table, or of a shard whose directory was destroyed. Bitmaps are all free."""
+    cdef uint32_t chunk, n_buckets = v.max_buckets if s.index != &s.records else <uint32_t> MIN_BUCKETS
+    cdef uint32_t n = CHUNK_BYTES // s.index.granule_bytes
+    cdef uint32_t alignment = 64 // s.index.granule_bytes
+    cdef uint64_t split = load_relaxed64(&s.control.split)
+    cdef int64_t at
+    for chunk in range(n_buckets // CHUNK_BUCKETS):
+        at = find_run(s.index, n, alignment, <uint32_t> 0xffffffff)
+        mark(s.index, <uint32_t> at, n)
+        memset(s.index.base + <uint64_t> at * s.index.granule_bytes, 0, CHUNK_BYTES)
+        store_release32(&s.directory[chunk], <uint32_t> at)
+    store_release64(&s.control.split, split_next(split, n_buckets))
+    fence_release()
+
+
+cdef bint mark_chunks(Shard *s, uint32_t n_buckets) noexcept nogil:
+    cdef uint32_t chunk
+    cdef uint32_t n = CHUNK_BYTES // s.index.granule_bytes
+    for chunk in range((n_buckets + CHUNK_BUCKETS - 1) // CHUNK_BUCKETS):
+        if chunk >= s.directory_entries or not mark_if_free(s.index, s.directory[chunk], n):
+            return False
+    return True
+
+
+cdef bint mark_record(View *v, Shard *s, uint64_t word, uint32_t bucket, uint32_t n_buckets) noexcept nogil:
+    """Count an entry and take its granules; False when it must be dropped: damaged, twice, or not at home here."""
+    cdef Record *r = record_at(&s.records, word_granule(word))
+    cdef Runs runs
+    cdef uint32_t i
+    cdef uint64_t h
+    if r == NULL or not record_sane(v, &s.records, r) or not word_matches(v, word, r.version):
+        return False
+    h = hash_key(v, <const char *> r + body_offset(r), r.key_length)
+    if shard_of(v, h) != s or bucket_of(h, n_buckets) != bucket or not record_runs(v, &s.records, r, &runs):
+        return False
+    for i in range(runs.n):
+        if not all_free(&s.records, runs.start[i], runs.granules[i]):
+            return False
+    for i in range(runs.n):
+        mark(&s.records, runs.start[i], runs.granules[i])
+    s.control.records += 1
+    if r.version > s.control.cutoff:
+        s.control.items += 1
+        s.control.bytes += body_offset(r) + r.key_length + <uint64_t> (r.length & LENGTH_MASK)
+    return True
+
+
+cdef void rebuild_bucket(View *v, Shard *s, uint32_t bucket, uint32_t n_buckets) noexcept nogil:
+    """Keep what is reachable and right in one bucket and its nodes; clear the rest."""
+    cdef Path p
+    cdef uint32_t i
+    cdef uint64_t w
+    cdef uint64_t *node
+    walk(s, bucket, &p)
+    while p.slots != NULL:
+        for i in range(p.n):
+            w = p.slots[i]
+            if word_kind(w) == KIND_ENTRY and mark_record(v, s, w, bucket, n_buckets):
+                continue
+            if word_kind(w) == KIND_LINK and i == p.n - 1:
+                continue
+            if w != 0:
+                store_release64(p.slots + i, 0)
+        w = p.slots[p.n - 1]
+        if word_kind(w) != KIND_LINK:
+            return
+        node = node_at(s, w)
+        if p.nodes >= MAX_NODES or node == NULL or not mark_if_free(s.index, word_granule(w), NODE_BYTES // s.index.granule_bytes):
+            store_release64(p.slots + p.n - 1, 0)
+            return
+        s.control.nodes += 1
+        p.slots = node
+        p.n = NODE_SLOTS
+        p.nodes += 1
+
+
+cdef void rebuild(View *v, Shard *s) noexcept nogil:
+    """Derive everything derivable of a shard from its slots. Idempotent; O(items of the shard)."""
+    cdef ShardControl *c = s.control
+    cdef uint32_t n_buckets = split_buckets(load_relaxed64(&c.split))
+    cdef uint32_t b
+    begin(v, s, OP_REPAIR)
+    bump(s)
+    empty_map(&s.records)
+    empty_map(s.index)
+    c.items = 0
+    c.bytes = 0
+    c.records = 0
+    c.nodes = 0
+    if n_buckets == 0 or n_buckets > v.max_buckets or not mark_chunks(s, n_buckets):
+        empty_map(&s.records)
+        empty_map(s.index)
+        format_index(v, s)
+    else:
+        for b in range(n_buckets):
+            rebuild_bucket(v, s, b, n_buckets)
+            if b % 256 == 0:
+                store_relaxed64(&c.progress, load_relaxed64(&c.progress) + 1)
+        bump(s)
+    end(s)

@@ -1,0 +1,44 @@
+"""What operations on a table take and come to."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+
+cdef enum Result:
+    OK = 0              # stored, found, deleted, touched
+    NOT_FOUND = 1
+    NOT_STORED = 2      # add of a present key; replace, append, prepend of an absent one
+    EXISTS = 3          # cas: somebody changed the item since
+    NOT_NUMBER = 4      # incr, decr of a value that is no decimal number
+    TOO_LARGE = 5       # value above the table's maximum
+    NO_SPACE = 6        # full and eviction is off
+    BUSY = 7            # the shard's lock did not come in time; busy_pid() names the owner
+    RETIRED = 8         # the table was removed
+    WOULD_BLOCK = 9     # only with wait=False: the lock is taken, nothing was done, call again with wait=True
+    TOO_MANY = 10       # no free process slot: too many processes write to this table
+    READ_ONLY = 11      # the mapping is read-only
+
+
+cdef enum StoreMode:
+    SET = 0
+    ADD = 1
+    REPLACE = 2
+    APPEND = 3
+    PREPEND = 4
+    CAS = 5
+
+
+cdef struct Found:      # one reader's view of one record; all zero before the first find
+    uint64_t version    # the CAS id
+    uint32_t flags
+    uint32_t vlen       # value bytes
+    uint32_t expiry     # table clock (1/8 s), 0 = never
+    uint32_t tries      # finds so far; kept by find
+    # private to the reader:
+    uint64_t stamp      # the record's own version, which validates
+    uint64_t word
+    uint64_t split
+    uint64_t *slot
+    uint8_t *record
+    uint64_t hash
+    uint32_t shard
+    uint8_t locked

@@ -1,0 +1,43 @@
+"""The table: every operation on items, without the GIL, for the session and the attached client.
+
+Reading (no lock; nothing is valid before `confirm` said so). With `f` all zero:
+
+    again: rc = t.find(&f, key, klen, wait); when rc is not OK, that is the answer;
+           reserve f.vlen bytes; t.copy(&f, dst); unless t.confirm(&f): again
+
+After an OK `confirm` must be called: where find took the lock (after many tries), it gives it back.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from memcache_shm.storage.results cimport (
+    ADD, APPEND, BUSY, CAS, EXISTS, Found, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, PREPEND, READ_ONLY, REPLACE, RETIRED,
+    Result, SET, StoreMode, TOO_LARGE, TOO_MANY, WOULD_BLOCK,
+)
+from memcache_shm.storage.view cimport View
+
+
+cdef class Table:
+    cdef View view                      # this process's picture of the segment
+    cdef readonly object geometry       # Geometry
+    cdef readonly str uuid              # 32 hex digits
+    cdef readonly int shmid
+    cdef readonly int semid
+
+    cdef int find(self, Found *f, const char *key, size_t klen, bint wait) noexcept nogil
+    cdef void copy(self, Found *f, char *dst) noexcept nogil
+    cdef bint confirm(self, Found *f) noexcept nogil
+    cdef int find_touch(self, Found *f, const char *key, size_t klen, uint32_t expiry, bint wait) noexcept nogil
+    cdef int store(self, int mode, const char *key, size_t klen, const char *value, size_t vlen,
+                   uint32_t flags, uint32_t expiry, uint64_t cas, uint64_t *version, bint wait) noexcept nogil
+    cdef int remove(self, const char *key, size_t klen, uint64_t cas, bint wait) noexcept nogil
+    cdef int arith(self, const char *key, size_t klen, bint decr, uint64_t delta,
+                   uint64_t *result, uint64_t *version, bint wait) noexcept nogil
+    cdef int touch(self, const char *key, size_t klen, uint32_t expiry, bint wait) noexcept nogil
+    cdef int flush(self, int64_t delay_s, bint wait) noexcept nogil
+    cdef uint32_t expiry_from(self, int64_t exptime) noexcept nogil
+    cdef uint32_t busy_pid(self) noexcept nogil
+    cdef bint is_open(self) noexcept nogil
+    cdef int check_open(self) except -1
+    cdef uint64_t counter_sum(self, int which) noexcept
+    cdef dict shard_sums(self)

@@ -1,0 +1,184 @@
+"""A table as one process has it: the view of the segment with all operations, and the figures it can tell.
+
+Reading is reader.pyx, changing is writer.pyx; here they meet the Python side: making, attaching, closing, statistics.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from memcache_shm.storage.atomics cimport load_acquire32, load_acquire64, load_relaxed32, load_relaxed64, store_release32
+from memcache_shm.storage.counters cimport COUNTERS_USED
+from memcache_shm.storage.layout cimport split_buckets
+from memcache_shm.storage.results cimport Found, OK
+from memcache_shm.storage.segment cimport close_view, open_view
+from memcache_shm.storage.view cimport Arena, Shard, flush_pending
+from memcache_shm.storage cimport reader, writer
+
+from memcache_shm.storage import segment
+from memcache_shm.storage.counters import COUNTER_NAMES
+
+
+cdef class Table:
+    """One process's handle of a table. Make it with `create` or `attach`; it works on in a forked child."""
+
+    @staticmethod
+    def create(geometry, *, int mode=0o600, bint evict=True):
+        """Make a new, empty table and attach it. OSError when the system refuses the segment or the semaphores."""
+        shmid, semid = segment.create(geometry, mode, evict)
+        try:
+            return Table.attach(shmid, semid, "")
+        except BaseException:
+            segment.remove(shmid, semid)
+            raise
+
+    @staticmethod
+    def attach(int shmid, int semid, str uuid, *, bint readonly=False):
+        """Attach an existing table. LayoutError, TableRemovedError (gone, or its id reused), PermissionError."""
+        cdef Table t = Table.__new__(Table)
+        t.geometry, t.uuid = segment.inspect(shmid, uuid)
+        t.shmid = shmid
+        t.semid = semid
+        open_view(&t.view, t.geometry, shmid, semid, readonly)
+        return t
+
+    def __dealloc__(self):
+        close_view(&self.view)
+
+    cdef bint is_open(self) noexcept nogil:
+        return self.view.base != NULL
+
+    cdef int find(self, Found *f, const char *key, size_t klen, bint wait) noexcept nogil:
+        return reader.find(&self.view, f, key, klen, wait)
+
+    cdef void copy(self, Found *f, char *dst) noexcept nogil:
+        reader.copy(&self.view, f, dst)
+
+    cdef bint confirm(self, Found *f) noexcept nogil:
+        return reader.confirm(&self.view, f)
+
+    cdef int find_touch(self, Found *f, const char *key, size_t klen, uint32_t expiry, bint wait) noexcept nogil:
+        cdef int r
+        if f.tries == 0:
+            r = writer.touch(&self.view, key, klen, expiry, wait)
+            if r != OK:
+                return r
+        return reader.find(&self.view, f, key, klen, wait)
+
+    cdef int store(self, int mode, const char *key, size_t klen, const char *value, size_t vlen,
+                   uint32_t flags, uint32_t expiry, uint64_t cas, uint64_t *version, bint wait) noexcept nogil:
+        return writer.store(&self.view, mode, key, klen, value, vlen, flags, expiry, cas, version, wait)
+
+    cdef int remove(self, const char *key, size_t klen, uint64_t cas, bint wait) noexcept nogil:
+        return writer.remove(&self.view, key, klen, cas, wait)
+
+    cdef int arith(self, const char *key, size_t klen, bint decr, uint64_t delta,
+                   uint64_t *result, uint64_t *version, bint wait) noexcept nogil:
+        return writer.arith(&self.view, key, klen, decr, delta, result, version, wait)
+
+    cdef int touch(self, const char *key, size_t klen, uint32_t expiry, bint wait) noexcept nogil:
+        return writer.touch(&self.view, key, klen, expiry, wait)
+
+    cdef int flush(self, int64_t delay_s, bint wait) noexcept nogil:
+        return writer.flush(&self.view, delay_s, wait)
+
+    cdef uint32_t expiry_from(self, int64_t exptime) noexcept nogil:
+        return writer.expiry_from(&self.view, exptime)
+
+    cdef uint32_t busy_pid(self) noexcept nogil:
+        return self.view.busy_pid
+
+    @property
+    def readonly(self):
+        """Whether the mapping is read-only."""
+        return bool(self.view.readonly)
+
+    @property
+    def evicts(self):
+        """False: a full table refuses (-M)."""
+        return bool(self.view.evicts)
+
+    @property
+    def max_value(self):
+        """Bytes of the largest value."""
+        return self.view.max_value_bytes
+
+    @property
+    def closed(self):
+        """Whether the handle was closed."""
+        return not self.is_open()
+
+    @property
+    def retired(self):
+        """Whether the table was removed by somebody."""
+        return self.is_open() and load_acquire32(&self.view.header.retired) != 0
+
+    @property
+    def created(self):
+        """When the table was made, unix time in seconds."""
+        self.check_open()
+        return self.view.header.created
+
+    cdef int check_open(self) except -1:
+        if not self.is_open():
+            raise ValueError("the table's handle is closed")
+        return 0
+
+    def retire(self):
+        """Tell everybody who is attached that the table is going away; their next call raises or attaches its successor."""
+        self.check_open()
+        if not self.view.readonly:
+            store_release32(&self.view.header.retired, 1)
+
+    def destroy(self):
+        """Retire the table and remove its segment and semaphores. The mapping stays until `close`."""
+        self.retire()
+        return segment.remove(self.shmid, self.semid)
+
+    def close(self):
+        """Detach. Idempotent."""
+        close_view(&self.view)
+
+    def __len__(self):
+        cdef uint64_t n = 0
+        cdef uint32_t i
+        self.check_open()
+        for i in range(self.view.shards):
+            if not flush_pending(&self.view, self.view.shard + i):
+                n += load_relaxed64(&self.view.shard[i].control.items)
+        return n
+
+    cdef uint64_t counter_sum(self, int which) noexcept:
+        cdef uint64_t n = 0
+        cdef uint32_t i
+        for i in range(self.view.counter_blocks):
+            n += load_relaxed64(&self.view.all_counters[i].count[which])
+        return n
+
+    def stats(self):
+        """Figures of the table by memcached's names, `shm_...` for our own; all int."""
+        self.check_open()
+        out = {name: self.counter_sum(i) for i, name in enumerate(COUNTER_NAMES)}
+        out["cmd_touch"] = out["touch_hits"] + out["touch_misses"]
+        out["curr_items"] = len(self)
+        out["limit_maxbytes"] = self.view.bytes
+        out["shm_shards"] = self.view.shards
+        out.update(self.shard_sums())
+        return out
+
+    cdef dict shard_sums(self):
+        cdef Shard *s
+        cdef uint32_t i
+        cdef uint64_t buckets = 0, nodes = 0, records = 0, size = 0, used = 0, granules = 0, repairs = 0
+        for i in range(self.view.shards):
+            s = self.view.shard + i
+            buckets += split_buckets(load_acquire64(&s.control.split))
+            nodes += s.control.nodes
+            records += s.control.records
+            size += 0 if flush_pending(&self.view, s) else s.control.bytes
+            used += <uint64_t> s.records.used[0] * s.records.granule_bytes
+            granules += <uint64_t> s.records.granules * s.records.granule_bytes
+            repairs += s.control.repairs
+        return {
+            "bytes": size, "hash_bytes": buckets * 64 + nodes * 32, "hash_power_level": max(0, (buckets * 8 - 1).bit_length()),
+            "shm_buckets": buckets, "shm_overflow_nodes": nodes, "shm_records": records, "shm_arena_bytes": granules,
+            "shm_arena_used_bytes": used,
+        }

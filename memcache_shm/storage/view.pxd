@@ -1,0 +1,91 @@
+"""A process's own, trusted picture of a table: addresses and limits computed from the geometry, never re-read from the segment.
+
+Whatever is read from the segment is clamped against these before it is used as an address or a length.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from memcache_shm.storage.atomics cimport CLOCK_BOOTTIME, clock_ns, fetch_add64, load_relaxed32, load_relaxed64, store_relaxed32
+from memcache_shm.storage.layout cimport CounterBlock, EXPIRY_HZ, Header, ProcessSlot, ShardControl
+from memcache_shm.storage.siphash cimport siphash13
+
+
+cdef struct Arena:
+    uint8_t *base
+    uint64_t *bitmap            # 1 = granule in use
+    uint32_t granules
+    uint32_t granule_bytes
+    uint32_t *next_fit          # where the next search starts (shared, losable)
+    uint32_t *used              # granules in use (shared, derivable)
+
+
+cdef struct Shard:
+    ShardControl *control
+    uint32_t *directory         # index chunk -> its first granule in the index arena
+    uint32_t directory_entries
+    uint32_t number
+    uint32_t stuck_word         # lock word and progress of the last wait that ran into its limit: the next
+    uint64_t stuck_progress     # waits for the same owner are short
+    Arena records
+    Arena own_index             # element geometry
+    Arena *index                # &records in the memory geometry
+
+
+cdef struct View:
+    uint8_t *base
+    uint64_t bytes
+    Header *header
+    ProcessSlot *processes
+    CounterBlock *counters      # this process's block
+    CounterBlock *all_counters
+    uint64_t hash_key0
+    uint64_t hash_key1
+    uint32_t shards
+    uint32_t shard_log2
+    uint32_t max_value_bytes
+    uint32_t max_buckets        # a shard
+    uint32_t max_records        # a shard, 0 = whatever fits
+    uint32_t process_slots
+    uint32_t counter_blocks
+    uint32_t me                 # this process's lock word, 0 = no process slot claimed yet
+    uint32_t my_slot
+    uint32_t fork_count         # of the process that claimed `me`
+    uint32_t busy_pid           # owner of the lock that the last BUSY waited for
+    uint32_t calls              # lock acquisitions, for the occasional look whether the semaphores still exist
+    int shmid
+    int semid
+    bint readonly
+    bint evicts
+    Shard *shard
+
+
+cdef inline uint64_t hash_key(View *v, const char *key, size_t n) noexcept nogil:
+    return siphash13(v.hash_key0, v.hash_key1, key, n)
+
+
+cdef inline Shard *shard_of(View *v, uint64_t h) noexcept nogil:
+    """The shard's number is the top bits of the hash."""
+    return v.shard + ((h >> 32) >> (32 - v.shard_log2))
+
+
+cdef inline uint64_t table_ns(View *v) noexcept nogil:
+    """The table clock: time since boot plus the header's shift."""
+    return clock_ns(CLOCK_BOOTTIME) + <uint64_t> v.header.clock_shift_ns
+
+
+cdef inline uint32_t ticks(uint64_t ns) noexcept nogil:
+    """Nanoseconds of the table clock in units of expiry (1/8 s); never 0 or 1, which mean "never" and "already gone"."""
+    return <uint32_t> (ns // (1000000000 // EXPIRY_HZ)) + 2
+
+
+cdef inline void count(View *v, int counter, uint64_t n) noexcept nogil:
+    if not v.readonly:
+        fetch_add64(&v.counters.count[counter], n)
+
+
+cdef inline bint flush_pending(View *v, Shard *s) noexcept nogil:
+    """A flush_all is due that no writer of this shard has noted yet: every record of the shard is void."""
+    cdef uint64_t deadline = load_relaxed64(&v.header.flush_ns)
+    if deadline == 0 or deadline == load_relaxed64(&s.control.flush_applied):
+        return False
+    return table_ns(v) >= deadline

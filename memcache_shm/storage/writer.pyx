@@ -1,0 +1,369 @@
+"""Changing items, under the shard's lock: store in all its modes, delete, incr and decr, touch, flush_all.
+
+Every change is made out of place: allocate, fill, publish by one store into the slot, then free the old record. Order of events in a
+shard: lock, intent, version counter, record, slot, free map and counts, intent cleared, unlock.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from memcache_shm.storage.arena cimport Runs, clear, find_run, mark
+from memcache_shm.storage.atomics cimport (
+    CLOCK_REALTIME, clock_ns, load_relaxed32, load_relaxed64, store_relaxed32, store_relaxed64, store_release32, store_release64,
+)
+from memcache_shm.storage.counters cimport (
+    CAS_BADVAL, CAS_HITS, CAS_MISSES, CMD_FLUSH, CMD_SET, DECR_HITS, DECR_MISSES, DELETE_HITS, DELETE_MISSES, EVICTIONS, EXPIRED_UNFETCHED,
+    INCR_HITS, INCR_MISSES, RECLAIMED, STORE_NO_MEMORY, STORE_TOO_LARGE, TOTAL_ITEMS, TOUCH_HITS, TOUCH_MISSES,
+)
+from memcache_shm.storage.evict cimport allocate, drop, evict_one, free_record, make_run
+from memcache_shm.storage.index cimport Place, bucket_at, extend, grow, locate, shrink
+from memcache_shm.storage.layout cimport (
+    ACCESS_AT, ACCESS_MASK, ACCESS_SHIFT, BUCKET_FILL, BUCKET_SPARSE, CHUNK_BUCKETS, CHUNK_BYTES, EXPIRY_HZ, FETCHED_AT, KIND_ENTRY,
+    LENGTH_MASK, MAX_NODES, MIN_BUCKETS, NODE_BYTES, NO_GRANULE, Record, USES_AT, VERSION_AT, VERSION_MASK, entry_pattern,
+    split_buckets, word_granule, word_kind,
+)
+from memcache_shm.storage.locks cimport LOCKED, give, take
+from memcache_shm.storage.numbers cimport format_number, parse_number
+from memcache_shm.storage.records cimport Fields, cas_id, copy_value, fill, record_at, record_bytes
+from memcache_shm.storage.recovery cimport OP_DELETE, OP_EVICT, OP_EXPIRE, OP_FLUSH, OP_STORE, OP_TOUCH, begin, end, enter, publish
+from memcache_shm.storage.results cimport (
+    ADD, APPEND, CAS, EXISTS, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, PREPEND, READ_ONLY, REPLACE, SET, TOO_LARGE,
+)
+from memcache_shm.storage.view cimport Shard, View, count, hash_key, shard_of, table_ns, ticks
+
+cdef enum:
+    RELATIVE_MAX_S = 2592000        # 30 days: a larger exptime is unix time, as in memcached
+    NUMBER_BYTES = 64               # bytes of a value that incr looks at
+    ALREADY_GONE = 1                # an expiry before every clock reading
+    MERGES_A_CHANGE = 4
+
+
+cdef struct Target:                 # the key an operation works on
+    const char *key
+    size_t klen
+    uint64_t hash
+    Shard *shard
+    Place place
+    Record *record                  # its live record or NULL
+
+
+cdef int aim(View *v, Target *t, const char *key, size_t klen, int operation, bint wait) noexcept nogil:
+    """Lock the key's shard, note the intent and find the live record (an expired or flushed one is reclaimed on the way)."""
+    cdef int r
+    if v.readonly:
+        return READ_ONLY
+    t.key = key
+    t.klen = klen
+    t.hash = hash_key(v, key, klen)
+    t.shard = shard_of(v, t.hash)
+    r = take(v, t.shard, wait)
+    if r != LOCKED:
+        return r
+    begin(v, t.shard, operation)
+    if v.calls & 63 == 0:
+        store_relaxed32(&v.header.coarse_s, <uint32_t> (table_ns(v) // 1000000000))
+    search(v, t)
+    return OK
+
+
+cdef void search(View *v, Target *t) noexcept nogil:
+    cdef Record *r
+    cdef bint expired
+    locate(v, t.shard, t.key, t.klen, t.hash, &t.place)
+    t.record = NULL
+    if t.place.slot == NULL:
+        return
+    r = record_at(&t.shard.records, word_granule(t.place.slot[0]))
+    expired = r.expiry != 0 and r.expiry <= ticks(table_ns(v))
+    if not expired and r.version > load_relaxed64(&t.shard.control.cutoff):
+        t.record = r
+        return
+    count(v, RECLAIMED, 1)
+    if expired and not (t.place.slot[0] >> FETCHED_AT) & 1:
+        count(v, EXPIRED_UNFETCHED, 1)
+    drop(v, t.shard, t.place.slot, t.place.bucket, OP_EXPIRE)
+    locate(v, t.shard, t.key, t.klen, t.hash, &t.place)
+
+
+cdef int leave(View *v, Target *t, int result) noexcept nogil:
+    """Keep the index in proportion, clear the intent, unlock."""
+    if t.shard.index == &t.shard.records:
+        balance(v, t.shard)
+    end(t.shard)
+    give(v, t.shard)
+    return result
+
+
+cdef void balance(View *v, Shard *s) noexcept nogil:
+    """One split when the buckets are full on average, a few merges when they are sparse."""
+    cdef uint32_t n = split_buckets(load_relaxed64(&s.control.split))
+    cdef uint32_t granules = CHUNK_BYTES // s.index.granule_bytes, i
+    if s.control.records > <uint64_t> n * BUCKET_FILL:
+        if n % CHUNK_BUCKETS == 0 and v.evicts and n < v.max_buckets:
+            if find_run(s.index, granules, 4, 128) < 0 and not make_run(v, s, granules, 4, NO_GRANULE):
+                return
+        grow(v, s)
+        return
+    for i in range(MERGES_A_CHANGE):
+        if n <= MIN_BUCKETS or s.control.records >= <uint64_t> n * BUCKET_SPARSE:
+            return
+        shrink(v, s)
+        n -= 1
+
+
+cdef bint ensure_slot(View *v, Target *t, uint64_t pinned) noexcept nogil:
+    """A slot to publish in: the key's own, an empty one, one in a new node, else that of an item evicted from the path."""
+    cdef Shard *s = t.shard
+    cdef uint64_t *first
+    cdef int i
+    for i in range(4):
+        if t.place.slot != NULL or t.place.empty != NULL or extend(v, s, &t.place):
+            return True
+        if not v.evicts:
+            return False
+        if s.index != &s.records or t.place.nodes >= MAX_NODES or not make_run(v, s, NODE_BYTES // s.index.granule_bytes, 1, pinned):
+            first = bucket_at(s, t.place.bucket)
+            if first == NULL or word_kind(first[0]) != KIND_ENTRY:
+                return False
+            count(v, EVICTIONS, 1)
+            drop(v, s, first, t.place.bucket, OP_EVICT)
+        locate(v, s, t.key, t.klen, t.hash, &t.place)
+    return False
+
+
+cdef bint make_room(View *v, Target *t, Fields *f, uint32_t length, Runs *runs) noexcept nogil:
+    """Take granules for the new record and make sure of a slot for it."""
+    cdef Shard *s = t.shard
+    cdef uint64_t pinned = word_granule(t.place.slot[0]) if t.place.slot != NULL else <uint64_t> NO_GRANULE
+    cdef uint64_t split = load_relaxed64(&s.control.split)
+    cdef uint32_t i
+    if t.place.slot == NULL and v.max_records != 0 and s.control.records >= v.max_records:
+        if not v.evicts or not evict_one(v, s, pinned):
+            return False
+    if not allocate(v, s, record_bytes(f, length), <uint32_t> record_bytes(f, 0), pinned, runs):
+        return False
+    for i in range(runs.n):
+        mark(&s.records, runs.start[i], runs.granules[i])
+    if load_relaxed64(&s.control.split) != split or t.place.slot == NULL:
+        locate(v, s, t.key, t.klen, t.hash, &t.place)
+    if ensure_slot(v, t, pinned):
+        return True
+    for i in range(runs.n):
+        clear(&s.records, runs.start[i], runs.granules[i])
+    return False
+
+
+cdef uint64_t new_word(View *v, Target *t, uint32_t granule, uint64_t version) noexcept nogil:
+    cdef uint64_t access = (load_relaxed32(&v.header.coarse_s) >> ACCESS_SHIFT) & ACCESS_MASK
+    cdef uint64_t w = entry_pattern(t.hash) | granule | (access << ACCESS_AT)
+    w |= ((version >> v.shard_log2) & VERSION_MASK) << VERSION_AT
+    if t.place.slot != NULL:
+        w |= t.place.slot[0] & (<uint64_t> 3 << USES_AT)     # a rewritten item keeps its standing
+    return w
+
+
+cdef int write_record(View *v, Target *t, Fields *f, uint32_t length, uint64_t *version) noexcept nogil:
+    """Allocate, fill, publish, free the old record. OK or NO_SPACE."""
+    cdef Shard *s = t.shard
+    cdef Runs runs
+    cdef uint64_t *slot
+    cdef uint64_t old
+    f.key = t.key
+    f.key_length = <uint32_t> t.klen
+    if not make_room(v, t, f, length, &runs):
+        count(v, STORE_NO_MEMORY, 1)
+        return NO_SPACE
+    f.version = load_relaxed64(&s.control.version) + v.shards
+    store_release64(&s.control.version, f.version)
+    fill(&s.records, &runs, f)
+    slot = t.place.slot if t.place.slot != NULL else t.place.empty
+    old = slot[0]
+    publish(v, s, OP_STORE, slot, new_word(v, t, runs.start[0], f.version), f.version)
+    s.control.records += 1
+    s.control.items += 1
+    s.control.bytes += record_bytes(f, length) + (8 if runs.n > 1 else 0)
+    if old != 0:
+        free_record(v, s, old)
+    count(v, TOTAL_ITEMS, 1)
+    if version != NULL:
+        version[0] = f.foreign_cas if f.foreign_cas else f.version
+    return OK
+
+
+cdef int permitted(View *v, Target *t, int mode, uint64_t cas) noexcept nogil:
+    """Whether a store in this mode may go on, by what is there now."""
+    if mode == SET:
+        return OK
+    if mode == CAS:
+        if t.record == NULL:
+            count(v, CAS_MISSES, 1)
+            return NOT_FOUND
+        if cas_id(t.record, t.record.version) != cas:
+            count(v, CAS_BADVAL, 1)
+            return EXISTS
+        count(v, CAS_HITS, 1)
+        return OK
+    return OK if (t.record == NULL) == (mode == ADD) else NOT_STORED
+
+
+cdef int store(View *v, int mode, const char *key, size_t klen, const char *value, size_t vlen,
+               uint32_t flags, uint32_t expiry, uint64_t cas, uint64_t *version, bint wait) noexcept nogil:
+    cdef Target t
+    cdef Fields f
+    cdef uint64_t length = vlen
+    cdef int r
+    if vlen > v.max_value_bytes:
+        count(v, STORE_TOO_LARGE, 1)
+        return TOO_LARGE
+    r = aim(v, &t, key, klen, OP_STORE, wait)
+    if r != OK:
+        return r
+    count(v, CMD_SET, 1)
+    r = permitted(v, &t, mode, cas)
+    if r != OK:
+        return leave(v, &t, r)
+    f.foreign_cas = 0
+    f.flags = flags
+    f.expiry = expiry
+    f.head = f.tail = value
+    f.head_length = <uint32_t> vlen
+    f.tail_length = 0
+    f.middle = NULL
+    if mode == APPEND or mode == PREPEND:
+        f.flags = t.record.flags
+        f.expiry = t.record.expiry
+        f.middle = t.record
+        length += t.record.length & LENGTH_MASK
+        if mode == APPEND:
+            f.head_length = 0
+            f.tail_length = <uint32_t> vlen
+    if length > v.max_value_bytes:
+        count(v, STORE_TOO_LARGE, 1)
+        return leave(v, &t, TOO_LARGE)
+    return leave(v, &t, write_record(v, &t, &f, <uint32_t> length, version))
+
+
+cdef int remove(View *v, const char *key, size_t klen, uint64_t cas, bint wait) noexcept nogil:
+    cdef Target t
+    cdef int r = aim(v, &t, key, klen, OP_DELETE, wait)
+    if r != OK:
+        return r
+    if t.record == NULL:
+        count(v, DELETE_MISSES, 1)
+        return leave(v, &t, NOT_FOUND)
+    if cas != 0 and cas_id(t.record, t.record.version) != cas:
+        return leave(v, &t, EXISTS)
+    count(v, DELETE_HITS, 1)
+    drop(v, t.shard, t.place.slot, t.place.bucket, OP_DELETE)
+    return leave(v, &t, OK)
+
+
+cdef int arith(View *v, const char *key, size_t klen, bint decr, uint64_t delta,
+               uint64_t *result, uint64_t *version, bint wait) noexcept nogil:
+    cdef Target t
+    cdef Fields f
+    cdef char text[NUMBER_BYTES]
+    cdef uint32_t length, digits
+    cdef uint64_t number
+    cdef int r = aim(v, &t, key, klen, OP_STORE, wait)
+    if r != OK:
+        return r
+    if t.record == NULL:
+        count(v, DECR_MISSES if decr else INCR_MISSES, 1)
+        return leave(v, &t, NOT_FOUND)
+    length = t.record.length & LENGTH_MASK
+    if length > NUMBER_BYTES:
+        return leave(v, &t, NOT_NUMBER)
+    copy_value(&t.shard.records, t.record, length, text)
+    if not parse_number(text, length, &number):
+        return leave(v, &t, NOT_NUMBER)
+    count(v, DECR_HITS if decr else INCR_HITS, 1)
+    if decr:
+        number = number - delta if number > delta else 0
+    else:
+        number += delta
+    digits = format_number(number, text)
+    while digits < length:
+        text[digits] = 32               # memcached keeps the length and pads with blanks
+        digits += 1
+    f.foreign_cas = 0
+    f.flags = t.record.flags
+    f.expiry = t.record.expiry
+    f.head = f.tail = text
+    f.head_length = digits
+    f.tail_length = 0
+    f.middle = NULL
+    result[0] = number
+    return leave(v, &t, write_record(v, &t, &f, digits, version))
+
+
+cdef int touch(View *v, const char *key, size_t klen, uint32_t expiry, bint wait) noexcept nogil:
+    cdef Target t
+    cdef int r = aim(v, &t, key, klen, OP_TOUCH, wait)
+    if r != OK:
+        return r
+    if t.record == NULL:
+        count(v, TOUCH_MISSES, 1)
+        return leave(v, &t, NOT_FOUND)
+    t.shard.control.intent.new_expiry = expiry
+    store_release32(&t.record.expiry, expiry)
+    count(v, TOUCH_HITS, 1)
+    return leave(v, &t, OK)
+
+
+cdef int settle_due_flush(View *v, bint wait) noexcept nogil:
+    """Before a flush deadline that has passed is overwritten every shard must have noted it. Shard 0 is held."""
+    cdef uint32_t i
+    cdef uint64_t due = load_relaxed64(&v.header.flush_ns)
+    cdef int r
+    if due == 0 or due > table_ns(v):
+        return OK
+    for i in range(1, v.shards):
+        if load_relaxed64(&v.shard[i].control.flush_applied) == due:
+            continue
+        r = take(v, v.shard + i, wait)
+        if r != LOCKED:
+            return r
+        give(v, v.shard + i)
+    return OK
+
+
+cdef int flush(View *v, int64_t delay_s, bint wait) noexcept nogil:
+    """All items present at the deadline vanish; `delay_s` as in memcached (a value above 30 days is unix time)."""
+    cdef uint32_t i
+    cdef uint64_t deadline
+    cdef int r
+    if v.readonly:
+        return READ_ONLY
+    r = take(v, v.shard, wait)
+    if r != LOCKED:
+        return r
+    r = settle_due_flush(v, wait)
+    if r == OK:
+        if delay_s > RELATIVE_MAX_S:
+            delay_s -= <int64_t> (clock_ns(CLOCK_REALTIME) // 1000000000)
+        deadline = table_ns(v) + (<uint64_t> delay_s * 1000000000 if delay_s > 0 else 0)
+        if deadline == load_relaxed64(&v.header.flush_ns):
+            deadline += 1
+        store_release64(&v.header.flush_ns, deadline)
+        count(v, CMD_FLUSH, 1)
+    give(v, v.shard)
+    if r == OK and delay_s <= 0:
+        for i in range(v.shards):       # not needed for the effect: brings the counts up to date at once
+            if take(v, v.shard + i, False) == LOCKED:
+                give(v, v.shard + i)
+    return r
+
+
+cdef uint32_t expiry_from(View *v, int64_t exptime) noexcept nogil:
+    """The protocol's exptime as a point on the table clock: 0 never, negative gone, up to 30 days relative, above unix time."""
+    cdef uint64_t at
+    if exptime == 0:
+        return 0
+    if exptime > RELATIVE_MAX_S:
+        exptime -= <int64_t> (clock_ns(CLOCK_REALTIME) // 1000000000)
+    if exptime <= 0:
+        return ALREADY_GONE
+    at = <uint64_t> exptime * EXPIRY_HZ + ticks(table_ns(v))
+    if at > <uint64_t> 0xffffffff:
+        return 0                        # further away than the clock can tell (17 years): never
+    return <uint32_t> at
