@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from memcache_shm.client.cache import Cache
-from memcache_shm.client.reading import Serde
+from memcache_shm.client.types import Serde
 from memcache_shm.errors import IllegalInputError
 from memcache_shm.storage import registry
 from memcache_shm.storage.geometry import Geometry
 from memcache_shm.storage.units import parse_size
+
+if TYPE_CHECKING:
+    from memcache_shm.client.reading import Serde
 
 DEFAULT_MEMORY = "64m"
 DEFAULT_MAX_ITEM = "1m"

@@ -1,6 +1,7 @@
 from typing import Any
 
-from memcache_shm.client.reading import Key, Reading
+from memcache_shm.client.reading import Reading
+from memcache_shm.client.types import Key
 
 class Attached(Reading):
     def set(self, key: Key, value: Any, expire: int = 0, noreply: bool | None = None, flags: int | None = None) -> bool: ...

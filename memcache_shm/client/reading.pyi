@@ -1,12 +1,7 @@
-from typing import Any, Protocol
+from typing import Any
 
+from memcache_shm.client.types import Key, Serde
 from memcache_shm.storage.table import Table
-
-Key = str | bytes
-
-class Serde(Protocol):
-    def serialize(self, key: Any, value: Any, /) -> tuple[Any, int]: ...
-    def deserialize(self, key: Any, value: Any, flags: int, /) -> Any: ...
 
 class Reading:
     name: str
