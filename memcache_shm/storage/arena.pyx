@@ -6,7 +6,7 @@ The bitmap, the use count and the search position are derivable: repair rebuilds
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from memcache_shm.storage.atomics cimport __builtin_ctzll, invariant
-from memcache_shm.storage.layout cimport MAX_RUNS
+from memcache_shm.storage.layout cimport MAX_RUNS, RunLink
 from memcache_shm.storage.view cimport Arena
 
 cdef enum:
@@ -49,9 +49,8 @@ cdef bint all_free(Arena *a, uint32_t start, uint32_t n) noexcept nogil:
     return next_used(a, start, start + n) == start + n
 
 
-cdef int64_t scan(Arena *a, uint32_t at, uint32_t end, uint32_t n, uint32_t alignment, uint32_t *budget_words) noexcept nogil:
-    """A free run of `n` granules that starts in [at, end) at a multiple of `alignment`; -1 when none or the budget is used up."""
-    cdef uint32_t limit = a.granules
+cdef int64_t scan(Arena *a, uint32_t at, uint32_t end, uint32_t limit, uint32_t n, uint32_t alignment, uint32_t *budget_words) noexcept nogil:
+    """A free run of `n` granules below `limit` that starts in [at, end) at a multiple of `alignment`; -1: none, or the budget is used up."""
     cdef uint32_t start, stop, words
     while at < end:
         start = next_free(a, at, end)
@@ -71,37 +70,38 @@ cdef int64_t scan(Arena *a, uint32_t at, uint32_t end, uint32_t n, uint32_t alig
     return -1
 
 
-cdef int64_t find_run(Arena *a, uint32_t n, uint32_t alignment, uint32_t budget_words) noexcept nogil:
-    """Next-fit: a free run of `n` granules, looking through at most about `budget_words` bitmap words. -1 when none was found."""
+cdef int64_t find_run(Arena *a, uint32_t low, uint32_t high, uint32_t n, uint32_t alignment, uint32_t budget_words) noexcept nogil:
+    """Next-fit in [low, high): a free run of `n` granules, looking through at most about `budget_words` bitmap words; -1 when none
+    was found."""
     cdef uint32_t hint = a.next_fit[0]
     cdef uint32_t budget = budget_words
     cdef int64_t start
-    if n == 0 or n > a.granules or a.used[0] > a.granules or a.granules - a.used[0] < n:
+    if n == 0 or high < low or a.used[0] > high - low or high - low - a.used[0] < n:
         return -1
-    if hint >= a.granules:
-        hint = 0
-    start = scan(a, hint, a.granules, n, alignment, &budget)
-    if start < 0 and budget > 0 and hint > 0:
-        start = scan(a, 0, hint, n, alignment, &budget)
+    if hint >= high or hint < low:
+        hint = low
+    start = scan(a, hint, high, high, n, alignment, &budget)
+    if start < 0 and budget > 0 and hint > low:
+        start = scan(a, low, hint, high, n, alignment, &budget)
     if start >= 0:
         a.next_fit[0] = <uint32_t> start + n
     return start
 
 
-cdef uint64_t collect(Arena *a, uint64_t payload, uint32_t overhead_first, uint32_t shortest, Runs *out) noexcept nogil:
+cdef uint64_t collect(Arena *a, uint32_t high, uint64_t payload, uint32_t overhead_first, uint32_t shortest, Runs *out) noexcept nogil:
     """Take free runs of at least `shortest` granules in address order until they carry `payload`; returns what they carry."""
     cdef uint32_t at = 0, start, stop
     cdef uint64_t got = 0, overhead
     out.n = 0
     while got < payload and out.n < MAX_RUNS:
-        start = next_free(a, at, a.granules)
-        if start >= a.granules:
+        start = next_free(a, at, high)
+        if start >= high:
             break
-        stop = next_used(a, start, a.granules)
+        stop = next_used(a, start, high)
         at = stop
         if stop - start < shortest:
             continue
-        overhead = overhead_first if out.n == 0 else 8
+        overhead = overhead_first if out.n == 0 else sizeof(RunLink)
         out.start[out.n] = start
         if got + <uint64_t> (stop - start) * a.granule_bytes - overhead > payload:
             stop = start + granules_for(a, payload - got + overhead)
@@ -111,13 +111,13 @@ cdef uint64_t collect(Arena *a, uint64_t payload, uint32_t overhead_first, uint3
     return got
 
 
-cdef bint gather_runs(Arena *a, uint64_t payload, uint32_t overhead_first, Runs *out) noexcept nogil:
-    """Several runs that together carry `payload` bytes beside their links; `overhead_first` is header and link of the first."""
+cdef bint gather_runs(Arena *a, uint32_t high, uint64_t payload, uint32_t overhead_first, Runs *out) noexcept nogil:
+    """Several runs below `high` that together carry `payload` bytes beside their links; `overhead_first` is header, link and key."""
     cdef uint64_t per_run = payload // (MAX_RUNS - 2) // a.granule_bytes + 2
     cdef uint32_t shortest = FIRST_RUN_MIN if per_run < FIRST_RUN_MIN else <uint32_t> per_run
-    if a.used[0] > a.granules or (<uint64_t> (a.granules - a.used[0])) * a.granule_bytes < payload:
+    if a.used[0] > high or (<uint64_t> (high - a.used[0])) * a.granule_bytes < payload:
         return False
-    return collect(a, payload, overhead_first, shortest, out) >= payload
+    return collect(a, high, payload, overhead_first, shortest, out) >= payload
 
 
 cdef void fill_bits(Arena *a, uint32_t start, uint32_t n, bint used) noexcept nogil:

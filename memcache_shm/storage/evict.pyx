@@ -1,24 +1,25 @@
 """Making room: the eviction sweep and the allocation of records.
 
 A hand goes over the slots in index order. A slot whose item was used since the hand last came loses one use and stays (second chance);
-otherwise its item goes. Where one record is not enough, the neighbours behind it in the arena go too, until the run fits; a
-neighbour is recognised by its key leading back to its own slot. Only when no single run can be had does a record get several.
+otherwise its item goes. Where one record is not enough, its neighbours in the arena go too, until the run fits; a neighbour is
+recognised by its key leading back to its own slot. Only when no single run can be had does a record get several.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from memcache_shm.storage.arena cimport (
-    Runs, all_free, clear, find_run, free_before, gather_runs, granules_for, is_used, mark, next_used,
+    Runs, clear, find_run, free_before, gather_runs, granules_for, is_used, mark, next_used,
 )
 from memcache_shm.storage.atomics cimport load_relaxed64, store_release64
 from memcache_shm.storage.counters cimport EVICTED_UNFETCHED, EVICTIONS, EXPIRED_UNFETCHED, RECLAIMED, SEVERAL_RUN_RECORDS
 from memcache_shm.storage.index cimport Path, Place, compact, locate, walk, walk_on
 from memcache_shm.storage.layout cimport (
-    BUCKET_SPARSE, FETCHED_AT, KIND_ENTRY, KIND_LINK, LENGTH_MASK, NO_GRANULE, Record, USES_AT, split_buckets, word_granule, word_kind,
+    FETCHED_AT, GRANULE_MASK, KIND_ENTRY, LENGTH_MASK, Record, RunLink, SEVERAL_RUNS, USES_AT, ZONE_STEP, split_buckets, word_granule,
+    word_kind,
 )
-from memcache_shm.storage.records cimport body_offset, record_at, record_granules, record_runs, record_sane
-from memcache_shm.storage.recovery cimport OP_EVICT, OP_EXPIRE, publish
-from memcache_shm.storage.view cimport Shard, View, count, hash_key, shard_of, table_ns, ticks
+from memcache_shm.storage.records cimport Fields, body_offset, cas_id, fill, record_at, record_granules, record_runs, record_sane
+from memcache_shm.storage.recovery cimport OP_EVICT, OP_EXPIRE, OP_MOVE, publish
+from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start, records_end, shard_of, table_ns, ticks
 
 cdef enum:
     SEARCH_WORDS = 128              # bitmap words looked through before eviction makes a run itself
@@ -118,13 +119,13 @@ cdef bint evict_one(View *v, Shard *s, uint64_t pinned) noexcept nogil:
     return True
 
 
-cdef uint64_t *owner_of(View *v, Shard *s, uint32_t granule, uint64_t pinned, uint32_t *bucket) noexcept nogil:
-    """The slot of the item whose record starts at this granule; NULL when none does (index memory, a later run, the pinned record)."""
+cdef uint64_t *slot_of_record(View *v, Shard *s, uint32_t granule, uint32_t *bucket) noexcept nogil:
+    """The slot of the item whose record starts at this granule, recognised by its key leading back here; else NULL."""
     cdef Record *r = record_at(&s.records, granule)
     cdef Place place
     cdef uint64_t h
     cdef const char *key
-    if granule == pinned or r == NULL or not record_sane(v, &s.records, r):
+    if r == NULL or not record_sane(v, &s.records, r):
         return NULL
     key = <const char *> r + body_offset(r)
     h = hash_key(v, key, r.key_length)
@@ -137,46 +138,126 @@ cdef uint64_t *owner_of(View *v, Shard *s, uint32_t granule, uint64_t pinned, ui
     return place.slot
 
 
-cdef int64_t widen(View *v, Shard *s, uint32_t start, uint32_t n, uint32_t alignment, uint64_t pinned) noexcept nogil:
-    """Evict neighbours behind a free granule until a run of `n` that includes it is free; -1 when something immovable stands in the way."""
-    cdef uint32_t low = start - free_before(&s.records, start, n)
-    cdef uint32_t first = (low + alignment - 1) & ~(alignment - 1)
-    cdef uint32_t at, bucket
+cdef uint64_t *owner_of(View *v, Shard *s, uint32_t granule, uint32_t *bucket, uint32_t *length) noexcept nogil:
+    """The slot of the item that has a run starting at this granule, and the run's length; NULL when no run starts there."""
+    cdef uint64_t *slot = slot_of_record(v, s, granule, bucket)
+    cdef RunLink *link
+    cdef Runs runs
+    cdef uint32_t i
+    if slot != NULL:
+        length[0] = record_granules(&s.records, record_at(&s.records, granule))
+        return slot
+    link = <RunLink *> record_at(&s.records, granule)
+    if link == NULL or link.first >= s.records.granules:
+        return NULL
+    slot = slot_of_record(v, s, link.first, bucket)
+    if slot == NULL or not record_runs(v, &s.records, record_at(&s.records, link.first), &runs):
+        return NULL
+    for i in range(1, runs.n):
+        if runs.start[i] == granule:
+            length[0] = runs.granules[i]
+            return slot
+    return NULL
+
+
+cdef bint move(View *v, Shard *s, uint64_t *slot, uint32_t below) noexcept nogil:
+    """Copy a record of one run to a free run under `below`; False when there is none."""
+    cdef uint64_t old = slot[0]
+    cdef Record *r = record_at(&s.records, word_granule(old))
+    cdef uint32_t n = record_granules(&s.records, r)
+    cdef Fields f
+    cdef Runs runs
+    cdef int64_t at
+    if r.length & SEVERAL_RUNS:
+        return False
+    at = find_run(&s.records, 0, below, n, 1, SEARCH_WORDS)
+    if at < 0:
+        return False
+    runs.n = 1
+    runs.start[0] = <uint32_t> at
+    runs.granules[0] = n
+    mark(&s.records, <uint32_t> at, n)
+    f.version = r.version
+    f.foreign_cas = cas_id(r, 0)
+    f.key = <const char *> r + body_offset(r)
+    f.key_length = r.key_length
+    f.flags = r.flags
+    f.expiry = r.expiry
+    f.head = f.tail = NULL
+    f.head_length = f.tail_length = 0
+    f.middle = r
+    fill(&s.records, &runs, &f)
+    record_at(&s.records, <uint64_t> at).state = r.state
+    publish(v, s, OP_MOVE, slot, (old & ~<uint64_t> GRANULE_MASK) | <uint64_t> at, r.version)
+    clear(&s.records, <uint32_t> word_granule(old), n)
+    return True
+
+
+cdef bint clear_window(View *v, Shard *s, uint32_t low, uint32_t high, uint64_t pinned, bint moving) noexcept nogil:
+    """Free all granules in [low, high): records that reach in are moved below it (if wanted and possible) or evicted. False when the
+    pinned record or something unknown stands in the way, or when evicting is forbidden."""
+    cdef uint32_t at, start, bucket, length
     cdef uint64_t *slot
-    if <uint64_t> first + n > s.records.granules:
-        return -1
     while True:
-        at = next_used(&s.records, first, first + n)
-        if at == first + n:
-            return first
-        slot = owner_of(v, s, at, pinned, &bucket)
-        if slot == NULL:
-            return -1
+        at = next_used(&s.records, low, high)
+        if at == high:
+            return True
+        start = at
+        while True:                     # only the first record of the window may start before it
+            slot = owner_of(v, s, start, &bucket, &length)
+            if slot != NULL and start + length > at:
+                break
+            if slot != NULL or start == 0 or not is_used(&s.records, start - 1) or at != low:
+                return False
+            start -= 1
+        if word_granule(slot[0]) == pinned:
+            return False
+        if moving and move(v, s, slot, low):
+            continue
+        if not v.evicts:
+            return False
         drop_victim(v, s, slot, bucket)
 
 
-cdef bint make_run(View *v, Shard *s, uint32_t n, uint32_t alignment, uint64_t pinned) noexcept nogil:
+cdef bint make_run(View *v, Shard *s, uint32_t n, uint64_t pinned) noexcept nogil:
     """Evict until a free run of `n` granules exists and let the next search begin at it."""
-    cdef uint32_t tries, bucket, granule
+    cdef uint32_t tries, bucket, granule, low, high
     cdef uint64_t *slot
-    cdef int64_t at
     for tries in range(VICTIMS_A_RUN):
         slot = next_victim(v, s, pinned, &bucket)
         if slot == NULL:
             return False
         granule = <uint32_t> word_granule(slot[0])
         drop_victim(v, s, slot, bucket)
-        if is_used(&s.records, granule):
-            continue                # a node was freed and taken again, or the record was damaged
-        at = widen(v, s, granule, n, alignment, pinned)
-        if at >= 0:
-            s.records.next_fit[0] = <uint32_t> at
+        high = records_end(s)
+        if n > high:
+            return False
+        low = granule - free_before(&s.records, granule, n)
+        if low > high - n:
+            low = high - n
+        if clear_window(v, s, low, low + n, pinned, False):
+            s.records.next_fit[0] = low
             return True
     return False
 
 
-cdef bint one_run(View *v, Shard *s, uint32_t n, uint32_t budget, Runs *out) noexcept nogil:
-    cdef int64_t at = find_run(&s.records, n, 1, budget)
+cdef bint reserve_index(View *v, Shard *s, uint32_t n, uint32_t alignment, uint64_t pinned) noexcept nogil:
+    """See to `n` free granules for the index; in the memory geometry its zone grows downwards for them."""
+    cdef uint32_t low
+    if find_run(&s.index, index_start(s), s.index.granules, n, alignment, <uint32_t> 0xffffffff) >= 0:
+        return True
+    low = index_start(s)
+    if not s.shared or low < s.records.granules // 2:
+        return False
+    if not clear_window(v, s, low - ZONE_STEP, low, pinned, True):
+        return False
+    s.control.zone = low - ZONE_STEP
+    s.index.next_fit[0] = low - ZONE_STEP
+    return True
+
+
+cdef bint one_run(Shard *s, uint32_t n, uint32_t budget, Runs *out) noexcept nogil:
+    cdef int64_t at = find_run(&s.records, 0, records_end(s), n, 1, budget)
     if at < 0:
         return False
     out.n = 1
@@ -189,14 +270,12 @@ cdef bint allocate(View *v, Shard *s, uint64_t size_bytes, uint32_t head_bytes, 
     """Find (and unless -M make) room for a record of `size_bytes` as one run, `head_bytes` of them in front of the value.
     The runs are not taken yet. `pinned`: granule of a record that must stay. May change the index: search again after it."""
     cdef uint32_t n = granules_for(&s.records, size_bytes)
-    cdef uint64_t payload = size_bytes - head_bytes
-    cdef bint several = s.index == &s.records
-    if one_run(v, s, n, SEARCH_WORDS if v.evicts else <uint32_t> 0xffffffff, out):
+    if one_run(s, n, SEARCH_WORDS if v.evicts else <uint32_t> 0xffffffff, out):
         return True
-    if v.evicts and make_run(v, s, n, 1, pinned) and one_run(v, s, n, 0xffffffff, out):
+    if v.evicts and make_run(v, s, n, pinned) and one_run(s, n, <uint32_t> 0xffffffff, out):
         return True
-    while several:
-        if gather_runs(&s.records, payload, head_bytes + 8, out):
+    while s.shared:
+        if gather_runs(&s.records, records_end(s), size_bytes - head_bytes, head_bytes + <uint32_t> sizeof(RunLink), out):
             if out.n == 1:
                 out.granules[0] = n     # a single run has no link
             else:

@@ -198,9 +198,12 @@ def _plan_memory(memory_bytes: int, max_item_bytes: int, shards: int) -> Plan:
         if over <= 0:
             break
         granules -= -(-over // GRANULE_BYTES)
-    needed = align(layout.RECORD_BYTES + 16 + layout.MAX_KEY_BYTES + max_item_bytes, GRANULE_BYTES) // GRANULE_BYTES
-    if granules < needed + layout.INDEX_CHUNK_BYTES // GRANULE_BYTES + 8:
-        raise ValueError(f"a shard of {shard_bytes} bytes cannot hold an item of {max_item_bytes} bytes; lower the largest item (-I)")
+    needed = align(layout.RECORD_BYTES + FOREIGN_CAS_BYTES + layout.MAX_KEY_BYTES + max_item_bytes, GRANULE_BYTES) // GRANULE_BYTES
+    if granules // 2 < needed + 128:
+        raise ValueError(
+            f"a table of {memory_bytes} bytes in {_count(shards)} cannot hold items of {max_item_bytes} bytes; "
+            "raise the memory (-m) or lower the largest item (-I)"
+        )
     arena = ArenaPlan(GRANULE_BYTES, granules, bitmap, base)
     return Plan(
         slots, blocks, processes, counters, controls, start, shard_bytes, entries, arena, None,

@@ -1,7 +1,8 @@
 """The index of a shard, as its owner changes it: search, overflow nodes, and growth by linear hashing.
 
 A bucket is 8 slots in one cache line; a full one ends in a link word to an overflow node of 4 slots, whose last may link on.
-Buckets come in chunks of 16 from the index arena (in the memory geometry that is the records' arena).
+Buckets come in chunks of 16. In the memory geometry chunks and nodes lie at the arena's upper end, in a zone that grows and shrinks
+against the records (so that they never stand between large records); in the element geometry they have an arena of their own.
 
 Readers scan without a lock, so the rules are:
 
@@ -14,18 +15,18 @@ Readers scan without a lock, so the rules are:
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
-from memcache_shm.storage.arena cimport clear, find_run, mark
+from memcache_shm.storage.arena cimport all_free, clear, find_run, mark
 from memcache_shm.storage.atomics cimport (
     __builtin_clz, fence_release, invariant, load_relaxed64, store_relaxed64, store_release32, store_release64,
 )
 from memcache_shm.storage.counters cimport MERGES, SPLITS
 from memcache_shm.storage.layout cimport (
     BUCKET_FILL, BUCKET_SLOTS, BUCKET_SPARSE, CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, MAX_NODES, MIN_BUCKETS, NODE_BYTES,
-    NODE_SLOTS, Record, bucket_of, entry_pattern, link_word, pattern_mask, split_buckets, split_next, word_granule, word_kind,
+    NODE_SLOTS, Record, ZONE_STEP, bucket_of, entry_pattern, link_word, pattern_mask, split_buckets, split_next, word_granule, word_kind,
 )
 from memcache_shm.storage.records cimport body_offset, record_at, record_sane
 from memcache_shm.storage.recovery cimport OP_COMPACT, OP_MERGE, OP_SPLIT, begin
-from memcache_shm.storage.view cimport Shard, View, count, hash_key
+from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start
 
 cdef enum:
     MOST_ON_PATH = 8 + 4 * 24       # slots of a bucket and MAX_NODES nodes
@@ -100,19 +101,28 @@ cdef void locate(View *v, Shard *s, const char *key, size_t klen, uint64_t h, Pl
 cdef uint64_t *new_node(Shard *s, uint32_t *granule) noexcept nogil:
     """An empty overflow node, or NULL when the arena has no room for one."""
     cdef uint32_t n = NODE_BYTES // s.index.granule_bytes
-    cdef int64_t at = find_run(s.index, n, 1, WHOLE_BITMAP)
+    cdef int64_t at = find_run(&s.index, index_start(s), s.index.granules, n, 1, WHOLE_BITMAP)
     if at < 0:
         return NULL
-    mark(s.index, <uint32_t> at, n)
+    mark(&s.index, <uint32_t> at, n)
     s.control.nodes += 1
     granule[0] = <uint32_t> at
     memset(s.index.base + <uint64_t> at * s.index.granule_bytes, 0, NODE_BYTES)
     return <uint64_t *> (s.index.base + <uint64_t> at * s.index.granule_bytes)
 
 
+cdef void trim_zone(Shard *s) noexcept nogil:
+    """Give the free lower end of the index zone back to the records."""
+    cdef uint32_t zone = s.control.zone
+    while s.shared and zone + ZONE_STEP <= s.index.granules and all_free(&s.index, zone, ZONE_STEP):
+        zone += ZONE_STEP
+        s.control.zone = zone
+
+
 cdef void free_node(Shard *s, uint64_t link) noexcept nogil:
-    clear(s.index, <uint32_t> word_granule(link), NODE_BYTES // s.index.granule_bytes)
+    clear(&s.index, <uint32_t> word_granule(link), NODE_BYTES // s.index.granule_bytes)
     s.control.nodes -= 1
+    trim_zone(s)
 
 
 cdef bint extend(View *v, Shard *s, Place *place) noexcept nogil:
@@ -249,17 +259,18 @@ cdef bint take_chunk(Shard *s, uint32_t chunk) noexcept nogil:
     cdef int64_t at
     if chunk >= s.directory_entries:
         return False
-    at = find_run(s.index, n, 64 // s.index.granule_bytes, WHOLE_BITMAP)
+    at = find_run(&s.index, index_start(s), s.index.granules, n, 64 // s.index.granule_bytes, WHOLE_BITMAP)
     if at < 0:
         return False
-    mark(s.index, <uint32_t> at, n)
+    mark(&s.index, <uint32_t> at, n)
     memset(s.index.base + <uint64_t> at * s.index.granule_bytes, 0, CHUNK_BYTES)
     store_release32(&s.directory[chunk], <uint32_t> at)
     return True
 
 
 cdef void give_chunk(Shard *s, uint32_t chunk) noexcept nogil:
-    clear(s.index, s.directory[chunk], CHUNK_BYTES // s.index.granule_bytes)
+    clear(&s.index, s.directory[chunk], CHUNK_BYTES // s.index.granule_bytes)
+    trim_zone(s)
 
 
 cdef bint copy_movers(View *v, Shard *s, uint32_t from_, uint32_t to) noexcept nogil:

@@ -22,6 +22,7 @@ cdef enum:
     NODE_BYTES = 32
     CHUNK_BUCKETS = 16          # buckets that the index takes or gives back at once
     CHUNK_BYTES = 1024
+    ZONE_STEP = 64              # granules by which the index zone of the memory geometry grows
     MIN_BUCKETS = 16
     MAX_NODES = 24              # overflow nodes behind one bucket
     BUCKET_FILL = 7             # items a bucket on average, above which one bucket splits
@@ -126,14 +127,15 @@ cdef struct ShardControl:
     uint64_t repairs
     # line 3
     Intent intent
-    # line 4: derivable or losable state of the arenas (0: records, 1: index; the memory geometry uses 0 for both)
+    # line 4: derivable or losable state of the arenas (0: records, 1: index)
     uint32_t next_fit[2]
     uint32_t used[2]            # granules
     uint32_t nodes              # overflow nodes in use
-    uint32_t spare4[11]
+    uint32_t zone               # memory geometry: granules from this one (a multiple of ZONE_STEP) up belong to the index
+    uint32_t spare4[10]
 
 
-cdef struct Record:             # 24 bytes, then [run link 8], [foreign CAS 8], key, value
+cdef struct Record:             # 24 bytes, then [run link 16], [foreign CAS 8], key, value
     uint64_t version            # stored last (release): 0 while the record is being filled
     uint32_t expiry             # table clock, 0 = never; the one field stored into in place
     uint32_t flags
@@ -151,9 +153,11 @@ cdef enum:
     STATE_TOKEN_SENT = 4
 
 
-cdef struct RunLink:            # in a record of several runs: at byte 24 of the first, at byte 0 of the others
+cdef struct RunLink:            # 16 bytes in a record of several runs: at byte 24 of the first, at byte 0 of the others
     uint32_t next               # first granule of the next run or NO_GRANULE
     uint32_t granules           # length of this run
+    uint32_t first              # first granule of the record, so that a later run leads back to it
+    uint32_t spare
 
 
 cdef inline uint64_t word_granule(uint64_t w) noexcept nogil:

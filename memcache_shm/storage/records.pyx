@@ -164,6 +164,8 @@ cdef void link_runs(Arena *a, Runs *runs) noexcept nogil:
         link = <RunLink *> (a.base + <uint64_t> runs.start[i] * a.granule_bytes + (sizeof(Record) if i == 0 else 0))
         link.next = runs.start[i + 1] if i + 1 < runs.n else <uint32_t> NO_GRANULE
         link.granules = runs.granules[i]
+        link.first = runs.start[0]
+        link.spare = 0
 
 
 cdef void fill(Arena *a, Runs *runs, Fields *f) noexcept nogil:

@@ -19,6 +19,7 @@ cdef enum Operation:
     OP_COMPACT = 8
     OP_FLUSH = 9
     OP_REPAIR = 10
+    OP_MOVE = 11
 
 
 cdef inline void begin(View *v, Shard *s, int operation) noexcept nogil:

@@ -17,10 +17,10 @@ from memcache_shm.storage.counters cimport REPAIRS
 from memcache_shm.storage.index cimport Path, bucket_at, bump, node_at, record_hash, walk
 from memcache_shm.storage.layout cimport (
     CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, LENGTH_MASK, MAX_NODES, MIN_BUCKETS, NODE_BYTES, NODE_SLOTS, NO_GRANULE, Record,
-    ShardControl, bucket_of, split_buckets, split_next, word_granule, word_kind,
+    ShardControl, ZONE_STEP, bucket_of, split_buckets, split_next, word_granule, word_kind,
 )
 from memcache_shm.storage.records cimport body_offset, record_at, record_runs, record_sane, word_matches
-from memcache_shm.storage.view cimport Arena, Shard, View, count, flush_pending, hash_key, shard_of
+from memcache_shm.storage.view cimport Arena, Shard, View, count, flush_pending, hash_key, index_start, shard_of
 
 
 cdef void enter(View *v, Shard *s) noexcept nogil:
@@ -54,14 +54,15 @@ cdef bint mark_if_free(Arena *a, uint64_t start, uint64_t n) noexcept nogil:
 
 cdef void format_index(View *v, Shard *s) noexcept nogil:
     """An empty index: the buckets of a new table, or of a shard whose directory was destroyed. Bitmaps are all free."""
-    cdef uint32_t chunk, n_buckets = v.max_buckets if s.index != &s.records else <uint32_t> MIN_BUCKETS
+    cdef uint32_t chunk, n_buckets = <uint32_t> MIN_BUCKETS if s.shared else v.max_buckets
     cdef uint32_t n = CHUNK_BYTES // s.index.granule_bytes
     cdef uint32_t alignment = 64 // s.index.granule_bytes
     cdef uint64_t split = load_relaxed64(&s.control.split)
     cdef int64_t at
+    s.control.zone = (s.index.granules - ZONE_STEP) & ~<uint32_t> (ZONE_STEP - 1)
     for chunk in range(n_buckets // CHUNK_BUCKETS):
-        at = find_run(s.index, n, alignment, <uint32_t> 0xffffffff)
-        mark(s.index, <uint32_t> at, n)
+        at = find_run(&s.index, index_start(s), s.index.granules, n, alignment, <uint32_t> 0xffffffff)
+        mark(&s.index, <uint32_t> at, n)
         memset(s.index.base + <uint64_t> at * s.index.granule_bytes, 0, CHUNK_BYTES)
         store_release32(&s.directory[chunk], <uint32_t> at)
     store_release64(&s.control.split, split_next(split, n_buckets))
@@ -72,9 +73,16 @@ cdef bint mark_chunks(Shard *s, uint32_t n_buckets) noexcept nogil:
     cdef uint32_t chunk
     cdef uint32_t n = CHUNK_BYTES // s.index.granule_bytes
     for chunk in range((n_buckets + CHUNK_BUCKETS - 1) // CHUNK_BUCKETS):
-        if chunk >= s.directory_entries or not mark_if_free(s.index, s.directory[chunk], n):
+        if chunk >= s.directory_entries or not mark_if_free(&s.index, s.directory[chunk], n):
             return False
+        lower_zone(s, s.directory[chunk])
     return True
+
+
+cdef void lower_zone(Shard *s, uint64_t granule) noexcept nogil:
+    """The index zone reaches down at least to this granule."""
+    if granule < s.control.zone:
+        s.control.zone = <uint32_t> granule & ~<uint32_t> (ZONE_STEP - 1)
 
 
 cdef bint mark_record(View *v, Shard *s, uint64_t word, uint32_t bucket, uint32_t n_buckets) noexcept nogil:
@@ -120,10 +128,11 @@ cdef void rebuild_bucket(View *v, Shard *s, uint32_t bucket, uint32_t n_buckets)
         if word_kind(w) != KIND_LINK:
             return
         node = node_at(s, w)
-        if p.nodes >= MAX_NODES or node == NULL or not mark_if_free(s.index, word_granule(w), NODE_BYTES // s.index.granule_bytes):
+        if p.nodes >= MAX_NODES or node == NULL or not mark_if_free(&s.index, word_granule(w), NODE_BYTES // s.index.granule_bytes):
             store_release64(p.slots + p.n - 1, 0)
             return
         s.control.nodes += 1
+        lower_zone(s, word_granule(w))
         p.slots = node
         p.n = NODE_SLOTS
         p.nodes += 1
@@ -137,14 +146,15 @@ cdef void rebuild(View *v, Shard *s) noexcept nogil:
     begin(v, s, OP_REPAIR)
     bump(s)
     empty_map(&s.records)
-    empty_map(s.index)
+    empty_map(&s.index)
     c.items = 0
     c.bytes = 0
     c.records = 0
     c.nodes = 0
+    c.zone = s.index.granules & ~<uint32_t> (ZONE_STEP - 1)
     if n_buckets == 0 or n_buckets > v.max_buckets or not mark_chunks(s, n_buckets):
         empty_map(&s.records)
-        empty_map(s.index)
+        empty_map(&s.index)
         format_index(v, s)
     else:
         for b in range(n_buckets):

@@ -94,10 +94,10 @@ cdef void set_shard(View *v, uint32_t number, plan):
     s.number = number
     set_arena(&s.records, start, plan.records, s.control, 0)
     if plan.index is None:
-        s.index = &s.records
+        set_arena(&s.index, start, plan.records, s.control, 1)
+        s.shared = True
     else:
-        set_arena(&s.own_index, start, plan.index, s.control, 1)
-        s.index = &s.own_index
+        set_arena(&s.index, start, plan.index, s.control, 1)
 
 
 cdef int make_view(View *v, void *base, geometry, int shmid, int semid, bint readonly) except -1:

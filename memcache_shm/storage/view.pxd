@@ -27,8 +27,8 @@ cdef struct Shard:
     uint32_t stuck_word         # lock word and progress of the last wait that ran into its limit: the next
     uint64_t stuck_progress     # waits for the same owner are short
     Arena records
-    Arena own_index             # element geometry
-    Arena *index                # &records in the memory geometry
+    Arena index                 # memory geometry: the upper part (from control.zone) of the records' arena, counted apart
+    bint shared                 # records and index share one arena
 
 
 cdef struct View:
@@ -76,6 +76,17 @@ cdef inline uint64_t table_ns(View *v) noexcept nogil:
 cdef inline uint32_t ticks(uint64_t ns) noexcept nogil:
     """Nanoseconds of the table clock in units of expiry (1/8 s); never 0 or 1, which mean "never" and "already gone"."""
     return <uint32_t> (ns // (1000000000 // EXPIRY_HZ)) + 2
+
+
+cdef inline uint32_t records_end(Shard *s) noexcept nogil:
+    """Records lie in granules [0, records_end)."""
+    cdef uint32_t zone = s.control.zone
+    return zone if s.shared and zone < s.records.granules else s.records.granules
+
+
+cdef inline uint32_t index_start(Shard *s) noexcept nogil:
+    """Index chunks and nodes lie in granules [index_start, end of the index arena)."""
+    return records_end(s) if s.shared else 0
 
 
 cdef inline void count(View *v, int counter, uint64_t n) noexcept nogil:

@@ -6,7 +6,7 @@ shard: lock, intent, version counter, record, slot, free map and counts, intent 
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from memcache_shm.storage.arena cimport Runs, clear, find_run, mark
+from memcache_shm.storage.arena cimport Runs, clear, mark
 from memcache_shm.storage.atomics cimport (
     CLOCK_REALTIME, clock_ns, load_relaxed32, load_relaxed64, store_relaxed32, store_relaxed64, store_release32, store_release64,
 )
@@ -14,11 +14,11 @@ from memcache_shm.storage.counters cimport (
     CAS_BADVAL, CAS_HITS, CAS_MISSES, CMD_FLUSH, CMD_SET, DECR_HITS, DECR_MISSES, DELETE_HITS, DELETE_MISSES, EVICTIONS, EXPIRED_UNFETCHED,
     INCR_HITS, INCR_MISSES, RECLAIMED, STORE_NO_MEMORY, STORE_TOO_LARGE, TOTAL_ITEMS, TOUCH_HITS, TOUCH_MISSES,
 )
-from memcache_shm.storage.evict cimport allocate, drop, evict_one, free_record, make_run
+from memcache_shm.storage.evict cimport allocate, drop, evict_one, free_record, reserve_index
 from memcache_shm.storage.index cimport Place, bucket_at, extend, grow, locate, shrink
 from memcache_shm.storage.layout cimport (
     ACCESS_AT, ACCESS_MASK, ACCESS_SHIFT, BUCKET_FILL, BUCKET_SPARSE, CHUNK_BUCKETS, CHUNK_BYTES, EXPIRY_HZ, FETCHED_AT, KIND_ENTRY,
-    LENGTH_MASK, MAX_NODES, MIN_BUCKETS, NODE_BYTES, NO_GRANULE, Record, USES_AT, VERSION_AT, VERSION_MASK, entry_pattern,
+    LENGTH_MASK, MAX_NODES, MIN_BUCKETS, NODE_BYTES, NO_GRANULE, Record, RunLink, USES_AT, VERSION_AT, VERSION_MASK, entry_pattern,
     split_buckets, word_granule, word_kind,
 )
 from memcache_shm.storage.locks cimport LOCKED, give, take
@@ -86,7 +86,7 @@ cdef void search(View *v, Target *t) noexcept nogil:
 
 cdef int leave(View *v, Target *t, int result) noexcept nogil:
     """Keep the index in proportion, clear the intent, unlock."""
-    if t.shard.index == &t.shard.records:
+    if t.shard.shared:
         balance(v, t.shard)
     end(t.shard)
     give(v, t.shard)
@@ -96,12 +96,14 @@ cdef int leave(View *v, Target *t, int result) noexcept nogil:
 cdef void balance(View *v, Shard *s) noexcept nogil:
     """One split when the buckets are full on average, a few merges when they are sparse."""
     cdef uint32_t n = split_buckets(load_relaxed64(&s.control.split))
-    cdef uint32_t granules = CHUNK_BYTES // s.index.granule_bytes, i
+    cdef uint32_t i
     if s.control.records > <uint64_t> n * BUCKET_FILL:
-        if n % CHUNK_BUCKETS == 0 and v.evicts and n < v.max_buckets:
-            if find_run(s.index, granules, 4, 128) < 0 and not make_run(v, s, granules, 4, NO_GRANULE):
-                return
-        grow(v, s)
+        if n < v.max_buckets:
+            if n % CHUNK_BUCKETS == 0:
+                reserve_index(v, s, CHUNK_BYTES // s.index.granule_bytes, 64 // s.index.granule_bytes, NO_GRANULE)
+            else:
+                reserve_index(v, s, 4 * NODE_BYTES // s.index.granule_bytes, 1, NO_GRANULE)
+            grow(v, s)
         return
     for i in range(MERGES_A_CHANGE):
         if n <= MIN_BUCKETS or s.control.records >= <uint64_t> n * BUCKET_SPARSE:
@@ -118,9 +120,9 @@ cdef bint ensure_slot(View *v, Target *t, uint64_t pinned) noexcept nogil:
     for i in range(4):
         if t.place.slot != NULL or t.place.empty != NULL or extend(v, s, &t.place):
             return True
-        if not v.evicts:
-            return False
-        if s.index != &s.records or t.place.nodes >= MAX_NODES or not make_run(v, s, NODE_BYTES // s.index.granule_bytes, 1, pinned):
+        if t.place.nodes >= MAX_NODES or not reserve_index(v, s, NODE_BYTES // s.index.granule_bytes, 1, pinned):
+            if not v.evicts:
+                return False
             first = bucket_at(s, t.place.bucket)
             if first == NULL or word_kind(first[0]) != KIND_ENTRY:
                 return False
@@ -180,7 +182,7 @@ cdef int write_record(View *v, Target *t, Fields *f, uint32_t length, uint64_t *
     publish(v, s, OP_STORE, slot, new_word(v, t, runs.start[0], f.version), f.version)
     s.control.records += 1
     s.control.items += 1
-    s.control.bytes += record_bytes(f, length) + (8 if runs.n > 1 else 0)
+    s.control.bytes += record_bytes(f, length) + (sizeof(RunLink) if runs.n > 1 else 0)
     if old != 0:
         free_record(v, s, old)
     count(v, TOTAL_ITEMS, 1)
