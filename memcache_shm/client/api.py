@@ -9,9 +9,6 @@ from memcache_shm.storage import registry
 from memcache_shm.storage.geometry import Geometry
 from memcache_shm.storage.units import parse_size
 
-if TYPE_CHECKING:
-    from memcache_shm.client.reading import Serde
-
 DEFAULT_MEMORY = "64m"
 DEFAULT_MAX_ITEM = "1m"
 

@@ -19,15 +19,13 @@ import struct
 import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from memcache_shm.client.attached import Attached
+from memcache_shm.client.types import Key
 from memcache_shm.errors import IllegalInputError, NoSpaceError, TooLargeError
 from memcache_shm.storage import registry
 from memcache_shm.version import WIRE_VERSION
-
-if TYPE_CHECKING:
-    from memcache_shm.client.types import Key
 
 _MISSING = object()
 

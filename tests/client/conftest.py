@@ -1,0 +1,27 @@
+"""A state directory of its own for every test, and nothing left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import memcache_shm
+import pytest
+from memcache_shm.storage import registry, statefile
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where this test's tables are; they are removed at its end."""
+    directory = tmp_path / "tables"
+    monkeypatch.setenv("MEMCACHE_SHM_DIR", str(directory))
+    yield directory
+    for name in statefile.names_in(str(directory)):
+        registry.remove(name)
+
+
+@pytest.fixture
+def cache(state_dir: Path) -> Iterator[memcache_shm.Cache]:
+    """An empty cache of 1 MiB."""
+    with memcache_shm.open("test", memory="1m", max_item="64k") as cache:
+        yield cache

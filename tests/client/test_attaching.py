@@ -1,0 +1,199 @@
+"""Coming and going: open, attach, unlink, close; processes and threads; tables that are removed underneath."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import threading
+from pathlib import Path
+
+import memcache_shm
+import pytest
+
+
+def test_open_makes_then_attaches(state_dir: Path) -> None:
+    first = memcache_shm.open("app", memory="1m", max_item="1k")
+    second = memcache_shm.open("app", memory=2**20, max_item=1024)
+    whatever = memcache_shm.open("app")
+    first.set("key", b"value")
+    assert second.get("key") == whatever.get("key") == memcache_shm.attach("app").get("key") == b"value"
+
+
+@pytest.mark.parametrize("arguments", [{"memory": "2m", "max_item": "1k"}, {"elements": 10, "element_size": 10}])
+def test_open_with_other_geometry(state_dir: Path, arguments: dict[str, str]) -> None:
+    memcache_shm.open("app", memory="1m", max_item="1k")
+    with pytest.raises(memcache_shm.TableExistsError, match="memcache-shm rm app"):
+        memcache_shm.open("app", **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"memory": "1q"},
+        {"memory": True},
+        {"memory": "1k"},
+        {"memory": "1m", "max_item": "2m"},
+        {"elements": 10},
+        {"element_size": 10},
+        {"elements": 10, "element_size": 10, "memory": "1m"},
+        {"elements": 0, "element_size": 10},
+        {"elements": 10, "element_size": 0},
+    ],
+)
+def test_open_with_impossible_geometry(state_dir: Path, arguments: dict[str, str]) -> None:
+    with pytest.raises(memcache_shm.IllegalInputError):
+        memcache_shm.open("app", **arguments)  # type: ignore[arg-type]
+    assert not state_dir.exists()
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "-x", "a b", "x" * 201, "a\n"])
+def test_impossible_names(state_dir: Path, name: str) -> None:
+    for call in (memcache_shm.open, memcache_shm.attach, memcache_shm.unlink):
+        with pytest.raises(memcache_shm.IllegalInputError, match="name"):
+            call(name)
+
+
+def test_attach_what_is_not_there(state_dir: Path) -> None:
+    with pytest.raises(memcache_shm.TableNotFoundError, match="start a daemon"):
+        memcache_shm.attach("app")
+    with pytest.raises(memcache_shm.TableNotFoundError, match="memcache-shm ls"):
+        memcache_shm.unlink("app")
+    with pytest.raises(memcache_shm.IllegalInputError, match="user"):
+        memcache_shm.attach("app", user="no-such-user")
+
+
+def test_close(cache: memcache_shm.Cache) -> None:
+    cache.set("key", b"1")
+    cache.close()
+    cache.close()
+    for call in (lambda: cache.get("key"), lambda: cache.set("key", b""), lambda: len(cache), cache.flush_all, cache.stats):
+        with pytest.raises(memcache_shm.ClosedError, match="test"):
+            call()
+    assert memcache_shm.attach("test").get("key") == b"1"
+
+
+def test_read_only(cache: memcache_shm.Cache) -> None:
+    cache.set("key", b"1")
+    reader = memcache_shm.attach("test", readonly=True)
+    assert reader.readonly
+    assert reader.get("key") == reader["key"] == b"1"
+    assert reader.gets("key") == cache.gets("key")
+    assert len(reader) == 1
+    for call in (
+        lambda: reader.set("key", b"2"),
+        lambda: reader.delete("key"),
+        lambda: reader.incr("key", 1),
+        lambda: reader.touch("key"),
+        lambda: reader.gat("key", 1),
+        reader.flush_all,
+    ):
+        with pytest.raises(memcache_shm.ReadOnlyError, match="readonly=True"):
+            call()
+    assert reader.get("key") == b"1"
+
+
+def test_removed_and_made_again(cache: memcache_shm.Cache) -> None:
+    reader = memcache_shm.attach("test", readonly=True)
+    lenient = memcache_shm.attach("test", ignore_exc=True)
+    cache.set("key", b"1")
+    memcache_shm.unlink("test")
+    for call in (lambda: cache.get("key"), lambda: cache.set("key", b"2"), lambda: cache.incr("key", 1), cache.flush_all):
+        with pytest.raises(memcache_shm.TableRemovedError, match="test"):
+            call()
+    with pytest.raises(memcache_shm.TableRemovedError):
+        reader.get("key")
+    assert lenient.get("key", 5) == 5
+    assert lenient.get_many(["key"]) == {}
+    anew = memcache_shm.open("test", memory="1m", max_item="64k")
+    assert cache.get("key") is None
+    assert cache.set("key", b"3") is True
+    assert anew.get("key") == reader.get("key") == lenient.get("key") == b"3"
+
+
+def test_after_fork(cache: memcache_shm.Cache) -> None:
+    cache.set("key", b"parent")
+    pid = os.fork()
+    if pid == 0:
+        try:
+            fine = cache.get("key") == b"parent" and cache.set("key", b"child") and cache.add("new", b"1")
+            os._exit(0 if fine else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert cache.get("key") == b"child"
+    assert cache.set("key", b"parent again") is True
+
+
+def _in_a_spawned_child(cache: memcache_shm.Cache, results: multiprocessing.Queue[object]) -> None:
+    results.put((cache.get("key"), cache.set("key", b"child"), cache.get_many(["key"]), repr(cache)))
+
+
+def test_in_spawned_child(cache: memcache_shm.Cache) -> None:
+    context = multiprocessing.get_context("spawn")
+    cache.set("key", b"parent")
+    results: multiprocessing.Queue[object] = context.Queue()
+    child = context.Process(target=_in_a_spawned_child, args=(cache, results))
+    child.start()
+    assert results.get(timeout=30) == (b"parent", True, {"key": b"child"}, "<memcache_shm.Cache 'test'>")
+    child.join()
+    assert cache.get("key") == b"child"
+
+
+def test_pickle_keeps_options(cache: memcache_shm.Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = memcache_shm.attach("test", readonly=True, key_prefix="p:", default_noreply=True, encoding="latin-1")
+    data = pickle.dumps(reader)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("MEMCACHE_SHM_DIR", "/nowhere")
+        again = pickle.loads(data)
+    assert again.readonly
+    assert again.options == reader.options
+
+
+def test_threads_share_one_object(cache: memcache_shm.Cache) -> None:
+    wrong: list[object] = []
+    threads, rounds = 8, 300
+
+    def work(number: int) -> None:
+        value = bytes([number]) * 40_000
+        for turn in range(rounds):
+            cache.set(f"own{number}", str(turn))
+            if cache.get(f"own{number}") != str(turn).encode():
+                wrong.append((number, turn))
+            cache.incr("sum", 1)
+            cache.set("big", value)
+            big = cache.get("big")
+            if big is not None and len(set(big)) != 1:
+                wrong.append("torn")
+
+    cache.set("sum", b"0")
+    running = [threading.Thread(target=work, args=(n,)) for n in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    assert wrong == []
+    assert cache.get("sum") == str(threads * rounds).encode()
+
+
+def test_close_while_others_read(cache: memcache_shm.Cache) -> None:
+    cache.set("key", b"x" * 60_000)
+    outcomes: list[object] = []
+    started = threading.Barrier(5)
+
+    def work() -> None:
+        started.wait()
+        try:
+            while True:
+                assert cache.get("key") == b"x" * 60_000
+        except BaseException as error:
+            outcomes.append(type(error))
+
+    running = [threading.Thread(target=work) for _ in range(4)]
+    for thread in running:
+        thread.start()
+    started.wait()
+    cache.close()
+    for thread in running:
+        thread.join()
+    assert outcomes == [memcache_shm.ClosedError] * 4
