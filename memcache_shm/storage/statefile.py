@@ -189,7 +189,7 @@ def read_state(directory: str, name: str) -> State | None:
         check_directory(directory)
         with open(path, encoding="utf-8") as file:
             return State.from_json(file.read(), path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -222,6 +222,6 @@ def names_in(directory: str) -> list[str]:
     try:
         check_directory(directory)
         entries = os.listdir(directory)
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
     return sorted(e[: -len(".json")] for e in entries if e.endswith(".json") and not e.startswith("."))
