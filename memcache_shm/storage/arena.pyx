@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The free map of an arena: a bitmap with one bit a granule, searched next-fit.
 
 The bitmap, the use count and the search position are derivable: repair rebuilds them from the index. All calls hold the shard's lock.

@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Names of the event counts, in the order of counters.pxd; those of memcached where it has them, `shm_` ours."""
 
 COUNTER_NAMES = (

@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Making room: the eviction sweep and the allocation of records.
 
 A hand goes over the slots in index order. A slot whose item was used since the hand last came loses one use and stays (second chance);

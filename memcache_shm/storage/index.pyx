@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The index of a shard, as its owner changes it: search, overflow nodes, and growth by linear hashing.
 
 A bucket is 8 slots in one cache line; a full one ends in a link word to an overflow node of 4 slots, whose last may link on.

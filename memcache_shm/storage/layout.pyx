@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Sizes of the shared structures for the planner in Python, and the fingerprint that tells one layout from another."""
 
 import hashlib

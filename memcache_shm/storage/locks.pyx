@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Shard locks: one word a shard in the segment, and the semaphore set as the kernel's word on who is alive.
 
 Each process that writes owns one semaphore of the table's set: it takes the unit at its first write (SEM_UNDO), and the kernel

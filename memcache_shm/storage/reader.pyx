@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Reading without a lock: find, copy, confirm.
 
 A reader loads the slot word (acquire), the record's version (acquire) and fields, copies, and then - after an acquire fence - loads

@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Records in the arena: how large they are, filling one before it is published, copying a value out.
 
 A record is one run of granules, or a few runs chained by `RunLink`s. Lengths and links read from the segment are clamped here.

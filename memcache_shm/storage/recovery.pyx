@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Making a shard whole: what every new owner of a shard's lock does first.
 
 `enter` finds the intent of an owner that died inside, and rebuilds. Truth is the slots, the records, the version counter, the cut-off

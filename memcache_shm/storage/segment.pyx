@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The System V objects of a table: making, attaching, checking, removing them; the view a process works with.
 
 Objects are made with IPC_PRIVATE; who may find them is the registry's business (state files). The creator formats the segment and stores

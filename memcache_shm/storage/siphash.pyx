@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """SipHash-1-3 for Python: known-answer tests and offline tools; the C-level inline function is in siphash.pxd."""
 
 from libc.stdint cimport uint64_t

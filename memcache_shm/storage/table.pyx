@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """A table as one process has it: the view of the segment with all operations, and the figures it can tell.
 
 Reading is reader.pyx, changing is writer.pyx; here they meet the Python side: making, attaching, closing, statistics.

@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Changing items, under the shard's lock: store in all its modes, delete, incr and decr, touch, flush_all.
 
 Every change is made out of place: allocate, fill, publish by one store into the slot, then free the old record. Order of events in a
