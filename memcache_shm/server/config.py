@@ -5,21 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from memcache_shm.server.listeners import Address, Listener
 from memcache_shm.storage.table import Table
-
-
-@dataclass(frozen=True)
-class Address:
-    """One bound listener, as the start line prints it."""
-
-    host: str
-    port: int
-    path: str = ""
-
-    def __str__(self) -> str:
-        if self.path:
-            return self.path
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def _ignore_addresses(addresses: Sequence[Address]) -> None:
@@ -41,7 +28,7 @@ class ServerConfig:
     """
 
     table: Table
-    listeners: Sequence[object] = field(default_factory=list)
+    listeners: Sequence[Listener] = field(default_factory=list)
     workers: int = 1
     #: Above it a client reads "ERROR Too many open connections" and is closed.
     max_connections: int = 1024

@@ -7,10 +7,23 @@ import os
 import socket
 import stat
 from collections.abc import Iterable
-
-from memcache_shm.server.config import Address
+from dataclasses import dataclass
 
 BACKLOG = 1024
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where one listener listens, as the start line prints it."""
+
+    host: str
+    port: int
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return self.path
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Listener:
@@ -19,6 +32,7 @@ class Listener:
     def __init__(self, sock: socket.socket, address: Address) -> None:
         self.socket = sock
         self.address = address
+        self._file_id = _file_id(address.path) if address.path else None
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -30,10 +44,8 @@ class Listener:
     def remove(self) -> None:
         """Close the socket and unlink its file, unless another daemon's socket took the path meanwhile."""
         self.close()
-        if self.address.path and _inode(self.address.path) == self._inode:
+        if self.address.path and _file_id(self.address.path) == self._file_id:
             os.unlink(self.address.path)
-
-    _inode: tuple[int, int] | None = None
 
 
 def bind_tcp(hosts: Iterable[tuple[str, int]]) -> list[Listener]:
@@ -72,9 +84,7 @@ def bind_unix(path: str, mask: int = 0o700) -> Listener:
     finally:
         os.umask(old_umask)
     sock.listen(BACKLOG)
-    listener = Listener(sock, Address("", 0, path))
-    listener._inode = _inode(path)
-    return listener
+    return Listener(sock, Address("", 0, path))
 
 
 def _resolve(host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:
@@ -135,7 +145,7 @@ def _remove_stale(path: str) -> None:
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
 
 
-def _inode(path: str) -> tuple[int, int] | None:
+def _file_id(path: str) -> tuple[int, int] | None:
     try:
         found = os.lstat(path)
     except FileNotFoundError:

@@ -1,0 +1,188 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""memcached's classic text commands: the arguments of each, and the replies to wrong ones.
+
+Checked against memcached 1.6.18, reply by reply. Known differences, all on purpose: a value size above 2^31 is refused
+instead of being taken modulo 2^32, and ``cache_memlimit`` cannot change a segment's size.
+"""
+
+from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from memcache_shm.protocol.commands cimport ANY_NUMBER, KEY_MAX, Command, Line, ReadArguments, answer, register
+from memcache_shm.protocol.request cimport (
+    CLOSE, MODE_ADD, MODE_APPEND, MODE_CAS, MODE_PREPEND, MODE_REPLACE, MODE_SET, NEED_MORE, OP_ARITH, OP_DELETE,
+    OP_FLUSH_ALL, OP_GAT, OP_GET, OP_MEMLIMIT, OP_SHUTDOWN, OP_STATS, OP_STORE, OP_TOO_LARGE, OP_TOUCH, OP_VERBOSITY,
+    OP_VERSION, REQUEST, SWALLOWING, Parser, Request,
+)
+from memcache_shm.protocol.text cimport Token, is_word, parse_i64, parse_u64
+
+cdef enum:
+    WITH_CAS = 1            # Command.mode of gets and gats
+    DECR = 1                # Command.mode of decr
+
+cdef const char *BAD_LINE = b"CLIENT_ERROR bad command line format\r\n"
+cdef const char *BAD_EXPTIME = b"CLIENT_ERROR invalid exptime argument\r\n"
+
+
+cdef inline bint _says_noreply(const Line *line) noexcept nogil:
+    return line.count > 0 and is_word(&line.args[line.count - 1], b"noreply", 7)
+
+
+cdef inline bint _take_key(const Token *token, Request *request) noexcept nogil:
+    """False: longer than 250 bytes."""
+    request.key = token.at
+    request.klen = <uint8_t> token.len
+    return token.len <= KEY_MAX
+
+
+cdef inline bint _take_exptime(const Token *token, Request *request) noexcept nogil:
+    """memcached keeps 32 bits of it. False: no number."""
+    cdef int64_t exptime
+    if not parse_i64(token, &exptime):
+        return False
+    request.exptime = <int32_t> exptime
+    return True
+
+
+cdef int read_store(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
+    """set add replace append prepend <key> <flags> <exptime> <bytes> [noreply], cas ... <bytes> <cas id> [noreply]"""
+    cdef uint64_t flags
+    cdef int64_t size
+    request.noreply = _says_noreply(line)
+    if not _take_key(&line.args[0], request):
+        return answer(request, BAD_LINE)
+    if not (parse_u64(&line.args[1], &flags) and _take_exptime(&line.args[2], request)
+            and parse_i64(&line.args[3], &size) and 0 <= size <= INT32_MAX - 2):
+        return answer(request, BAD_LINE)
+    if command.mode == MODE_CAS and not parse_u64(&line.args[4], &request.number):
+        return answer(request, BAD_LINE)
+    request.flags = <uint32_t> flags
+    request.mode = command.mode
+    request.vlen = <size_t> size
+    if request.vlen > line.max_value:
+        request.op = OP_TOO_LARGE
+        parser.mode = SWALLOWING
+        parser.swallow = request.vlen + 2
+        return REQUEST
+    return _take_data(line, request)
+
+
+cdef inline int _take_data(const Line *line, Request *request) noexcept nogil:
+    """The value behind the line, its carriage return and newline."""
+    cdef size_t whole = request.used + request.vlen + 2
+    if line.available < request.vlen + 2:
+        request.used = 0
+        request.need = whole
+        return NEED_MORE
+    request.used = whole
+    request.value = line.data
+    if line.data[request.vlen] != c'\r' or line.data[request.vlen + 1] != c'\n':
+        return answer(request, b"CLIENT_ERROR bad data chunk\r\n")
+    return REQUEST
+
+
+cdef int read_delete(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
+    """delete <key> [0] [noreply]"""
+    cdef bint zero = line.count > 1 and is_word(&line.args[1], b"0", 1)
+    request.noreply = line.count > 1 and _says_noreply(line)
+    if line.count > 1 + zero + request.noreply:
+        return answer(request, b"CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]\r\n")
+    return REQUEST if _take_key(&line.args[0], request) else answer(request, BAD_LINE)
+
+
+cdef int read_arith(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
+    """incr, decr <key> <delta> [noreply]"""
+    request.noreply = _says_noreply(line)
+    request.decr = command.mode == DECR
+    if not _take_key(&line.args[0], request):
+        return answer(request, BAD_LINE)
+    if not parse_u64(&line.args[1], &request.number):
+        return answer(request, b"CLIENT_ERROR invalid numeric delta argument\r\n")
+    return REQUEST
+
+
+cdef int read_touch(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
+    """touch <key> <exptime> [noreply]"""
+    request.noreply = _says_noreply(line)
+    if not _take_key(&line.args[0], request):
+        return answer(request, BAD_LINE)
+    return REQUEST if _take_exptime(&line.args[1], request) else answer(request, BAD_EXPTIME)
+
+
+cdef int read_flush_all(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
+    """flush_all [delay] [noreply]"""
+    request.noreply = _says_noreply(line)
+    if line.count > request.noreply and not _take_exptime(&line.args[0], request):
+        return answer(request, BAD_EXPTIME)
+    return REQUEST
+
+
+cdef int read_verbosity(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
+    """verbosity <level> [noreply]"""
+    request.noreply = _says_noreply(line)
+    return REQUEST if parse_u64(&line.args[0], &request.number) else answer(request, BAD_LINE)
+
+
+cdef int read_memlimit(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
+    """cache_memlimit <megabytes> [noreply]"""
+    request.noreply = _says_noreply(line)
+    return REQUEST if parse_u64(&line.args[0], &request.number) else answer(request, b"ERROR\r\n")
+
+
+cdef int read_stats(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
+    """stats [group [...]]: the words are left to whoever prints the figures."""
+    if line.count > 0:
+        request.key = line.args[0].at
+        request.klen = <uint8_t> min(line.args[line.count - 1].at + line.args[line.count - 1].len - request.key, KEY_MAX)
+    return REQUEST
+
+
+cdef int read_nothing(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
+    """version, shutdown: whatever follows is of no interest."""
+    return REQUEST
+
+
+cdef int read_quit(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
+    return CLOSE
+
+
+cdef int read_meta_noop(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
+    return answer(request, b"MN\r\n")
+
+
+cdef int _add(bytes word, ReadArguments read, int op, int mode, int least, int most) except -1:
+    """Words are literals, which live as long as the module."""
+    cdef Command command
+    command.word = word
+    command.usage = b"ERROR\r\n"
+    command.read = read
+    command.size = <uint8_t> len(word)
+    command.op = <uint8_t> op
+    command.mode = <uint8_t> mode
+    command.least = <uint8_t> least
+    command.most = <uint8_t> most
+    return register(command)
+
+
+_add(b"get", NULL, OP_GET, 0, 1, ANY_NUMBER)
+_add(b"bget", NULL, OP_GET, 0, 1, ANY_NUMBER)
+_add(b"gets", NULL, OP_GET, WITH_CAS, 1, ANY_NUMBER)
+_add(b"gat", NULL, OP_GAT, 0, 1, ANY_NUMBER)
+_add(b"gats", NULL, OP_GAT, WITH_CAS, 1, ANY_NUMBER)
+_add(b"set", read_store, OP_STORE, MODE_SET, 4, 5)
+_add(b"add", read_store, OP_STORE, MODE_ADD, 4, 5)
+_add(b"replace", read_store, OP_STORE, MODE_REPLACE, 4, 5)
+_add(b"append", read_store, OP_STORE, MODE_APPEND, 4, 5)
+_add(b"prepend", read_store, OP_STORE, MODE_PREPEND, 4, 5)
+_add(b"cas", read_store, OP_STORE, MODE_CAS, 5, 6)
+_add(b"delete", read_delete, OP_DELETE, 0, 1, 3)
+_add(b"incr", read_arith, OP_ARITH, 0, 2, 3)
+_add(b"decr", read_arith, OP_ARITH, DECR, 2, 3)
+_add(b"touch", read_touch, OP_TOUCH, 0, 2, 3)
+_add(b"flush_all", read_flush_all, OP_FLUSH_ALL, 0, 0, 2)
+_add(b"version", read_nothing, OP_VERSION, 0, 0, ANY_NUMBER)
+_add(b"verbosity", read_verbosity, OP_VERBOSITY, 0, 1, 2)
+_add(b"cache_memlimit", read_memlimit, OP_MEMLIMIT, 0, 1, 2)
+_add(b"stats", read_stats, OP_STATS, 0, 0, ANY_NUMBER)
+_add(b"shutdown", read_nothing, OP_SHUTDOWN, 0, 0, ANY_NUMBER)
+_add(b"quit", read_quit, 0, 0, 0, ANY_NUMBER)
+_add(b"mn", read_meta_noop, 0, 0, 0, ANY_NUMBER)

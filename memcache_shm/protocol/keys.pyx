@@ -1,0 +1,54 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The key list of a get line, one key at a time, so that an endless line needs no memory."""
+
+from memcache_shm.protocol.commands cimport KEY_MAX, answer
+from memcache_shm.protocol.request cimport AT_LINE, NEED_MORE, REQUEST, SKIPPING_LINE, Parser, Request
+
+
+cdef int next_key(Parser *parser, const char *start, const char *end, Request *request) noexcept nogil:
+    """Read the next key at ``start``, and with the last one the line's end. A Step."""
+    cdef const char *key = start
+    cdef const char *at
+    while key < end and key[0] == 32:
+        key += 1
+    at = key
+    while at < end and at[0] != 32 and at[0] != c'\n':
+        at += 1
+    request.key = key
+    request.op = parser.op
+    request.with_cas = parser.with_cas
+    request.exptime = parser.exptime
+    if at == end and at - key <= KEY_MAX + 1:       # one more: it may turn out to be the carriage return
+        request.used = key - start
+        return NEED_MORE
+    if at < end and at[0] == c'\n' and at > key and (at - 1)[0] == c'\r':
+        at -= 1
+    if at - key > KEY_MAX:
+        return _refuse_line(parser, at - start, request)
+    request.klen = <unsigned char> (at - key)
+    at = _skip_to_next(parser, at, end, request)
+    request.used = at - start
+    return REQUEST
+
+
+cdef inline const char *_skip_to_next(Parser *parser, const char *at, const char *end, Request *request) noexcept nogil:
+    """Behind a key: step over spaces and, where it is there, the end of the line."""
+    cdef const char *newline
+    while at < end and at[0] == 32:
+        at += 1
+    newline = at + 1 if at + 1 < end and at[0] == c'\r' else at
+    request.first = parser.first
+    parser.first = False
+    request.last = newline < end and newline[0] == c'\n'
+    if request.last:
+        parser.mode = AT_LINE
+        return newline + 1
+    return at
+
+
+cdef int _refuse_line(Parser *parser, size_t used, Request *request) noexcept nogil:
+    """An over-long key spoils its whole line, as in memcached: values already prepared are taken back."""
+    parser.mode = SKIPPING_LINE
+    request.used = used
+    request.unwind = not parser.first
+    return answer(request, b"CLIENT_ERROR bad command line format\r\n")

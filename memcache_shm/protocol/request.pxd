@@ -1,0 +1,81 @@
+"""One parsed request, and what a parser remembers between two calls: plain C structs, no behaviour."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+
+cdef enum Step:             # what next_request() found at the head of the bytes
+    NEED_MORE = 0           # nothing complete; Request.used bytes may be dropped all the same
+    REQUEST = 1             # Request is filled: execute it
+    REPLY = 2               # answer Request.reply, there is nothing to execute
+    CLOSE = 3               # close the connection without a reply
+
+
+cdef enum Op:               # the index of a request in the executor's table
+    OP_GET = 0              # one key of a get or gat line; Request.first and last frame the line
+    OP_GAT = 1
+    OP_STORE = 2            # Request.mode says which of the six
+    OP_TOO_LARGE = 3        # a storage command above the limit: answer, and drop the old value where mode is SET
+    OP_DELETE = 4
+    OP_ARITH = 5
+    OP_TOUCH = 6
+    OP_FLUSH_ALL = 7
+    OP_VERSION = 8
+    OP_VERBOSITY = 9
+    OP_STATS = 10           # Request.key is the rest of the line
+    OP_SHUTDOWN = 11
+    OP_MEMLIMIT = 12
+    OP_SIMPLE_GET = 13
+    OP_SIMPLE_SET = 14
+    OP_SIMPLE_DELETE = 15
+    OP_COUNT = 16
+
+
+cdef enum StoreMode:        # storage.table's numbers; a test compares them, since this layer does not import that one
+    MODE_SET = 0
+    MODE_ADD = 1
+    MODE_REPLACE = 2
+    MODE_APPEND = 3
+    MODE_PREPEND = 4
+    MODE_CAS = 5
+
+
+cdef enum Mode:             # where in the stream a parser stands
+    AT_LINE = 0             # at the first byte of a command
+    IN_KEYS = 1             # in the key list of a get line
+    SWALLOWING = 2          # in a value that nobody wants
+    SKIPPING_LINE = 3       # in a line that nobody wants
+    AFTER_DATA = 4          # after data of the simple dialect: one newline belongs to it
+
+
+cdef struct Request:
+    # Pointers lead into the caller's bytes, valid until the caller moves them.
+    const char *key
+    const char *value
+    const char *reply       # with REPLY: the text
+    const char *at_eof      # with NEED_MORE: the reply that is due if the peer closes its side now, or NULL
+    size_t used             # bytes at the head of the input that are done with
+    size_t need             # with NEED_MORE: no progress before so many bytes are there; 0 unknown
+    size_t vlen
+    size_t reply_len
+    int64_t exptime         # protocol's exptime, seconds
+    uint64_t number         # CAS id, delta, verbosity level, megabytes
+    uint32_t flags
+    uint8_t klen            # 0..250; of OP_STATS: of the sub-command
+    uint8_t op
+    uint8_t mode            # StoreMode of OP_STORE and OP_TOO_LARGE
+    bint noreply
+    bint decr               # OP_ARITH
+    bint with_cas           # OP_GET, OP_GAT: the CAS id is part of the reply
+    bint first              # OP_GET, OP_GAT: the first key of its line
+    bint last               # OP_GET, OP_GAT: the last key of its line; klen is 0 when it had no key left
+    bint unwind             # REPLY: replaces what the line has brought so far, as far as that was not yet sent
+
+
+cdef struct Parser:         # a session's own; all zeros is the start
+    uint64_t swallow        # bytes still to drop in SWALLOWING
+    int64_t exptime         # of the gat line being read
+    uint8_t mode            # enum Mode
+    uint8_t op              # OP_GET or OP_GAT of the get line being read
+    bint with_cas
+    bint first              # no key of the line was handed out yet
+    bint newline            # SWALLOWING ends in AFTER_DATA
