@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -16,6 +17,11 @@ from memcache_shm.storage.units import parse_size
 _OPTION_AND_VALUE = re.compile(r"(-[A-Za-z])\s+(\S.*)", re.DOTALL)
 
 
+def _help_format(prog: str) -> argparse.HelpFormatter:
+    width = min(shutil.get_terminal_size().columns, 120) - 2
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=32, width=width)
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are a `UsageError` of one line instead of an exit."""
 
@@ -26,7 +32,7 @@ class Parser(argparse.ArgumentParser):
             epilog=epilog,
             add_help=add_help,
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_help_format,
         )
 
     def error(self, message: str) -> NoReturn:

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from memcache_shm.cli import arguments
 from memcache_shm.cli.messages import PROGRAM, UsageError
 from memcache_shm.storage.geometry import Geometry
-from memcache_shm.storage.units import KIB
+from memcache_shm.storage.units import DEFAULT_MEMORY_BYTES, KIB, MIB, default_max_item
 from memcache_shm.version import WIRE_VERSION, __version__
 
 DEFAULT_PORT = 11211
 DEFAULT_HOST = "127.0.0.1"
-DEFAULT_MEMORY_MIB = 64
-MIB = KIB**2
 
 _DESCRIPTION = """\
 Serve a key/value table in System V shared memory to memcached clients over TCP and UNIX
@@ -113,16 +111,14 @@ def _add_listening(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_table(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "shape", nargs="*", metavar="NUM_ELEMENTS ELEMENT_SIZE", help="instead of -m and -I: this many items of this size"
-    )
+    group.add_argument("shape", nargs="*", metavar="NUM_ELEMENTS ELEMENT_SIZE", help="instead of -m and -I: this many items of this size")
     group.add_argument(
         "-m",
         "--memory-limit",
         dest="memory_bytes",
         type=arguments.size(MIB),
         metavar="MIB",
-        help=f"size of the whole segment in MiB, or with k, m, g (default {DEFAULT_MEMORY_MIB})",
+        help=f"size of the whole segment in MiB, or with k, m, g (default {DEFAULT_MEMORY_BYTES // MIB})",
     )
     group.add_argument(
         "-I",
@@ -139,9 +135,7 @@ def _add_table(group: argparse._ArgumentGroup) -> None:
         action="store_false",
         help="refuse when the table is full instead of evicting",
     )
-    group.add_argument(
-        "--name", type=arguments.table_name, metavar="NAME", help="the table's name for attach (default memcache_shm-PORT)"
-    )
+    group.add_argument("--name", type=arguments.table_name, metavar="NAME", help="the table's name for attach (default memcache_shm-PORT)")
     group.add_argument("--keep", action="store_true", help="leave the table at the end; the next start takes it over")
     group.add_argument(
         "--mode",
@@ -172,9 +166,7 @@ def _add_process(group: argparse._ArgumentGroup) -> None:
         metavar="NUM",
         help=f"worker processes (default: one a CPU, here {cpus})",
     )
-    group.add_argument(
-        "-v", "--verbose", dest="verbosity", action="count", default=0, help="say more on standard error; -vv more still"
-    )
+    group.add_argument("-v", "--verbose", dest="verbosity", action="count", default=0, help="say more on standard error; -vv more still")
     group.add_argument(
         "-V",
         "--version",
@@ -204,11 +196,12 @@ def _geometry(space: argparse.Namespace) -> Geometry:
     try:
         if not space.shape:
             return _by_memory(space)
-        if len(space.shape) != 2:
+        numbers = [_positional(word) for word in space.shape]
+        if len(numbers) != 2:
             raise UsageError(f"NUM_ELEMENTS ELEMENT_SIZE: give two numbers, not {' '.join(space.shape)!r}")
         if space.memory_bytes is not None or space.max_item_bytes is not None:
             raise UsageError("NUM_ELEMENTS ELEMENT_SIZE: they fix the size already; leave -m and -I out")
-        return Geometry.by_elements(*(_positional(word) for word in space.shape))
+        return Geometry.by_elements(*numbers)
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -217,15 +210,13 @@ def _positional(word: str) -> int:
     try:
         return int(word)
     except ValueError:
-        raise UsageError(f"NUM_ELEMENTS ELEMENT_SIZE: {word!r} is neither a number nor a command") from None
+        raise UsageError(f"NUM_ELEMENTS ELEMENT_SIZE: {word!r} is neither a number nor a command ('{PROGRAM} --help' lists them)") from None
 
 
 def _by_memory(space: argparse.Namespace) -> Geometry:
-    memory_bytes = DEFAULT_MEMORY_MIB * MIB if space.memory_bytes is None else space.memory_bytes
-    max_item_bytes = MIB if space.max_item_bytes is None else space.max_item_bytes
-    if not KIB <= max_item_bytes <= KIB * MIB:
-        raise UsageError(f"-I: the largest item must be from 1k to 1024m, not {max_item_bytes} bytes")
+    memory_bytes = DEFAULT_MEMORY_BYTES if space.memory_bytes is None else space.memory_bytes
     if space.max_item_bytes is None:
-        # A small -m alone is fine: the default of -I follows.
-        max_item_bytes = min(max_item_bytes, memory_bytes // 2)
-    return Geometry.by_memory(memory_bytes, max_item_bytes)
+        return Geometry.by_memory(memory_bytes, default_max_item(memory_bytes))
+    if not KIB <= space.max_item_bytes <= KIB * MIB:
+        raise UsageError(f"-I: the largest item must be from 1k to 1024m, not {space.max_item_bytes} bytes")
+    return Geometry.by_memory(memory_bytes, space.max_item_bytes)

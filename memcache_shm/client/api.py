@@ -7,10 +7,7 @@ from memcache_shm.client.types import Serde
 from memcache_shm.errors import IllegalInputError
 from memcache_shm.storage import registry
 from memcache_shm.storage.geometry import Geometry
-from memcache_shm.storage.units import parse_size
-
-DEFAULT_MEMORY = "64m"
-DEFAULT_MAX_ITEM = "1m"
+from memcache_shm.storage.units import DEFAULT_MEMORY_BYTES, default_max_item, parse_size
 
 
 def open(
@@ -31,10 +28,11 @@ def open(
 ) -> Cache:
     """The table `name`, attached; made when there is none. No daemon is needed.
 
-    Give `memory` (the whole segment in bytes, or with k, m, g; 64 MiB by default) and `max_item` (the largest value, 1 MiB by
-    default), or `elements` and `element_size` for exactly that many items. An existing table must have been made with the
-    same figures (TableExistsError), or give none and take it as it is. `mode` (permission bits) and `evict` (False: a full
-    table refuses with NoSpaceError) count when the table is made. The table outlives the process, until `unlink`.
+    Give `memory` (the whole segment in bytes, or with k, m, g; 64 MiB by default) and `max_item` (the largest value; 1 MiB by
+    default, at most a quarter of the memory), or `elements` and `element_size` for exactly that many items. An existing table
+    must have been made with the same figures (else TableExistsError); give none to take it as it is. `mode` (permission bits)
+    and `evict` (False: a full table refuses with NoSpaceError) count when the table is made. The table outlives the process,
+    until `unlink`.
 
     The other arguments are pymemcache's, which see `memcache_shm.client.cache`.
     """
@@ -94,16 +92,13 @@ def unlink(name: str) -> None:
     registry.remove(name)
 
 
-def _geometry(
-    memory: int | str | None, max_item: int | str | None, elements: int | None, element_size: int | str | None
-) -> Geometry:
+def _geometry(memory: int | str | None, max_item: int | str | None, elements: int | None, element_size: int | str | None) -> Geometry:
     """The geometry meant by open's arguments; IllegalInputError when they do not fit together."""
     try:
         if elements is None and element_size is None:
-            return Geometry.by_memory(
-                parse_size(memory if memory is not None else DEFAULT_MEMORY, "memory"),
-                parse_size(max_item if max_item is not None else DEFAULT_MAX_ITEM, "max_item"),
-            )
+            memory_bytes = DEFAULT_MEMORY_BYTES if memory is None else parse_size(memory, "memory")
+            max_item_bytes = default_max_item(memory_bytes) if max_item is None else parse_size(max_item, "max_item")
+            return Geometry.by_memory(memory_bytes, max_item_bytes)
         if elements is None or element_size is None:
             raise IllegalInputError("elements and element_size go together; give both")
         if memory is not None or max_item is not None:

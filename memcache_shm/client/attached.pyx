@@ -67,7 +67,7 @@ cdef class Attached(Reading):
         cdef bint renewed = False
         cdef int result
         cdef Table table
-        owner = self.view(key, &view)
+        _owner = self.view(key, &view)
         while True:
             table = self.live()
             result = table.remove(view.data, view.size, 0, False)
@@ -94,7 +94,7 @@ cdef class Attached(Reading):
         cdef Table table
         cdef int64_t exptime = _integer(expire, "expire")
         cdef uint32_t expiry
-        owner = self.view(key, &view)
+        _owner = self.view(key, &view)
         while True:
             table = self.live()
             expiry = table.expiry_from(exptime)
@@ -125,7 +125,7 @@ cdef class Attached(Reading):
         """As `get`, and the item expires `expire` seconds from now."""
         cdef Found found
         cdef Key view
-        owner = self.view(key, &view)
+        _owner = self.view(key, &view)
         value = self.fetch_waiting(&view, &found, True, _integer(expire, "expire"))
         if value is None:
             return default
@@ -137,7 +137,7 @@ cdef class Attached(Reading):
         """As `gets`, and the item expires `expire` seconds from now."""
         cdef Found found
         cdef Key view
-        owner = self.view(key, &view)
+        _owner = self.view(key, &view)
         value = self.fetch_waiting(&view, &found, True, _integer(expire, "expire"))
         if value is None:
             return default, cas_default
@@ -153,7 +153,7 @@ cdef class Attached(Reading):
         cdef uint32_t bits = 0
         cdef int result
         cdef int64_t exptime = _integer(expire, "expire")
-        owner = self.view(key, &view)
+        _owner = self.view(key, &view)
         if self.serde is not None:
             value, serde_flags = self.serde.serialize(key, value)
             bits = inputs.check_flags(serde_flags)
@@ -198,7 +198,7 @@ cdef class Attached(Reading):
         cdef uint64_t number = 0
         cdef bint renewed = False
         cdef int result
-        owner = self.view(key, &view)
+        _owner = self.view(key, &view)
         while True:
             table = self.live()
             result = table.arith(view.data, view.size, decr, delta, &number, NULL, False)

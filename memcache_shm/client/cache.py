@@ -59,9 +59,7 @@ class Cache(Attached):
 
     gets_multi = gets_many
 
-    def set_many(
-        self, values: Mapping[Key, Any], expire: int = 0, noreply: bool | None = None, flags: int | None = None
-    ) -> list[Key]:
+    def set_many(self, values: Mapping[Key, Any], expire: int = 0, noreply: bool | None = None, flags: int | None = None) -> list[Key]:
         """Store every pair; returns the keys whose values did not fit (too large, or full with eviction off)."""
         failed = []
         for key, value in values.items():

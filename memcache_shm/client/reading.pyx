@@ -101,7 +101,7 @@ cdef class Reading:
         """The value of `key`, or `default` when there is none."""
         cdef Found found
         cdef Key view
-        owner = self.view(key, &view)
+        _owner = self.view(key, &view)
         value = self.fetch(&view, &found)
         if value is None:
             return default
@@ -113,7 +113,7 @@ cdef class Reading:
         """(value, CAS id) of `key`, or (`default`, `cas_default`)."""
         cdef Found found
         cdef Key view
-        owner = self.view(key, &view)
+        _owner = self.view(key, &view)
         value = self.fetch(&view, &found)
         if value is None:
             return default, cas_default
@@ -130,7 +130,7 @@ cdef class Reading:
     def __contains__(self, key):
         cdef Found found
         cdef Key view
-        owner = self.view(key, &view)
+        _owner = self.view(key, &view)
         return self.fetch(&view, &found) is not None
 
     def __len__(self):

@@ -57,9 +57,7 @@ class Listed:
 # Attaching
 
 
-def attach(
-    name: str, *, readonly: bool = False, user: str | int | None = None, directory: str | None = None
-) -> tuple[Table, State]:
+def attach(name: str, *, readonly: bool = False, user: str | int | None = None, directory: str | None = None) -> tuple[Table, State]:
     """The table of that name in `directory`, else in `user`'s, else in one's own or root's.
 
     Raises TableNotFoundError, TableRemovedError (the name is there, the segment is not), LayoutError, PermissionError.

@@ -30,9 +30,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.:@+][A-Za-z0-9_.:@+-]{0,199}")
 def check_name(name: str) -> str:
     """`name` itself when it can name a table, else IllegalInputError."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith("."):
-        raise IllegalInputError(
-            f"name: {name!r} cannot name a table; use 1 to 200 of A-Z a-z 0-9 _ : @ + - and . (no . or - in front)"
-        )
+        raise IllegalInputError(f"name: {name!r} cannot name a table; use 1 to 200 of A-Z a-z 0-9 _ : @ + - and . (no . or - in front)")
     return name
 
 
@@ -164,8 +162,7 @@ def check_directory(path: str) -> None:
     owner = path[len(_DEFAULT_PREFIX) :]
     if not stat.S_ISDIR(info.st_mode) or str(info.st_uid) != owner or info.st_mode & 0o022:
         raise MemcacheError(
-            f"{path} is not a directory of user {owner} that only they can write;"
-            f" have it removed, or set {DIRECTORY_VARIABLE} to another"
+            f"{path} is not a directory of user {owner} that only they can write; have it removed, or set {DIRECTORY_VARIABLE} to another"
         )
 
 

@@ -7,6 +7,8 @@ import re
 from memcache_shm.errors import IllegalInputError
 
 KIB = 1024
+MIB = KIB**2
+DEFAULT_MEMORY_BYTES = 64 * MIB
 _FACTORS = {"": 1, "k": KIB, "m": KIB**2, "g": KIB**3}
 _SIZE = re.compile(r"\s*(\d+)\s*([kmg]?)(?:i?b)?\s*", re.IGNORECASE)
 
@@ -31,3 +33,8 @@ def format_size(size_bytes: int) -> str:
         if size_bytes >= factor:
             return f"{size_bytes / factor:.4g} {unit}"
     return f"{size_bytes} bytes"
+
+
+def default_max_item(memory_bytes: int) -> int:
+    """The largest value, in bytes, where only the memory was given: memcached's 1 MiB, less in a table that is small for that."""
+    return min(MIB, memory_bytes // 4)

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import memcache_shm
 import pytest
+
+import memcache_shm
 from memcache_shm.storage import registry, statefile
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """pymemcache's tests, which `test_pymemcache` borrows, carry a mark of their own."""
+    config.addinivalue_line("markers", "integration: a test of pymemcache's")
 
 
 @pytest.fixture

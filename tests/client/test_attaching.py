@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
 import threading
 from pathlib import Path
 
-import memcache_shm
 import pytest
+
+import memcache_shm
 
 
 def test_open_makes_then_attaches(state_dir: Path) -> None:
@@ -111,16 +111,18 @@ def test_removed_and_made_again(cache: memcache_shm.Cache) -> None:
     assert anew.get("key") == reader.get("key") == lenient.get("key") == b"3"
 
 
+def _in_a_forked_child(cache: memcache_shm.Cache) -> None:
+    assert cache.get("key") == b"parent"
+    assert cache.set("key", b"child")
+    assert cache.add("new", b"1")
+
+
 def test_after_fork(cache: memcache_shm.Cache) -> None:
     cache.set("key", b"parent")
-    pid = os.fork()
-    if pid == 0:
-        try:
-            fine = cache.get("key") == b"parent" and cache.set("key", b"child") and cache.add("new", b"1")
-            os._exit(0 if fine else 1)
-        except BaseException:
-            os._exit(2)
-    assert os.waitpid(pid, 0)[1] == 0
+    child = multiprocessing.get_context("fork").Process(target=_in_a_forked_child, args=(cache,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
     assert cache.get("key") == b"child"
     assert cache.set("key", b"parent again") is True
 
@@ -186,7 +188,7 @@ def test_close_while_others_read(cache: memcache_shm.Cache) -> None:
         try:
             while True:
                 assert cache.get("key") == b"x" * 60_000
-        except BaseException as error:
+        except memcache_shm.MemcacheError as error:
             outcomes.append(type(error))
 
     running = [threading.Thread(target=work) for _ in range(4)]

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import memcache_shm
 import pytest
+
+import memcache_shm
 from memcache_shm import IllegalInputError
 
 

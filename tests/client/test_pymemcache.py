@@ -8,14 +8,40 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import memcache_shm
 import pytest
 from pymemcache.client.base import Client
 from pymemcache.serde import compressed_serde, pickle_serde
 from pymemcache.test import test_integration as theirs
 
-METHODS = """set add replace append prepend cas get get_many get_multi gets gets_many set_many set_multi delete delete_many
-delete_multi incr decr touch stats version flush_all quit close disconnect_all""".split()
+import memcache_shm
+
+METHODS = [
+    "set",
+    "add",
+    "replace",
+    "append",
+    "prepend",
+    "cas",
+    "get",
+    "get_many",
+    "get_multi",
+    "gets",
+    "gets_many",
+    "set_many",
+    "set_multi",
+    "delete",
+    "delete_many",
+    "delete_multi",
+    "incr",
+    "decr",
+    "touch",
+    "stats",
+    "version",
+    "flush_all",
+    "quit",
+    "close",
+    "disconnect_all",
+]
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import stat
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import sysv_ipc
+
 from memcache_shm.errors import BusyError, LayoutError, MemcacheError, TableExistsError, TableNotFoundError, TableRemovedError
 from memcache_shm.storage import namelock, registry, statefile
 from memcache_shm.storage.geometry import Geometry
@@ -110,10 +112,7 @@ def test_openers_race_for_one_table(directory: str) -> None:
         "import sys\nfrom memcache_shm.storage import registry\nfrom memcache_shm.storage.geometry import Geometry\n"
         "sys.stdin.readline()\nprint(registry.open_or_create('app', Geometry.by_elements(16, 100))[0].uuid)"
     )
-    racers = [
-        subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
+    racers = [subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     for racer in racers:
         assert racer.stdin is not None
         racer.stdin.write("\n")
@@ -283,21 +282,21 @@ def test_other_namespace(directory: str) -> None:
     assert not table.retired
 
 
+def _lock_and_look(directory: str) -> None:
+    with NameLock(directory, "app"):
+        os.stat(statefile.lock_path(directory, "app"))
+
+
 def test_lock_file_replaced_while_waiting(directory: str) -> None:
     """Who waits for a lock file that its owner unlinks gets a new file, not the dead one."""
     statefile.make_directory(directory, 0o600)
     first = NameLock(directory, "app")
-    pid = os.fork()
-    if pid == 0:
-        try:
-            with NameLock(directory, "app"):
-                held = os.stat(statefile.lock_path(directory, "app")).st_ino
-            os._exit(0 if held else 1)
-        except BaseException:
-            os._exit(2)
+    waiter = multiprocessing.get_context("spawn").Process(target=_lock_and_look, args=(directory,))
+    waiter.start()
     first.discard()
     first.close()
-    assert os.waitpid(pid, 0)[1] == 0
+    waiter.join()
+    assert waiter.exitcode == 0
 
 
 def test_stopped_holder_does_not_block_for_ever(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
