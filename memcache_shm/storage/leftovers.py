@@ -6,7 +6,7 @@ its first page, a semaphore set by its row in /proc/sysvipc/sem (proc(5)).
 
 from __future__ import annotations
 
-import sysv_ipc
+import sysv_ipc  # type: ignore[import-not-found]  # an extension module without a stub
 
 from memcache_shm.storage.statefile import State
 
