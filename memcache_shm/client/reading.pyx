@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """Reading one key straight from the table: the attached client's hottest path.
 
 In Cython, although the rest of the client is Python: a Python method around the call would cost 60 of the 150 ns that a get
