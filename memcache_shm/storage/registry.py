@@ -68,6 +68,9 @@ def attach(name: str, *, readonly: bool = False, user: str | int | None = None, 
         found = _attach_in(place, name, readonly)
         if found is not None:
             return found
+    denied = [place for place in directories if os.path.exists(statefile.state_path(place, name))]
+    if denied:
+        raise PermissionError(f"table {name!r} in {denied[0]} is not for user {os.geteuid()}; ask its owner for another --mode")
     raise TableNotFoundError(f"no table {name!r} in {' or '.join(directories)}; start a daemon or call open()")
 
 

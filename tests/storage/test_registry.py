@@ -342,3 +342,14 @@ def test_state_directory_that_is_a_file(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("MEMCACHE_SHM_DIR", str(path / "below"))
     with pytest.raises(MemcacheError, match="set MEMCACHE_SHM_DIR"):
         registry.open_or_create("app", GEOMETRY)
+
+
+def test_table_that_may_not_be_read(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.open_or_create("app", GEOMETRY)
+
+    def refuse(directory: str, name: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch, pytest.raises(PermissionError, match="'app'.*--mode"):
+        patch.setattr(statefile, "read_state", refuse)
+        registry.attach("app")
