@@ -14,7 +14,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strerror
 
-from memcache_shm.storage.atomics cimport load_acquire64, store_release32, store_release64
+from memcache_shm.storage.atomics cimport load_acquire32, load_acquire64, store_release32, store_release64
 from memcache_shm.storage.layout cimport CounterBlock, Header, LAYOUT_VERSION, ProcessSlot, ShardControl
 from memcache_shm.storage.locks cimport release_slot
 from memcache_shm.storage.recovery cimport format_index
@@ -25,7 +25,10 @@ from memcache_shm.storage import layout
 from memcache_shm.storage.geometry import Geometry
 
 cdef extern from "<sys/shm.h>" nogil:
+    struct ipc_perm:
+        unsigned short mode
     struct shmid_ds:
+        ipc_perm shm_perm
         size_t shm_segsz
     int shmget(int key, size_t size, int flags)
     void *shmat(int shmid, const void *address, int flags)
@@ -36,11 +39,13 @@ cdef extern from "<sys/shm.h>" nogil:
     int IPC_RMID
     int IPC_STAT
     int SHM_RDONLY
+    int SHM_DEST                    # removed, still mapped by somebody
 
 cdef extern from "<sys/sem.h>" nogil:
     int semget(int key, int n, int flags)
     int semctl(int semid, int semnum, int cmd, ...)
     int SETALL
+    int GETVAL
 
 cdef extern from "<sys/mman.h>" nogil:
     int madvise(void *address, size_t n, int advice)
@@ -266,11 +271,22 @@ cdef int open_view(View *v, geometry, int shmid, int semid, bint readonly) excep
     return 0
 
 
-def inspect(shmid: int, uuid: str) -> tuple[Geometry, str]:
-    """Check a segment without keeping it attached: its geometry and uuid. LayoutError, TableRemovedError, PermissionError."""
+cdef int check_alive(Header *h, int shmid, int semid) except -1:
+    """TableRemovedError when the table was removed although its memory can still be attached."""
+    cdef shmid_ds status
+    if load_acquire32(&h.retired) != 0 or shmctl(shmid, IPC_STAT, &status) != 0 or status.shm_perm.mode & SHM_DEST:
+        raise TableRemovedError(f"the table in segment {shmid} was removed")
+    if semctl(semid, 0, GETVAL) < 0 and (errno == EINVAL or errno == EIDRM):
+        raise TableRemovedError(f"the table's semaphore set {semid} was removed; remove the rest with `memcache-shm rm NAME`")
+    return 0
+
+
+def inspect(shmid: int, semid: int, uuid: str) -> tuple[Geometry, str]:
+    """Check a table without keeping it attached: its geometry and uuid. LayoutError, TableRemovedError, PermissionError."""
     cdef void *base = attach_memory(shmid, True)
     try:
         geometry = check_header(<Header *> base, segment_size(shmid), uuid)
+        check_alive(<Header *> base, shmid, semid)
         return geometry, (<bytes> (<Header *> base).uuid[:16]).hex()
     finally:
         shmdt(base)

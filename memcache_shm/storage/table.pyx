@@ -35,7 +35,7 @@ cdef class Table:
     def attach(int shmid, int semid, str uuid, *, bint readonly=False):
         """Attach an existing table. LayoutError, TableRemovedError (gone, or its id reused), PermissionError."""
         cdef Table t = Table.__new__(Table)
-        t.geometry, t.uuid = segment.inspect(shmid, uuid)
+        t.geometry, t.uuid = segment.inspect(shmid, semid, uuid)
         t.shmid = shmid
         t.semid = semid
         open_view(&t.view, t.geometry, shmid, semid, readonly)

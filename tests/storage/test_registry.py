@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import stat
@@ -282,21 +281,20 @@ def test_other_namespace(directory: str) -> None:
     assert not table.retired
 
 
-def _lock_and_look(directory: str) -> None:
-    with NameLock(directory, "app"):
-        os.stat(statefile.lock_path(directory, "app"))
-
-
 def test_lock_file_replaced_while_waiting(directory: str) -> None:
     """Who waits for a lock file that its owner unlinks gets a new file, not the dead one."""
     statefile.make_directory(directory, 0o600)
+    script = (
+        "import os, sys\nfrom memcache_shm.storage import namelock, statefile\nprint('waiting', flush=True)\n"
+        "with namelock.NameLock(sys.argv[1], 'app'): os.stat(statefile.lock_path(sys.argv[1], 'app'))"
+    )
     first = NameLock(directory, "app")
-    waiter = multiprocessing.get_context("spawn").Process(target=_lock_and_look, args=(directory,))
-    waiter.start()
-    first.discard()
-    first.close()
-    waiter.join()
-    assert waiter.exitcode == 0
+    with subprocess.Popen([sys.executable, "-c", script, directory], stdout=subprocess.PIPE) as waiter:
+        assert waiter.stdout is not None
+        waiter.stdout.readline()
+        first.discard()
+        first.close()
+    assert waiter.returncode == 0
 
 
 def test_stopped_holder_does_not_block_for_ever(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,6 +348,6 @@ def test_table_that_may_not_be_read(directory: str, monkeypatch: pytest.MonkeyPa
     def refuse(directory: str, name: str) -> None:
         raise PermissionError(13, "Permission denied")
 
-    with monkeypatch.context() as patch, pytest.raises(PermissionError, match="'app'.*--mode"):
+    with monkeypatch.context() as patch, pytest.raises(PermissionError, match=r"'app'.*--mode"):
         patch.setattr(statefile, "read_state", refuse)
         registry.attach("app")
