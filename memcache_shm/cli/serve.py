@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import signal
 from collections.abc import Sequence
 from types import FrameType
 
-from memcache_shm.cli.messages import EXIT_OK, note
+from memcache_shm.cli.messages import EXIT_OK, PROGRAM, note
 from memcache_shm.cli.options import Options
 from memcache_shm.errors import MemcacheError
 from memcache_shm.server import supervisor
@@ -17,6 +18,7 @@ from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.listeners import Address, Listener, bind_tcp, bind_unix
 from memcache_shm.storage import registry
 
+_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)  # by the number of -v
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -24,8 +26,9 @@ def serve(options: Options) -> int:
     """Bind, claim the table, serve until a signal, clean up. The exit status.
 
     The listeners come first since the table's name may need the port. A signal between the claim and the supervisor's
-    own handlers must not leave the table behind: it waits until the cleanup stands.
+    own handlers must not leave the table behind: it waits until the cleanup stands. Nor does one interrupt the cleanup.
     """
+    logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=_LEVELS[min(options.verbosity, 2)])
     for number in _STOP_SIGNALS:
         signal.signal(number, _stop_early)
     listeners = _bind(options)
@@ -41,6 +44,7 @@ def serve(options: Options) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
         return supervisor.serve(_config(options, listeners, claim))
     finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         claim.release(keep=options.keep)
 
 
