@@ -1,0 +1,14 @@
+"""The supervisor's accept loop."""
+
+from collections.abc import Sequence
+
+from memcache_shm.server.counters import Counters
+
+class Acceptor:
+    """Takes connections in batches and hands each to the worker with the fewest."""
+
+    def __init__(self, counters: Counters, listeners: Sequence[int], wake: int, max_connections: int) -> None: ...
+    def set_channel(self, which: int, fd: int) -> None:
+        """The supervisor's end of a worker's channel; -1 for a worker that is gone."""
+    def run(self, timeout_ms: int = -1) -> None:
+        """Accept until the wake descriptor is readable, a channel closed, or nothing came in time. Raises OSError."""

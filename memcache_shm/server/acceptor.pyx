@@ -1,0 +1,208 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The supervisor's accept loop: take connections in batches, hand each to the worker with the fewest.
+
+Native, so that connection churn keeps up with memcached; it returns to Python when a signal was noted or a worker's channel
+closed. It reads no client byte. A worker counts as ready once it has reached its loop; while none is, the
+listeners' backlog holds the clients.
+"""
+
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+from libc.stdint cimport UINT64_MAX, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from memcache_shm.server.counters cimport Counters, WorkerFigures
+from memcache_shm.server.handover cimport HANDOVER_MAX
+from memcache_shm.server.linux cimport (
+    CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, POLLOUT, SCM_RIGHTS, SOCK_CLOEXEC,
+    SOCK_NONBLOCK, SOL_SOCKET, accept4, close, cmsghdr, iovec, msghdr, poll, pollfd, recv, send, sendmsg,
+)
+
+cdef enum:
+    BATCH = 64                  # accepted before they are handed over
+    PAUSE_MS = 50               # after the kernel refused a descriptor: other processes may give some back
+    FULL_MS = 1000              # how long all workers' channels may be full before connections are given up
+
+cdef bytes refusal = b"ERROR Too many open connections\r\n"
+cdef const char *REFUSAL = refusal
+cdef size_t REFUSAL_SIZE = len(refusal)
+
+
+cdef struct Parcel:             # connections on their way to one worker
+    int fds[HANDOVER_MAX]
+    int count
+
+
+cdef class Acceptor:
+
+    cdef Counters _counters
+    cdef pollfd *_fds           # the wake descriptor, the workers' channels, the listeners
+    cdef Parcel *_parcels       # one a worker
+    cdef int _workers
+    cdef int _listeners
+    cdef uint64_t _most         # connections, over all workers
+    cdef uint64_t _open         # counted at the start of a batch
+    cdef bint _paused
+
+    def __init__(self, Counters counters, listeners, int wake, uint64_t max_connections):
+        self._counters = counters
+        self._workers = counters.workers
+        self._listeners = len(listeners)
+        self._most = max_connections
+        self._fds = <pollfd *> calloc(1 + self._workers + self._listeners, sizeof(pollfd))
+        self._parcels = <Parcel *> calloc(self._workers, sizeof(Parcel))
+        if self._fds == NULL or self._parcels == NULL:
+            raise MemoryError("no room for the accept loop")
+        for at, fd in enumerate([wake, *[-1] * self._workers, *listeners]):
+            self._fds[at].fd = fd
+            self._fds[at].events = POLLIN
+
+    def __dealloc__(self):
+        free(self._fds)
+        free(self._parcels)
+
+    def set_channel(self, int which, int fd):
+        """The supervisor's end of a worker's channel; -1 for a worker that is gone."""
+        self._fds[1 + which].fd = fd
+
+    def run(self, int timeout_ms=-1):
+        """Accept and hand over. Returns when the wake descriptor is readable, a channel closed, or nothing came in time."""
+        cdef int result
+        with nogil:
+            result = self._serve(timeout_ms)
+        if result < 0:
+            raise OSError(errno, "poll")
+
+    cdef int _serve(self, int timeout_ms) noexcept nogil:
+        """0: back to Python; -1: errno says."""
+        cdef int count
+        cdef int at
+        while True:
+            count = poll(self._fds, self._watched(), PAUSE_MS if self._paused else timeout_ms)
+            if count < 0:
+                return 0 if errno == EINTR else -1
+            if self._paused:
+                self._paused = False
+                self._counters.daemon.paused_us += PAUSE_MS * 1000
+            elif count == 0:
+                return 0
+            if self._fds[0].revents or self._channel_closed():
+                return 0
+            for at in range(1 + self._workers, self._watched()):
+                if self._fds[at].revents:
+                    self._accept(self._fds[at].fd)
+
+    cdef int _watched(self) noexcept nogil:
+        """Without a worker that is up, or without descriptors, the listeners wait."""
+        cdef int which
+        for which in range(self._workers):
+            if self._is_up(which) and not self._paused:
+                return 1 + self._workers + self._listeners
+        return 1 + self._workers
+
+    cdef inline bint _is_up(self, int which) noexcept nogil:
+        return self._fds[1 + which].fd >= 0 and self._counters.worker[which].up != 0
+
+    cdef bint _channel_closed(self) noexcept nogil:
+        """Read the bytes by which workers say that they are up. True: one is gone; its channel is watched no longer."""
+        cdef char byte
+        cdef bint closed = False
+        cdef int which
+        for which in range(1, 1 + self._workers):
+            if self._fds[which].revents and recv(self._fds[which].fd, &byte, 1, MSG_DONTWAIT) <= 0 and errno != EAGAIN:
+                self._fds[which].fd = -1
+                closed = True
+        return closed
+
+    cdef void _accept(self, int listener) noexcept nogil:
+        """A batch of connections of one listener."""
+        cdef int fd
+        cdef int which
+        cdef int taken
+        self._open = 0
+        for which in range(self._workers):
+            self._open += self._counters.open_connections(which)
+        for taken in range(BATCH):
+            fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if fd < 0:
+                if errno != EAGAIN and errno != EINTR and errno != ECONNABORTED:
+                    self._paused = True
+                    self._counters.daemon.no_descriptor += 1
+                break
+            self._counters.daemon.accepted += 1
+            if self._open >= self._most:
+                self._refuse(fd)
+            else:
+                self._open += 1
+                self._assign(fd)
+        for which in range(self._workers):
+            self._hand_over(which)
+
+    cdef void _refuse(self, int fd) noexcept nogil:
+        self._counters.daemon.rejected += 1
+        send(fd, REFUSAL, REFUSAL_SIZE, MSG_NOSIGNAL | MSG_DONTWAIT)
+        close(fd)
+
+    cdef void _assign(self, int fd) noexcept nogil:
+        """Into the parcel of the worker that has the fewest connections."""
+        cdef uint64_t fewest = UINT64_MAX
+        cdef uint64_t count
+        cdef int best = 0
+        cdef int which
+        cdef WorkerFigures *figures
+        for which in range(self._workers):
+            if self._is_up(which):
+                count = self._counters.open_connections(which)
+                if count < fewest:
+                    fewest = count
+                    best = which
+        figures = &self._counters.worker[best]
+        figures.handed += 1
+        self._parcels[best].fds[self._parcels[best].count] = fd
+        self._parcels[best].count += 1
+        if self._parcels[best].count == HANDOVER_MAX:
+            self._hand_over(best)
+
+    cdef void _hand_over(self, int which) noexcept nogil:
+        """Send a parcel; the worker owns its connections from then on."""
+        cdef Parcel *parcel = &self._parcels[which]
+        cdef WorkerFigures *figures = &self._counters.worker[which]
+        cdef pollfd room
+        cdef bint sent
+        cdef int at
+        if parcel.count == 0:
+            return
+        sent = self._send(which)
+        if not sent and errno == EAGAIN:
+            room.fd = self._fds[1 + which].fd
+            room.events = POLLOUT
+            sent = poll(&room, 1, FULL_MS) > 0 and self._send(which)
+        for at in range(parcel.count):
+            close(parcel.fds[at])
+        if not sent:
+            figures.handed -= parcel.count
+            self._counters.daemon.dropped += parcel.count
+        parcel.count = 0
+
+    cdef bint _send(self, int which) noexcept nogil:
+        """One message: the count, and the descriptors as ancillary data. False: errno says."""
+        cdef Parcel *parcel = &self._parcels[which]
+        cdef unsigned char count = <unsigned char> parcel.count
+        cdef char control[1024]
+        cdef iovec data
+        cdef msghdr message
+        cdef cmsghdr *header
+        memset(&message, 0, sizeof(message))
+        memset(control, 0, CMSG_SPACE(sizeof(int) * HANDOVER_MAX))
+        data.iov_base = &count
+        data.iov_len = 1
+        message.msg_iov = &data
+        message.msg_iovlen = 1
+        message.msg_control = control
+        message.msg_controllen = CMSG_SPACE(sizeof(int) * parcel.count)
+        header = CMSG_FIRSTHDR(&message)
+        header.cmsg_level = SOL_SOCKET
+        header.cmsg_type = SCM_RIGHTS
+        header.cmsg_len = CMSG_LEN(sizeof(int) * parcel.count)
+        memcpy(CMSG_DATA(header), parcel.fds, sizeof(int) * parcel.count)
+        return sendmsg(self._fds[1 + which].fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == 1

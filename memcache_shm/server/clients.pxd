@@ -1,0 +1,48 @@
+"""A worker's connections: bytes in, requests executed, replies out, in bounded turns."""
+
+from memcache_shm.server.buffers cimport Buffer, Pool
+from memcache_shm.server.connection cimport Connection
+from memcache_shm.server.counters cimport WorkerFigures
+from memcache_shm.server.executor cimport Executor
+
+cdef enum:
+    INPUT_SIZE = 64 << 10       # of the buffer that all connections receive into
+    DIRECT_NEED = 16 << 10      # a request longer than this is received into the connection's own buffer
+    FLUSH_SIZE = 64 << 10       # replies are sent once so many bytes wait
+    TURN_SIZE = 1 << 20         # reply bytes after which a connection lets others go first
+
+
+cdef enum Sent:                 # what became of the replies
+    ALL = 0
+    SOME = 1                    # the client is slow: the connection is BLOCKED
+    NONE = 2                    # the connection is broken
+
+
+cdef class Clients:
+    cdef Executor executor
+    cdef Pool pool
+    cdef WorkerFigures *figures
+    cdef size_t max_value       # the table's
+    cdef int epoll              # the loop's
+    cdef bint draining          # no new requests: close whoever has nothing left to get
+    cdef Buffer input           # what the running turn received, where the connection needs no buffer of its own
+    cdef Connection *all
+    cdef Connection *turns      # YIELDED connections, oldest first
+    cdef Connection *last_turn
+
+    cdef bint adopt(self, int fd) noexcept nogil
+    cdef void ready(self, Connection *c) noexcept nogil
+    cdef void take_turns(self) noexcept nogil
+    cdef void drain(self) noexcept nogil
+    cdef void close_all(self) noexcept nogil
+    cdef void _receive(self, Connection *c) noexcept nogil
+    cdef Buffer *_input_for(self, Connection *c) noexcept nogil
+    cdef void _end_of_input(self, Connection *c) noexcept nogil
+    cdef void _run(self, Connection *c, Buffer *source) noexcept nogil
+    cdef bint _next(self, Connection *c, Buffer *source) noexcept nogil
+    cdef bint _keep(self, Connection *c, Buffer *source) noexcept nogil
+    cdef int _send(self, Connection *c) noexcept nogil
+    cdef void _send_rest(self, Connection *c) noexcept nogil
+    cdef void _watch(self, Connection *c, unsigned int events) noexcept nogil
+    cdef void _yield(self, Connection *c) noexcept nogil
+    cdef void _close(self, Connection *c) noexcept nogil

@@ -1,0 +1,269 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""A worker's connections: bytes in, requests executed, replies out, in bounded turns.
+
+    readable -> _receive: one recv, as a rule into the buffer that all connections share
+             -> _run: parse and execute until the bytes are used up; replies gather in the executor's out buffer
+             -> _send: one send; what the client does not take moves to the connection (BLOCKED)
+
+Only what is left of an incomplete request stays with the connection, so an idle one holds no buffer. A connection whose client
+does not take its replies is neither read nor parsed until it does. One that has got TURN_SIZE bytes in a row lets
+the others go first (YIELDED). Every path ends in `_close`, or with the connection READING, BLOCKED or YIELDED.
+"""
+
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset, strlen
+
+from memcache_shm.protocol.parser cimport next_request
+from memcache_shm.protocol.request cimport CLOSE, NEED_MORE, REPLY, Request
+from memcache_shm.server.buffers cimport Buffer, waiting
+from memcache_shm.server.clients cimport (
+    ALL, DIRECT_NEED, FLUSH_SIZE, INPUT_SIZE, NONE, SOME, TURN_SIZE,
+)
+from memcache_shm.server.connection cimport BLOCKED, READING, YIELDED, Connection
+from memcache_shm.server.executor cimport Executor
+from memcache_shm.server.linux cimport (
+    EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, close, epoll_ctl, epoll_event, recv, send,
+)
+
+
+cdef class Clients:
+
+    def __init__(self, Executor executor, int epoll):
+        self.executor = executor
+        self.pool = executor.pool
+        self.figures = executor.figures
+        self.max_value = executor.table.max_value
+        self.epoll = epoll
+        memset(&self.input, 0, sizeof(Buffer))
+        if not self.pool.reserve(&self.input, INPUT_SIZE):
+            raise MemoryError("no room for a worker's input buffer")
+
+    cdef bint adopt(self, int fd) noexcept nogil:
+        """A new connection. False: out of memory, the descriptor is closed."""
+        cdef Connection *c = <Connection *> calloc(1, sizeof(Connection))
+        cdef epoll_event event
+        if c == NULL:
+            close(fd)
+            self.figures.closed += 1
+            return False
+        c.fd = fd
+        c.next = self.all
+        if self.all != NULL:
+            self.all.previous = c
+        self.all = c
+        event.events = EPOLLIN
+        event.data.ptr = c
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, &event) < 0:
+            self._close(c)
+            return False
+        return True
+
+    cdef void ready(self, Connection *c) noexcept nogil:
+        """The kernel has something for it, or takes something from it, or it broke."""
+        if c.flow == READING:
+            self._receive(c)
+        elif c.flow == BLOCKED:
+            self._send_rest(c)
+
+    cdef void take_turns(self) noexcept nogil:
+        """One turn for each connection that waits for one now."""
+        cdef Connection *c = self.turns
+        cdef Connection *following
+        self.turns = self.last_turn = NULL
+        while c != NULL:
+            following = c.next_turn
+            c.next_turn = NULL
+            c.flow = READING
+            self._run(c, &c.input)
+            c = following
+
+    cdef void drain(self) noexcept nogil:
+        """A last turn for everyone; whoever has all its replies is closed, now and from now on."""
+        cdef Connection *c = self.all
+        cdef Connection *following
+        self.draining = True
+        while c != NULL:
+            following = c.next
+            if c.flow == READING:
+                self._receive(c)
+            c = following
+
+    cdef void close_all(self) noexcept nogil:
+        while self.all != NULL:
+            self._close(self.all)
+
+    cdef void _receive(self, Connection *c) noexcept nogil:
+        """One recv, then whatever it completes."""
+        cdef Buffer *into = self._input_for(c)
+        cdef ssize_t got
+        if into == NULL:
+            self._close(c)
+            return
+        got = recv(c.fd, into.data + into.end, min(into.cap - into.end, c.need + INPUT_SIZE), MSG_DONTWAIT)
+        if got > 0:
+            into.end += got
+            self.figures.bytes_read += got
+            self._run(c, into)
+        elif got == 0:
+            self._end_of_input(c)
+        elif (errno != EAGAIN and errno != EINTR) or self.draining:
+            self._close(c)
+
+    cdef Buffer *_input_for(self, Connection *c) noexcept nogil:
+        """Where to receive: the connection's own buffer for a long request, else the shared one.
+
+        The connection keeps its bytes until `_run`, in case nothing comes. NULL: out of memory.
+        """
+        cdef size_t have = waiting(&c.input)
+        if c.need > DIRECT_NEED:
+            if c.input.cap - c.input.end == 0 and not self.pool.reserve(&c.input, min(c.need - have, max(have, INPUT_SIZE))):
+                return NULL
+            return &c.input
+        if have:
+            memcpy(self.input.data, c.input.data + c.input.start, have)
+        self.input.start = 0
+        self.input.end = have
+        return &self.input
+
+    cdef void _end_of_input(self, Connection *c) noexcept nogil:
+        """The client closed its side: all complete requests are answered; an incomplete one may have a reply of its own."""
+        if c.at_eof != NULL:
+            self.executor.put(c.at_eof, strlen(c.at_eof))
+            c.closing = True
+            if self._send(c) == SOME:
+                return
+        self._close(c)
+
+    cdef void _run(self, Connection *c, Buffer *source) noexcept nogil:
+        """A turn: the requests in `source`, answered by as few sends as their size allows."""
+        cdef size_t turn_size = 0
+        cdef int sent = ALL
+        cdef bint more = waiting(source) >= c.need
+        while more and sent == ALL and turn_size < TURN_SIZE:
+            more = self._next(c, source)
+            if self.executor.out.end >= FLUSH_SIZE:
+                turn_size += self.executor.out.end
+                sent = self._send(c)
+        if sent == ALL and self.executor.out.end:
+            sent = self._send(c)
+        if sent == NONE or self.executor.failed or not self._keep(c, source):
+            self._close(c)
+        elif sent == ALL and more:
+            self._yield(c)
+        elif sent == ALL and (c.closing or self.draining):
+            self._close(c)
+
+    cdef bint _next(self, Connection *c, Buffer *source) noexcept nogil:
+        """Parse and execute one request. False: there is no further one."""
+        cdef Request request
+        cdef int step = next_request(&c.parser, source.data + source.start, waiting(source), self.max_value, &request)
+        source.start += request.used
+        c.need = request.need
+        c.at_eof = request.at_eof
+        if step == NEED_MORE:
+            return False
+        if step == CLOSE:
+            c.closing = True
+            return False
+        if step != REPLY:
+            self.executor.execute(&c.parser, &request)
+        else:
+            if request.unwind:
+                self.executor.unwind()
+            self.executor.put(request.reply, request.reply_len)
+        return source.start < source.end and not self.executor.failed
+
+    cdef bint _keep(self, Connection *c, Buffer *source) noexcept nogil:
+        """Bytes not yet used stay with the connection. False: out of memory."""
+        cdef size_t left = waiting(source)
+        if source == &c.input:
+            if left == 0:
+                self.pool.release(source)
+            return True
+        if left > c.input.cap:
+            self.pool.release(&c.input)
+        c.input.start = c.input.end = 0
+        if left == 0:
+            self.pool.release(&c.input)
+            return True
+        if not self.pool.reserve(&c.input, left):
+            return False
+        memcpy(c.input.data, source.data + source.start, left)
+        c.input.end = left
+        return True
+
+    cdef int _send(self, Connection *c) noexcept nogil:
+        """Send the out buffer; what is not taken moves to the connection. Returns a Sent; the out buffer is empty then."""
+        cdef Buffer *out = &self.executor.out
+        cdef ssize_t taken = send(c.fd, out.data, out.end, MSG_NOSIGNAL | MSG_DONTWAIT)
+        cdef size_t left
+        self.executor.unwindable = False
+        if taken < 0:
+            taken = 0 if errno == EAGAIN or errno == EINTR else -1
+        left = out.end - taken
+        out.end = 0
+        if taken < 0:
+            return NONE
+        self.figures.bytes_written += taken
+        if left == 0:
+            return ALL
+        if not self.pool.reserve(&c.output, left):
+            return NONE
+        memcpy(c.output.data, out.data + taken, left)
+        c.output.end = left
+        c.flow = BLOCKED
+        self._watch(c, EPOLLOUT)
+        return SOME
+
+    cdef void _send_rest(self, Connection *c) noexcept nogil:
+        """The client takes bytes again; when it has them all, its waiting requests get their turn."""
+        cdef ssize_t taken = send(c.fd, c.output.data + c.output.start, waiting(&c.output), MSG_NOSIGNAL | MSG_DONTWAIT)
+        if taken < 0:
+            if errno != EAGAIN and errno != EINTR:
+                self._close(c)
+            return
+        self.figures.bytes_written += taken
+        c.output.start += taken
+        if waiting(&c.output):
+            return
+        self.pool.release(&c.output)
+        if c.closing:
+            self._close(c)
+            return
+        c.flow = READING
+        self._watch(c, EPOLLIN)
+        self._run(c, &c.input)
+
+    cdef void _watch(self, Connection *c, unsigned int events) noexcept nogil:
+        """Cannot fail for a descriptor that epoll knows already."""
+        cdef epoll_event event
+        event.events = events
+        event.data.ptr = c
+        epoll_ctl(self.epoll, EPOLL_CTL_MOD, c.fd, &event)
+
+    cdef void _yield(self, Connection *c) noexcept nogil:
+        c.flow = YIELDED
+        self.figures.yields += 1
+        if self.last_turn == NULL:
+            self.turns = c
+        else:
+            self.last_turn.next_turn = c
+        self.last_turn = c
+
+    cdef void _close(self, Connection *c) noexcept nogil:
+        """Closing the descriptor takes it out of epoll. A YIELDED connection is only closed by `close_all`."""
+        if c.next != NULL:
+            c.next.previous = c.previous
+        if c.previous != NULL:
+            c.previous.next = c.next
+        else:
+            self.all = c.next
+        self.pool.release(&c.input)
+        self.pool.release(&c.output)
+        close(c.fd)
+        free(c)
+        self.executor.out.end = 0
+        self.executor.unwindable = False
+        self.executor.failed = False
+        self.figures.closed += 1

@@ -1,0 +1,26 @@
+"""What a worker knows of one client: about 170 bytes while it is idle."""
+
+from libc.stdint cimport uint8_t
+
+from memcache_shm.protocol.request cimport Parser
+from memcache_shm.server.buffers cimport Buffer
+
+
+cdef enum Flow:             # what a connection waits for
+    READING = 0             # for bytes of the client
+    BLOCKED = 1             # for the client to take bytes; nothing is read or parsed meanwhile
+    YIELDED = 2             # for its next turn; it is on the loop's list
+
+
+cdef struct Connection:
+    Parser parser           # where it stands in the stream
+    Buffer input            # bytes of an incomplete request, or of requests whose turn is to come
+    Buffer output           # replies that the client did not take yet (BLOCKED)
+    size_t need             # no use in parsing before so many input bytes are there; 0 unknown
+    const char *at_eof      # the reply that is due if the client closes its side now, or NULL
+    Connection *next        # all connections of the worker
+    Connection *previous
+    Connection *next_turn   # list of the YIELDED ones
+    int fd
+    uint8_t flow
+    bint closing            # close as soon as the output is gone

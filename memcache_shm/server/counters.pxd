@@ -1,0 +1,40 @@
+"""Figures of one daemon, in a mapping that supervisor and workers share: nothing here belongs to the table."""
+
+from libc.stdint cimport uint64_t
+
+cdef enum:
+    TABLE_FIGURES = 48          # room for the table's figures at the last `stats reset`
+
+
+cdef struct WorkerFigures:      # written by its worker only, unless said otherwise
+    uint64_t handed             # connections given to it, by the supervisor only
+    uint64_t closed             # connections it closed; handed - closed are open
+    uint64_t bytes_read
+    uint64_t bytes_written
+    uint64_t cmd_meta
+    uint64_t too_large          # storage commands refused by their size, before the table saw them
+    uint64_t yields             # turns that ended because others were waiting
+    uint64_t busy               # requests that failed because a shard's lock did not come
+    uint64_t pid                # by the supervisor only
+    uint64_t up                 # 1 from the worker's first wait on; zeroed by the supervisor before a fork
+    uint64_t spare[6]           # to two cache lines
+
+
+cdef struct DaemonFigures:      # written by the supervisor only, unless said otherwise
+    uint64_t accepted
+    uint64_t rejected           # above the connection limit
+    uint64_t no_descriptor      # times accepting paused for want of descriptors
+    uint64_t paused_us
+    uint64_t verbosity          # by any worker
+    uint64_t started_s          # monotonic clock
+    uint64_t dropped            # connections of workers that died
+    uint64_t spare
+    uint64_t base[TABLE_FIGURES]    # table figures at the last reset, by any worker, the last one wins
+
+
+cdef class Counters:
+    cdef DaemonFigures *daemon
+    cdef WorkerFigures *worker      # one block a worker
+    cdef readonly int workers
+    cdef object _mapping            # keeps the memory
+    cdef uint64_t open_connections(self, int which) noexcept nogil

@@ -1,0 +1,94 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Figures of one daemon, in an anonymous mapping made before the fork.
+
+Each word has one writer and is read with plain loads: a reader may be a moment behind, never torn. A worker that dies leaves
+its sums; its successor goes on adding to them.
+"""
+
+import mmap
+import time
+
+from libc.stdint cimport uint64_t, uintptr_t
+
+from memcache_shm.server.counters cimport TABLE_FIGURES, DaemonFigures, WorkerFigures
+
+
+cdef class Counters:
+
+    def __init__(self, int workers):
+        cdef unsigned char[::1] view
+        self.workers = workers
+        self._mapping = mmap.mmap(-1, sizeof(DaemonFigures) + workers * sizeof(WorkerFigures))
+        view = self._mapping
+        self.daemon = <DaemonFigures *> &view[0]
+        self.worker = <WorkerFigures *> (self.daemon + 1)
+        self.daemon.started_s = <uint64_t> time.monotonic()
+
+    cdef uint64_t open_connections(self, int which) noexcept nogil:
+        return self.worker[which].handed - self.worker[which].closed
+
+    def begin(self, int which):
+        """Before a worker is forked into this place: its predecessor's connections are gone."""
+        cdef WorkerFigures *figures = &self.worker[which]
+        self.daemon.dropped += self.open_connections(which)
+        figures.closed = figures.handed
+        figures.up = 0
+
+    def set_pid(self, int which, int pid):
+        self.worker[which].pid = pid
+
+    def is_up(self, int which):
+        return self.worker[which].up != 0
+
+    def pids(self):
+        return [self.worker[which].pid for which in range(self.workers)]
+
+    @property
+    def verbosity(self):
+        return self.daemon.verbosity
+
+    @verbosity.setter
+    def verbosity(self, level):
+        self.daemon.verbosity = level
+
+    @property
+    def uptime_s(self):
+        return max(1, int(time.monotonic()) - self.daemon.started_s)
+
+    def sums(self):
+        cdef int which
+        cdef WorkerFigures total
+        cdef WorkerFigures *one
+        total.handed = total.closed = total.bytes_read = total.bytes_written = 0
+        total.cmd_meta = total.too_large = total.yields = total.busy = 0
+        for which in range(self.workers):
+            one = &self.worker[which]
+            total.handed += one.handed
+            total.closed += one.closed
+            total.bytes_read += one.bytes_read
+            total.bytes_written += one.bytes_written
+            total.cmd_meta += one.cmd_meta
+            total.too_large += one.too_large
+            total.yields += one.yields
+            total.busy += one.busy
+        return {
+            "curr_connections": total.handed - total.closed,
+            "total_connections": self.daemon.accepted,
+            "rejected_connections": self.daemon.rejected,
+            "listen_disabled_num": self.daemon.no_descriptor,
+            "time_in_listen_disabled_us": self.daemon.paused_us,
+            "bytes_read": total.bytes_read,
+            "bytes_written": total.bytes_written,
+            "cmd_meta": total.cmd_meta,
+            "store_too_large": total.too_large,
+            "conn_yields": total.yields,
+            "shm_busy": total.busy,
+            "shm_dropped_connections": self.daemon.dropped,
+        }
+
+    def set_base(self, figures):
+        for at, figure in enumerate(figures[:TABLE_FIGURES]):
+            self.daemon.base[at] = figure
+
+    def base(self):
+        return [self.daemon.base[at] for at in range(TABLE_FIGURES)]

@@ -1,0 +1,14 @@
+"""The seam between protocol and storage; its work is done in Cython."""
+
+from collections.abc import Callable
+
+from memcache_shm.server.buffers import Pool
+from memcache_shm.server.counters import Counters
+from memcache_shm.storage.table import Table
+
+class Executor:
+    """Executes the requests of one worker's clients."""
+
+    def __init__(
+        self, table: Table, pool: Pool, counters: Counters, which: int, stats_text: Callable[[bytes], bytes]
+    ) -> None: ...

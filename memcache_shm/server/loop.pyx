@@ -1,0 +1,148 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""A worker's loop: one epoll for all its connections, the supervisor's channel and the stop signal. It knows no protocol."""
+
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy, memset
+
+from memcache_shm.server.clients cimport Clients
+from memcache_shm.server.connection cimport Connection
+from memcache_shm.server.counters cimport WorkerFigures
+from memcache_shm.server.executor cimport Executor
+from memcache_shm.server.handover cimport HANDOVER_MAX
+from memcache_shm.server.linux cimport (
+    CLOCK_MONOTONIC, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, MSG_CMSG_CLOEXEC,
+    MSG_DONTWAIT, PR_SET_PDEATHSIG, clock_gettime, close, cmsghdr, epoll_create1, epoll_ctl, epoll_event, epoll_wait, iovec,
+    msghdr, prctl, recvmsg, timespec,
+)
+
+cdef enum:
+    EVENTS = 256                # taken from the kernel at a time
+
+# epoll's tag of a descriptor that is no connection is the address of one of these
+cdef char CHANNEL
+cdef char STOP
+
+
+cdef uint64_t _now_ms() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <uint64_t> now.tv_sec * 1000 + now.tv_nsec // 1000000
+
+
+def die_with_parent(int signal_number):
+    """Ask the kernel for that signal when the parent ends. Raises OSError."""
+    if prctl(PR_SET_PDEATHSIG, signal_number) < 0:
+        raise OSError(errno, "prctl(PR_SET_PDEATHSIG)")
+
+
+cdef class WorkerLoop:
+
+    cdef Clients _clients
+    cdef WorkerFigures *_figures
+    cdef int _epoll
+    cdef int _channel           # connections come through it; its end means: stop
+    cdef int _stop              # readable means: stop
+    cdef uint64_t _drain_ms     # how long slow clients may take their last replies
+    cdef bint _stopping
+
+    def __init__(self, Executor executor, int channel, int stop, double drain_s):
+        self._epoll = epoll_create1(EPOLL_CLOEXEC)
+        if self._epoll < 0:
+            raise OSError(errno, "epoll_create1")
+        self._clients = Clients(executor, self._epoll)
+        self._figures = executor.figures
+        self._channel = channel
+        self._stop = stop
+        self._drain_ms = <uint64_t> (drain_s * 1000)
+        self._add(channel, &CHANNEL)
+        self._add(stop, &STOP)
+
+    cdef int _add(self, int fd, void *tag) except -1:
+        cdef epoll_event event
+        event.events = EPOLLIN
+        event.data.ptr = tag
+        if epoll_ctl(self._epoll, EPOLL_CTL_ADD, fd, &event) < 0:
+            raise OSError(errno, "epoll_ctl")
+        return 0
+
+    def run(self):
+        """Serve until the channel ends or `stop` becomes readable, then answer what has been read, and return."""
+        cdef int error
+        with nogil:
+            self._figures.up = 1
+            error = self._serve()
+            if not error:
+                error = self._drain()
+            self._clients.close_all()
+        if error:
+            raise OSError(error, "epoll_wait")
+
+    cdef int _serve(self) noexcept nogil:
+        """Returns 0, or the errno that ended it."""
+        while not self._stopping:
+            if self._round(-1) < 0:
+                return errno
+        return 0
+
+    cdef int _drain(self) noexcept nogil:
+        """Returns 0, or the errno that ended it; slow clients have a limited time."""
+        cdef uint64_t until = _now_ms() + self._drain_ms
+        cdef uint64_t now = _now_ms()
+        while self._receive_connections():
+            pass
+        self._clients.drain()
+        while self._clients.all != NULL and now < until:
+            if self._round(<int> (until - now)) < 0:
+                return errno
+            now = _now_ms()
+        return 0
+
+    cdef int _round(self, int timeout_ms) noexcept nogil:
+        """One wait and what it brings. Connections are closed only in their own event, so no tag is stale. -1: errno says."""
+        cdef epoll_event events[EVENTS]
+        cdef int count = epoll_wait(self._epoll, events, EVENTS, 0 if self._clients.turns != NULL else timeout_ms)
+        cdef int at
+        if count < 0:
+            return 0 if errno == EINTR else -1
+        for at in range(count):
+            if events[at].data.ptr == &CHANNEL:
+                self._stopping |= not self._receive_connections()
+            elif events[at].data.ptr == &STOP:
+                self._stopping = True
+            else:
+                self._clients.ready(<Connection *> events[at].data.ptr)
+        self._clients.take_turns()
+        return 0
+
+    cdef bint _receive_connections(self) noexcept nogil:
+        """One message of the channel. False: there is none, or the supervisor closed its end."""
+        cdef char control[1024]
+        cdef unsigned char announced = 0
+        cdef int fds[HANDOVER_MAX]
+        cdef iovec data
+        cdef msghdr message
+        cdef cmsghdr *header
+        cdef int came = 0
+        cdef int at
+        memset(&message, 0, sizeof(message))
+        data.iov_base = &announced
+        data.iov_len = 1
+        message.msg_iov = &data
+        message.msg_iovlen = 1
+        message.msg_control = control
+        message.msg_controllen = CMSG_SPACE(sizeof(fds))
+        if recvmsg(self._channel, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) <= 0:
+            return False
+        header = CMSG_FIRSTHDR(&message)
+        if header != NULL:
+            came = <int> ((header.cmsg_len - CMSG_LEN(0)) // sizeof(int))
+            memcpy(fds, CMSG_DATA(header), came * sizeof(int))
+        for at in range(came):
+            self._clients.adopt(fds[at])
+        self._figures.closed += announced - came     # lost for want of descriptors
+        return True
+
+    def __dealloc__(self):
+        if self._epoll >= 0:
+            close(self._epoll)

@@ -1,0 +1,235 @@
+"""The text of ``stats``: the daemon's figures and the table's, by memcached's names.
+
+Monitors fail as a whole when one name is missing, so every name is printed; one that has no meaning here is 0.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from memcache_shm.server.config import ServerConfig
+from memcache_shm.server.counters import Counters
+from memcache_shm.version import WIRE_VERSION
+
+#: Plain ``stats``, in memcached 1.6.45's order.
+NAMES = tuple(
+    """pid uptime time version libevent pointer_size rusage_user rusage_system max_connections curr_connections
+    total_connections rejected_connections connection_structures response_obj_oom response_obj_count response_obj_bytes
+    read_buf_count read_buf_bytes read_buf_bytes_free read_buf_oom reserved_fds cmd_get cmd_set cmd_flush cmd_touch cmd_meta
+    get_hits get_misses get_expired get_flushed delete_misses delete_hits incr_misses incr_hits decr_misses decr_hits
+    cas_misses cas_hits cas_badval touch_hits touch_misses store_too_large store_no_memory auth_cmds auth_errors bytes_read
+    bytes_written limit_maxbytes accepting_conns listen_disabled_num time_in_listen_disabled_us threads conn_yields
+    hash_power_level hash_bytes hash_is_expanding slab_reassign_rescues slab_reassign_chunk_rescues
+    slab_reassign_inline_reclaim slab_reassign_busy_items slab_reassign_busy_deletes slab_reassign_busy_nomem
+    slab_reassign_last_busy_status slab_reassign_running slabs_moved malloc_fails log_worker_dropped log_worker_written
+    log_watcher_skipped log_watcher_sent log_watchers unexpected_napi_ids round_robin_fallback bytes curr_items total_items
+    slab_global_page_pool expired_unfetched evicted_unfetched evictions reclaimed crawler_reclaimed crawler_items_checked
+    lrutail_reflocked""".split()
+)
+
+#: What ``stats reset`` sets back, by taking off what was there.
+EVENTS = tuple(
+    """cmd_set cmd_flush cmd_touch get_hits get_misses get_expired get_flushed delete_misses delete_hits incr_misses incr_hits
+    decr_misses decr_hits cas_misses cas_hits cas_badval touch_hits touch_misses store_too_large store_no_memory bytes_read
+    bytes_written total_items expired_unfetched evicted_unfetched evictions reclaimed total_connections rejected_connections
+    cmd_meta conn_yields listen_disabled_num""".split()
+)
+
+_END = b"END\r\n"
+
+
+class _Printer(Protocol):
+    def __call__(self, words: list[bytes]) -> bytes: ...
+
+
+def _lines(figures: Iterable[tuple[str, object]]) -> bytes:
+    return "".join(f"STAT {name} {figure}\r\n" for name, figure in figures).encode() + _END
+
+
+class StatsPrinter:
+    """Called with what followed the word ``stats``; returns the whole reply."""
+
+    def __init__(self, config: ServerConfig, counters: Counters) -> None:
+        self._config = config
+        self._counters = counters
+        self._groups: dict[bytes, _Printer] = {
+            b"": self._plain,
+            b"settings": self._settings,
+            b"items": self._items,
+            b"slabs": self._slabs,
+            b"sizes": lambda words: b"STAT sizes_status disabled\r\n" + _END,
+            b"conns": lambda words: _END,
+            b"detail": self._detail,
+            b"cachedump": self._cachedump,
+            b"reset": self._reset,
+            b"shm": self._shm,
+        }
+
+    def __call__(self, rest: bytes) -> bytes:
+        words = rest.split() or [b""]
+        printer = self._groups.get(words[0])
+        return printer(words) if printer is not None else b"ERROR\r\n"
+
+    def _all(self) -> dict[str, int]:
+        """The table's figures and the daemon's; a name of both is their sum."""
+        figures = dict(self._config.table.stats())
+        for name, figure in self._counters.sums().items():
+            figures[name] = figures.get(name, 0) + figure
+        return figures
+
+    def _since_reset(self) -> dict[str, int]:
+        figures = self._all()
+        for name, base in zip(EVENTS, self._counters.base(), strict=False):
+            figures[name] = figures.get(name, 0) - base
+        figures["cmd_get"] = figures["get_hits"] + figures["get_misses"]
+        return figures
+
+    def _plain(self, words: list[bytes]) -> bytes:
+        figures: dict[str, object] = dict(self._since_reset())
+        figures |= self._process_figures()
+        return _lines((name, figures.get(name, 0)) for name in NAMES)
+
+    def _process_figures(self) -> Mapping[str, object]:
+        """What plain ``stats`` says about the daemon itself; rusage is this worker's."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            "pid": os.getppid(),
+            "uptime": self._counters.uptime_s,
+            "time": int(time.time()),
+            "version": WIRE_VERSION,
+            "libevent": "none",
+            "pointer_size": 64,
+            "rusage_user": f"{usage.ru_utime:.6f}",
+            "rusage_system": f"{usage.ru_stime:.6f}",
+            "max_connections": self._config.max_connections,
+            "connection_structures": self._counters.sums()["curr_connections"],
+            "accepting_conns": 1,
+            "threads": self._config.workers,
+        }
+
+    def _settings(self, words: list[bytes]) -> bytes:
+        config = self._config
+        addresses = [listener.address for listener in config.listeners]
+        inet = [address for address in addresses if not address.path]
+        paths = [address.path for address in addresses if address.path]
+        return _lines(
+            {
+                "maxbytes": config.table.stats()["limit_maxbytes"],
+                "maxconns": config.max_connections,
+                "tcpport": inet[0].port if inet else 0,
+                "udpport": 0,
+                "inter": ",".join(address.host for address in inet) or "NULL",
+                "verbosity": self._counters.verbosity,
+                "oldest": 0,
+                "evictions": "on" if config.table.evicts else "off",
+                "domain_socket": paths[0] if paths else "NULL",
+                "umask": "700",
+                "shutdown_command": "no",
+                "growth_factor": "1.00",
+                "chunk_size": 48,
+                "num_threads": config.workers,
+                "num_threads_per_udp": 0,
+                "stat_key_prefix": ":",
+                "detail_enabled": "no",
+                "reqs_per_event": 0,
+                "cas_enabled": "yes",
+                "tcp_backlog": 1024,
+                "binding_protocol": "ascii",
+                "auth_enabled_sasl": "no",
+                "auth_enabled_ascii": "no",
+                "item_size_max": config.table.max_value,
+                "maxconns_fast": "yes",
+                "hashpower_init": 0,
+                "slab_reassign": "no",
+                "slab_automove": 0,
+                "lru_crawler": "no",
+                "flush_enabled": "yes",
+                "dump_enabled": "no",
+                "hash_algorithm": "siphash13",
+                "lru_maintainer_thread": "no",
+                "idle_timeout": 0,
+                "inline_ascii_response": "no",
+                "client_flags_size": 4,
+            }.items()
+        )
+
+    def _items(self, words: list[bytes]) -> bytes:
+        """One class, number 1, stands for the whole arena."""
+        figures = self._since_reset()
+        if not figures["curr_items"]:
+            return _END
+        values = {
+            "number": figures["curr_items"],
+            "number_hot": 0,
+            "number_warm": 0,
+            "number_cold": figures["curr_items"],
+            "age_hot": 0,
+            "age_warm": 0,
+            "age": 0,
+            "mem_requested": figures["bytes"],
+            "evicted": figures["evictions"],
+            "evicted_nonzero": 0,
+            "evicted_time": 0,
+            "outofmemory": figures["store_no_memory"],
+            "tailrepairs": 0,
+            "reclaimed": figures["reclaimed"],
+            "expired_unfetched": figures["expired_unfetched"],
+            "evicted_unfetched": figures["evicted_unfetched"],
+            "evicted_active": 0,
+            "crawler_reclaimed": 0,
+            "crawler_items_checked": 0,
+            "lrutail_reflocked": 0,
+            "moves_to_cold": 0,
+            "moves_to_warm": 0,
+            "moves_within_lru": 0,
+            "direct_reclaims": 0,
+            "hits_to_hot": 0,
+            "hits_to_warm": 0,
+            "hits_to_cold": figures["get_hits"],
+            "hits_to_temp": 0,
+        }
+        return _lines((f"items:1:{name}", value) for name, value in values.items())
+
+    def _slabs(self, words: list[bytes]) -> bytes:
+        """The arena as one class whose chunks are bytes."""
+        figures = self._since_reset()
+        total = figures.get("shm_arena_bytes", figures["limit_maxbytes"])
+        used = figures.get("shm_arena_used_bytes", figures["bytes"])
+        values = {
+            "chunk_size": 1,
+            "chunks_per_page": total,
+            "total_pages": 1,
+            "total_chunks": total,
+            "used_chunks": used,
+            "free_chunks": total - used,
+            "free_chunks_end": 0,
+            "mem_requested": figures["bytes"],
+        }
+        names = ("get_hits", "cmd_set", "delete_hits", "incr_hits", "decr_hits", "cas_hits", "cas_badval", "touch_hits")
+        values |= {name: figures[name] for name in names}
+        lines = [(f"1:{name}", value) for name, value in values.items()]
+        return _lines([*lines, ("active_slabs", 1), ("total_malloced", figures["limit_maxbytes"])])
+
+    def _detail(self, words: list[bytes]) -> bytes:
+        replies = {b"on": b"OK\r\n", b"off": b"OK\r\n", b"dump": _END}
+        usage = b"CLIENT_ERROR usage: stats detail on|off|dump\r\n"
+        return replies.get(words[1], usage) if len(words) > 1 else usage
+
+    def _cachedump(self, words: list[bytes]) -> bytes:
+        return _END if len(words) > 2 else b"CLIENT_ERROR bad command line\r\n"
+
+    def _reset(self, words: list[bytes]) -> bytes:
+        figures = self._all()
+        self._counters.set_base([figures.get(name, 0) for name in EVENTS])
+        return b"RESET\r\n"
+
+    def _shm(self, words: list[bytes]) -> bytes:
+        table = self._config.table
+        own = {name: figure for name, figure in self._all().items() if name.startswith("shm_")}
+        head = {"shm_uuid": table.uuid, "shm_id": table.shmid, "sem_id": table.semid, "geometry": table.geometry.describe()}
+        pids = {f"worker_{which}_pid": pid for which, pid in enumerate(self._counters.pids())}
+        return _lines({**head, **own, **pids}.items())

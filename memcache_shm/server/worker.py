@@ -1,0 +1,65 @@
+"""A worker: the child of the supervisor that serves connections until its channel ends.
+
+Everything here runs after the fork. The worker inherits the table's mapping and the daemon's figures; it attaches nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import socket
+from types import FrameType
+from typing import NoReturn
+
+from memcache_shm.server.buffers import Pool
+from memcache_shm.server.config import ServerConfig
+from memcache_shm.server.counters import Counters
+from memcache_shm.server.executor import Executor
+from memcache_shm.server.loop import WorkerLoop, die_with_parent
+from memcache_shm.server.stats import StatsPrinter
+
+log = logging.getLogger(__name__)
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+
+
+def run_worker(config: ServerConfig, counters: Counters, which: int, channel: socket.socket, parent: int) -> NoReturn:
+    """Serve, then leave without the interpreter's cleanup: nothing of the parent's may be flushed or finalised twice."""
+    status = EXIT_FAILED
+    try:
+        die_with_parent(signal.SIGKILL)
+        if os.getppid() == parent:
+            _serve(config, counters, which, channel)
+            status = EXIT_OK
+    except Exception:
+        log.exception("worker %d failed", which)
+    finally:
+        os._exit(status)
+
+
+def _serve(config: ServerConfig, counters: Counters, which: int, channel: socket.socket) -> None:
+    stop = _stop_descriptor()
+    stats = StatsPrinter(config, counters)
+    executor = Executor(config.table, Pool(), counters, which, stats)
+    loop = WorkerLoop(executor, channel.fileno(), stop, config.drain_s)
+    gc.freeze()
+    channel.send(b"U")
+    loop.run()
+
+
+def _stop_descriptor() -> int:
+    """Becomes readable at SIGTERM. A terminal's SIGINT reaches the whole process group; the supervisor decides about it."""
+    readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _note)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    return readable
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    """The wake descriptor has told the loop already."""
