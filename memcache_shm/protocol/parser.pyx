@@ -89,8 +89,10 @@ cdef int _read_line(Parser *parser, const char *start, const char *end, size_t m
     cdef const char *word_end
     cdef const char *stop
     cdef const Command *command
+    if start < end and <uint8_t> start[0] == BINARY_PROTOCOL:
+        return CLOSE
     if newline == NULL and end - start <= LINE_MAX:
-        return CLOSE if start < end and <uint8_t> start[0] == BINARY_PROTOCOL else NEED_MORE
+        return NEED_MORE
     stop = newline if newline != NULL else end
     if newline != NULL and stop > start and (stop - 1)[0] == c'\r':
         stop -= 1
