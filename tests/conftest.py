@@ -6,6 +6,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from support.isolation import RUN_VARIABLE, enter_own_namespace, ipc_ids, leaked, processes_of_run
@@ -14,11 +15,41 @@ from support.waiting import until
 
 RUN = uuid.uuid4().hex
 OWN_NAMESPACE = pytest.StashKey[bool]()
+IDS_BEFORE = pytest.StashKey[dict[str, set[int]]]()
+REMAINS = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[OWN_NAMESPACE] = enter_own_namespace()
+    config.stash[IDS_BEFORE] = ipc_ids()
+    config.stash[REMAINS] = []
     os.environ[RUN_VARIABLE] = RUN
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Nothing the tests made may be left: no segment, no semaphore set, no process. Processes of xdist's report to the first one."""
+    config = session.config
+    remains = config.stash[REMAINS]
+    if _namespace_is_ours(config):
+        remains += [f"{kind} {sorted(ids)}" for kind, ids in leaked(config.stash[IDS_BEFORE]).items()]
+    if not config.pluginmanager.hasplugin("dsession"):  # the first of several: those see to their own
+        remains += [f"process {pid}: {command}" for pid, command in processes_of_run(RUN).items()]
+    if hasattr(config, "workerinput"):
+        config.workeroutput["remains"] = remains
+    elif remains:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A process of xdist's has ended: what it left behind fails the whole run."""
+    node.config.stash[REMAINS] += getattr(node, "workeroutput", {}).get("remains", [])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in terminalreporter.config.stash[REMAINS]:
+        terminalreporter.write_line(f"left behind by the tests: {line}", red=True)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -37,16 +68,12 @@ def _namespace_is_ours(config: pytest.Config) -> bool:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _isolation(pytestconfig: pytest.Config) -> Iterator[None]:
-    """No test touches the tables of the user who runs it, and all tests together leave nothing behind."""
-    before = ipc_ids()
+def _isolation() -> Iterator[None]:
+    """No test touches the tables of the user who runs it."""
     with tempfile.TemporaryDirectory(prefix="mstables") as directory:
         os.environ["MEMCACHE_SHM_DIR"] = directory
         yield
         del os.environ["MEMCACHE_SHM_DIR"]
-    assert not processes_of_run(RUN), "processes left behind by the tests"
-    if _namespace_is_ours(pytestconfig):
-        assert not leaked(before), "segments or semaphore sets left behind by the tests"
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 RUN_VARIABLE = "MEMCACHE_SHM_TEST_RUN"  # in the environment of every process a test starts
+RESOURCE_TRACKER = "multiprocessing.resource_tracker"  # the standard library's, ends after the process that started it
 _CLONE_NEWIPC = 0x08000000  # <linux/sched.h>
 _ID_COLUMN = 1  # of /proc/sysvipc/{shm,sem}: key, id, ...
 
@@ -38,7 +39,7 @@ def leaked(before: dict[str, set[int]]) -> dict[str, set[int]]:
 
 
 def processes_of_run(run: str) -> dict[int, str]:
-    """Command lines by pid of the living processes that carry this run's mark, this process and its pytest kin left out."""
+    """Command lines by pid of the living processes that carry this run's mark, this process left out."""
     mark = f"{RUN_VARIABLE}={run}".encode()
     found = {}
     for directory in Path("/proc").glob("[0-9]*"):
@@ -50,7 +51,7 @@ def processes_of_run(run: str) -> dict[int, str]:
         if marked:
             found[int(directory.name)] = command
     found.pop(os.getpid(), None)
-    return found
+    return {pid: command for pid, command in found.items() if RESOURCE_TRACKER not in command}
 
 
 def children(pid: int) -> dict[int, str]:

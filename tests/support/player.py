@@ -1,0 +1,106 @@
+"""Playing a conversation on a connection, its bytes cut one way or the other."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import itertools
+import os
+import random
+import socket
+import termios
+from collections.abc import Iterator
+
+from support.conversation import Conversation, Exchange, fill_in, is_complete, matches
+from support.waiting import until
+
+CUTTINGS = ("steps", "whole", "bytes", "cuts")
+REPEAT_S = 5.0
+QUIET_S = 0.02  # after the last expected byte nothing more may come
+
+
+def play(conversation: Conversation, sock: socket.socket, cutting: str) -> None:
+    """Send and compare; AssertionError with both sides of the first difference."""
+    captured: dict[bytes, bytes] = {}
+    exchanges = conversation.exchanges if cutting == "steps" else conversation.pipelined()
+    for exchange in exchanges:
+        if exchange.repeat:
+            until(lambda exchange=exchange: _try(sock, exchange, captured), f"{exchange.send!r} -> {exchange.expect!r}", REPEAT_S, 0.05)
+            continue
+        _send(sock, fill_in(exchange.send, captured), cutting, conversation.title)
+        if exchange.close:
+            sock.shutdown(socket.SHUT_WR)
+        got = _read(sock, exchange)
+        assert matches(exchange.expect, got, captured), f"expected {exchange.expect!r}\n     got {got!r}"
+    assert_quiet(sock)
+
+
+def _try(sock: socket.socket, exchange: Exchange, captured: dict[bytes, bytes]) -> bool:
+    """Send once more, read one whole reply (it ends with END or is one line)."""
+    sock.sendall(fill_in(exchange.send, captured))
+    got = b""
+    while not got.endswith(b"\r\n") or (got.startswith(b"VALUE") and not got.endswith(b"END\r\n")):
+        chunk = sock.recv(65536)
+        assert chunk, f"closed after {got!r}"
+        got += chunk
+    return matches(exchange.expect, got, captured)
+
+
+def _send(sock: socket.socket, data: bytes, cutting: str, seed: str) -> None:
+    try:
+        for piece in _pieces(data, cutting, seed):
+            sock.sendall(piece)
+            if cutting == "bytes":
+                let_it_read(sock)
+    except (BrokenPipeError, ConnectionResetError):
+        return  # the server closed early; what it said before decides
+
+
+def _pieces(data: bytes, cutting: str, seed: str) -> Iterator[bytes]:
+    if cutting in ("steps", "whole"):
+        yield data
+    elif cutting == "bytes":
+        step = 1 + len(data) // 20_000  # a byte at a time, unless that took for ever
+        yield from (data[i : i + step] for i in range(0, len(data), step))
+    else:
+        chance = random.Random(seed)
+        cuts = sorted(chance.sample(range(len(data) + 1), min(len(data), 12)))
+        yield from (data[a:b] for a, b in itertools.pairwise([0, *cuts, len(data)]) if a < b)
+
+
+def let_it_read(sock: socket.socket) -> None:
+    """On a UNIX socket: until the other side has read all; TCP only tells that its kernel has it, so give way once."""
+    if sock.family != socket.AF_UNIX:
+        os.sched_yield()
+        return
+    unread = array.array("i", [1])
+    for _ in range(10_000):
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, unread)
+        if not unread[0]:
+            return
+        os.sched_yield()
+
+
+def _read(sock: socket.socket, exchange: Exchange) -> bytes:
+    got = b""
+    while exchange.eof or not is_complete(exchange.expect, got):
+        try:
+            chunk = sock.recv(65536)
+        except TimeoutError:
+            raise AssertionError(f"expected {exchange.expect!r}\n only got {got!r}") from None
+        except ConnectionResetError:
+            chunk = b""  # it closed with our bytes unread
+        if not chunk:
+            break
+        got += chunk
+    return got
+
+
+def assert_quiet(sock: socket.socket) -> None:
+    """Nothing more comes."""
+    sock.settimeout(QUIET_S)
+    try:
+        more = sock.recv(4096)
+    except (TimeoutError, ConnectionResetError):
+        return
+    assert not more, f"unexpected: {more!r}"
