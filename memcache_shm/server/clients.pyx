@@ -23,7 +23,8 @@ from memcache_shm.server.clients cimport (
 from memcache_shm.server.connection cimport BLOCKED, READING, YIELDED, Connection
 from memcache_shm.server.executor cimport Executor
 from memcache_shm.server.linux cimport (
-    EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, close, epoll_ctl, epoll_event, recv, send,
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, close, epoll_ctl, epoll_event,
+    recv, send,
 )
 
 
@@ -252,7 +253,10 @@ cdef class Clients:
         self.last_turn = c
 
     cdef void _close(self, Connection *c) noexcept nogil:
-        """Closing the descriptor takes it out of epoll. A YIELDED connection is only closed by `close_all`."""
+        """Free it. A YIELDED connection is only closed by `close_all`.
+
+        Out of epoll by name: closing does not suffice while the supervisor, which sent the descriptor, still holds its own.
+        """
         if c.next != NULL:
             c.next.previous = c.previous
         if c.previous != NULL:
@@ -261,6 +265,7 @@ cdef class Clients:
             self.all = c.next
         self.pool.release(&c.input)
         self.pool.release(&c.output)
+        epoll_ctl(self.epoll, EPOLL_CTL_DEL, c.fd, NULL)
         close(c.fd)
         free(c)
         self.executor.out.end = 0
