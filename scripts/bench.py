@@ -1,0 +1,88 @@
+"""`make bench`: memcache_shm beside memcached, redis and lmdb, in one run on one machine.
+
+Prints tables, or with --json one JSON object. The exit status says whether everything could be measured, not how it turned out:
+times depend on the machine, so each target is printed beside its figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import bench_attached
+import bench_network
+from bench_report import OURS, Progress, Section, machine
+from bench_servers import MEMCACHED, REDIS
+
+SCRIPTS = Path(__file__).resolve().parent
+HEADERS = SCRIPTS.parent / "memcache_shm" / "storage"
+
+
+def main() -> int:
+    options = _options()
+    progress = Progress()
+    facts = machine()
+    with tempfile.TemporaryDirectory(prefix="memcache_shm-bench-") as name:
+        os.environ["MEMCACHE_SHM_DIR"] = str(Path(name) / "tables")
+        try:
+            sections = _measure(options, Path(name), progress)
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            progress.done()
+            print(f"bench: {error}", file=sys.stderr)
+            return 1
+    progress.done()
+    if options.json:
+        print(json.dumps({"machine": facts, "sections": [section.to_dict() for section in sections]}, indent=2))
+    else:
+        print("  ".join(f"{name}: {value}" for name, value in facts.items()))
+        print("\n".join(section.to_text() for section in sections))
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: half a minute instead of three")
+    parser.add_argument("--json", action="store_true", help="every sample, for programs")
+    parser.add_argument("--only", choices=("attached", "network"), help="one half of it")
+    parser.add_argument("--without", choices=(OURS, MEMCACHED, REDIS), action="append", default=[], help="leave a server out")
+    parser.add_argument("-t", "--workers", type=int, default=len(os.sched_getaffinity(0)), help="workers, threads (default: one a core)")
+    return parser.parse_args()
+
+
+def _measure(options: argparse.Namespace, directory: Path, progress: Progress) -> list[Section]:
+    sections = []
+    rounds = 3 if options.quick else 7
+    if options.only != "network":
+        locks = _compile("bench_locks.c", directory, progress)
+        calls = 100_000 if options.quick else 200_000
+        sections.append(bench_attached.measure(directory, locks, rounds, calls, progress))
+    if options.only != "attached":
+        plan = bench_network.Plan(
+            load=_compile("bench_load.c", directory, progress),
+            directory=directory,
+            contenders=[name for name in (OURS, MEMCACHED, REDIS) if name not in options.without],
+            workers=options.workers,
+            rounds=rounds,
+            requests=30_000 if options.quick else 100_000,
+            connect_ms=300 if options.quick else 1000,
+            progress=progress,
+        )
+        sections += bench_network.measure(plan)
+    return sections
+
+
+def _compile(source: str, directory: Path, progress: Progress) -> Path:
+    progress.say(f"compiling {source}")
+    program = (directory / source).with_suffix("")
+    compiler = os.environ.get("CC", "cc")
+    subprocess.run([compiler, "-O2", f"-I{HEADERS}", "-o", str(program), str(SCRIPTS / source)], check=True)
+    return program
+
+
+if __name__ == "__main__":
+    sys.exit(main())
