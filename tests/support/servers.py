@@ -63,6 +63,12 @@ class Server:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
+    def flush(self) -> None:
+        """Empty it."""
+        with self.connect() as sock:
+            sock.sendall(b"flush_all\r\n")
+            assert sock.recv(64) == b"OK\r\n"
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it by a signal and reap it; its exit status. Kills it when it does not end, and says so."""
         if self.process.poll() is None:

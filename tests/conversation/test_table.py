@@ -1,0 +1,41 @@
+"""Every conversation of the *.talk files, over both doors, with one and with several workers, its bytes cut in several ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.conversation import Conversation, load
+from support.player import play
+from support.servers import Daemon, Memcached
+
+CONVERSATIONS = [
+    pytest.param(conversation, id=f"{path.stem}: {conversation.title}")
+    for path in sorted(Path(__file__).parent.glob("*.talk"))
+    for conversation in load(path)
+]
+CUTTINGS = ("steps", "whole", "bytes", "cuts")
+DAEMON = ("-m", "64")
+MEMCACHED = ("-m", "64")
+
+
+@pytest.mark.parametrize("cutting", CUTTINGS)
+@pytest.mark.parametrize("workers", (1, 3))
+@pytest.mark.parametrize("door", ("tcp", "unix"))
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+def test_daemon(conversation: Conversation, door: str, workers: int, cutting: str, daemon_with: Callable[..., Daemon]) -> None:
+    daemon = daemon_with(*(conversation.daemon or DAEMON), workers=workers)
+    daemon.flush()
+    with daemon.connect(door) as sock:
+        play(conversation, sock, cutting)
+
+
+@pytest.mark.parametrize("cutting", ("steps", "whole"))
+@pytest.mark.parametrize("conversation", [param for param in CONVERSATIONS if not param.values[0].differs])
+def test_memcached(conversation: Conversation, cutting: str, memcached_with: Callable[..., Memcached]) -> None:
+    """The reference says the same, so what the table expects is no invention of ours."""
+    server = memcached_with(*(conversation.memcached or MEMCACHED))
+    server.flush()
+    with server.connect() as sock:
+        play(conversation, sock, cutting)
