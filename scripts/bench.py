@@ -58,9 +58,9 @@ def _measure(options: argparse.Namespace, directory: Path, progress: Progress) -
     sections = []
     rounds = 3 if options.quick else 7
     if options.only != "network":
-        locks = _compile("bench_locks.c", directory, progress)
         calls = 100_000 if options.quick else 200_000
-        sections.append(bench_attached.measure(directory, locks, rounds, calls, progress))
+        sections.append(bench_attached.measure(directory, rounds, calls, progress))
+        sections.append(bench_attached.measure_machine(_compile("bench_machine.c", directory, progress), rounds, progress))
     if options.only != "attached":
         plan = bench_network.Plan(
             load=_compile("bench_load.c", directory, progress),

@@ -1,4 +1,4 @@
-"""The attached figures: a get and a set from Python against lmdb, and what a lock costs."""
+"""The attached figures: a get and a set from Python against lmdb, and what the machine charges for a lock and a load."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ LMDB_SETTINGS = {
 Loop = Callable[[Sequence[bytes]], None]
 
 
-def measure(directory: Path, locks: Path, rounds: int, calls: int, progress: Progress) -> Section:
-    """`directory` takes lmdb's files, `locks` is the compiled bench_locks.c."""
+def measure(directory: Path, rounds: int, calls: int, progress: Progress) -> Section:
+    """`directory` takes lmdb's files."""
     section = Section(
         "Attached: a Python program reads and writes the table itself",
         f"{len(VALUE)}-byte values, {len(KEYS[0])}-byte keys; the loop around a call included; median of {rounds} rounds\n"
@@ -50,8 +50,21 @@ def measure(directory: Path, locks: Path, rounds: int, calls: int, progress: Pro
         _fill(cache, stores)
         section.figures += _gets(cache, stores, rounds, calls, progress)
         section.figures += _sets(cache, stores, rounds, calls, progress)
-    section.figures.append(_locks(locks, rounds, progress))
     return section
+
+
+def measure_machine(program: Path, rounds: int, progress: Progress) -> Section:
+    """`program` is the compiled bench_machine.c."""
+    progress.say("locks and loads")
+    outputs = [subprocess.run([program], check=True, capture_output=True, text=True).stdout.split() for _ in range(rounds)]
+    undo, plain, word, load = ([float(figure) for figure in column] for column in zip(*outputs, strict=True))
+    locks = {OURS: word, "semop with SEM_UNDO": undo, "semop without": plain}
+    return Section(
+        "What the machine charges",
+        "An uncontended lock and unlock, by a word in the segment (ours) and by semop; a load from a random line of 16 MiB of shared\n"
+        "memory, which an access to one of many keys cannot do without.",
+        [Figure("lock and unlock", "ns", locks, reference="semop with SEM_UNDO"), Figure("load", "ns", {"machine": load})],
+    )
 
 
 def _lmdb(path: Path, options: dict[str, bool], stack: ExitStack) -> lmdb.Environment:
@@ -92,7 +105,10 @@ def _sets(cache: memcache_shm.Cache, stores: dict[str, lmdb.Environment], rounds
 
 
 def _key_choices(calls: int) -> list[tuple[str, list[bytes]]]:
-    return [("one hot key", KEYS[:1] * calls), (f"{len(KEYS):,} keys in turn", list(itertools.islice(itertools.cycle(KEYS), calls)))]
+    return [
+        ("one hot key" if count == 1 else f"{count:,} keys in turn", list(itertools.islice(itertools.cycle(KEYS[:count]), calls)))
+        for count in (1, 1000, len(KEYS))
+    ]
 
 
 def _gets_of(cache: memcache_shm.Cache) -> Loop:
@@ -144,14 +160,3 @@ def _alternate(loops: dict[str, Loop], keys: dict[str, list[bytes]], rounds: int
     finally:
         gc.enable()
     return samples
-
-
-def _locks(program: Path, rounds: int, progress: Progress) -> Figure:
-    progress.say("locks")
-    names = ("semop, SEM_UNDO", "semop, no undo", OURS)
-    samples: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(rounds):
-        output = subprocess.run([program], check=True, capture_output=True, text=True).stdout
-        for name, figure in zip(names, output.split(), strict=True):
-            samples[name].append(float(figure))
-    return Figure("lock and unlock", "ns", samples, reference=names[0])

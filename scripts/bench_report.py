@@ -40,14 +40,14 @@ class Figure:
         return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
     def targets(self) -> list[tuple[str, bool]]:
-        """Each target in words, and whether it was met."""
-        bound = "at least" if self.more_is_better else "at most"
+        """Each target (of the unit, or as a multiple of the reference, "x"), and whether it was met."""
+        bound = ">=" if self.more_is_better else "<="
         found: list[tuple[str, bool]] = []
         ratio = self.ratio()
         if self.limit is not None and OURS in self.samples:
-            found.append((f"{bound} {self.limit:g} {self.unit}", self._meets(self.median(OURS), self.limit)))
+            found.append((f"{bound} {self.limit:g}", self._meets(self.median(OURS), self.limit)))
         if self.limit_ratio is not None and ratio is not None:
-            found.append((f"{bound} {self.limit_ratio:.3g} x {self.reference}", self._meets(ratio, self.limit_ratio)))
+            found.append((f"{bound} {self.limit_ratio:.2g}x", self._meets(ratio, self.limit_ratio)))
         return found
 
     def _meets(self, value: float, limit: float) -> bool:
@@ -78,15 +78,15 @@ class Section:
 
     def to_text(self) -> str:
         contenders = list(dict.fromkeys(name for figure in self.figures for name in figure.samples))
-        rows = [["", *contenders, "ours / reference", "target"]]
+        rows = [["", *contenders, "ours is", "target"]]
         rows += [self._row(figure, contenders) for figure in self.figures]
         return f"\n{self.title}\n{self.how}\n\n{_align(rows)}"
 
     def _row(self, figure: Figure, contenders: Sequence[str]) -> list[str]:
         values = [_value(figure, name) if name in figure.samples else "" for name in contenders]
         ratio = figure.ratio()
-        compared = "" if ratio is None else f"{ratio:.2f} {figure.reference}"
-        targets = "; ".join(f"{text}: {'met' if met else 'MISSED'}" for text, met in figure.targets())
+        compared = "" if ratio is None else f"{ratio:.2f}x {figure.reference}"
+        targets = ", ".join(f"{text} {'met' if met else 'MISSED'}" for text, met in figure.targets())
         return [f"{figure.subject}, {figure.unit}", *values, compared, targets]
 
 
