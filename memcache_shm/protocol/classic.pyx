@@ -2,7 +2,7 @@
 """memcached's classic text commands: the arguments of each, and the replies to wrong ones.
 
 Checked against memcached 1.6.18, reply by reply. Known differences, all on purpose: a value size above 2^31 is refused
-instead of being taken modulo 2^32, and ``cache_memlimit`` cannot change a segment's size.
+instead of being taken modulo 2^32, and ``cache_memlimit`` is accepted without effect.
 """
 
 from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """The supervisor's accept loop: take connections in batches, hand each to the worker with the fewest.
 
 Native, so that connection churn keeps up with memcached; it returns to Python when a signal was noted or a worker's channel

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """Byte buffers that come from a worker's pool and go back to it, so that only busy connections hold any.
 
 Sizes are powers of two. The pool keeps at most KEPT_MAX bytes; what is beyond goes back to the C library.

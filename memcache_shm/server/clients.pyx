@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """A worker's connections: bytes in, requests executed, replies out, in bounded turns.
 
     readable -> _receive: one recv, as a rule into the buffer that all connections share

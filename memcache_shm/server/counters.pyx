@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """Figures of one daemon, in an anonymous mapping made before the fork.
 
 Each word has one writer and is read with plain loads: a reader may be a moment behind, never torn. A worker that dies leaves

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """The seam between protocol and storage: execute(request) -> reply bytes in the out buffer.
 
 One executor serves all connections of a worker, one request at a time. A table of handlers, indexed by the request's `Op`,
@@ -28,6 +28,7 @@ from memcache_shm.version import WIRE_VERSION
 
 cdef enum:
     RELATIVE_MAX_S = 60 * 60 * 24 * 30      # a larger flush delay is a Unix time, as with expiry
+    MEMLIMIT_LEAST_MIB = 8
     OUT_SIZE = 128 << 10                    # of the out buffer when nothing large is in it
 
 ctypedef void (*Handler)(Executor self, Parser *parser, const Request *request) noexcept nogil
@@ -236,8 +237,11 @@ cdef void _verbosity(Executor self, Parser *parser, const Request *request) noex
 
 
 cdef void _memlimit(Executor self, Parser *parser, const Request *request) noexcept nogil:
-    """A segment's size is fixed when it is made."""
-    _say(self, request, b"MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust\r\n")
+    """Accepted without effect, since a segment's size is fixed when it is made; refused where memcached refuses it."""
+    if request.number < MEMLIMIT_LEAST_MIB:
+        _say(self, request, b"MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m\r\n")
+    else:
+        _say(self, request, b"OK\r\n")
 
 
 cdef void _shutdown(Executor self, Parser *parser, const Request *request) noexcept nogil:

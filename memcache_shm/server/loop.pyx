@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """A worker's loop: one epoll for all its connections, the supervisor's channel and the stop signal. It knows no protocol."""
 
 from libc.errno cimport EINTR, errno

@@ -50,8 +50,9 @@ cdef bint all_free(Arena *a, uint32_t start, uint32_t n) noexcept nogil:
     return next_used(a, start, start + n) == start + n
 
 
-cdef int64_t scan(Arena *a, uint32_t at, uint32_t end, uint32_t limit, uint32_t n, uint32_t alignment, uint32_t *budget_words) noexcept nogil:
-    """A free run of `n` granules below `limit` that starts in [at, end) at a multiple of `alignment`; -1: none, or the budget is used up."""
+cdef int64_t scan(Arena *a, uint32_t at, uint32_t end, uint32_t limit, uint32_t n, uint32_t alignment,
+                  uint32_t *budget_words) noexcept nogil:
+    """A free run of `n` granules below `limit` that starts in [at, end) at a multiple of `alignment`; -1: none, or the budget is gone."""
     cdef uint32_t start, stop, words
     while at < end:
         start = next_free(a, at, end)

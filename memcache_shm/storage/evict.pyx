@@ -6,7 +6,7 @@ otherwise its item goes. Where one record is not enough, its neighbours in the a
 recognised by its key leading back to its own slot. Only when no single run can be had does a record get several.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from memcache_shm.storage.arena cimport (
     Runs, clear, find_run, free_before, gather_runs, granules_for, is_used, mark, next_used,
@@ -222,9 +222,9 @@ cdef bint clear_window(View *v, Shard *s, uint32_t low, uint32_t high, uint64_t 
 
 cdef bint make_run(View *v, Shard *s, uint32_t n, uint64_t pinned) noexcept nogil:
     """Evict until a free run of `n` granules exists and let the next search begin at it."""
-    cdef uint32_t tries, bucket, granule, low, high
+    cdef uint32_t _try, bucket, granule, low, high
     cdef uint64_t *slot
-    for tries in range(VICTIMS_A_RUN):
+    for _try in range(VICTIMS_A_RUN):
         slot = next_victim(v, s, pinned, &bucket)
         if slot == NULL:
             return False

@@ -29,7 +29,7 @@ LINE = 64
 
 def align(n: int, to: int = LINE) -> int:
     """``n`` rounded up to a multiple of ``to``."""
-    return -(-n // to) * to
+    return _ceil(n, to) * to
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,10 @@ class Geometry:
         return cls._memory(numbers["memory_bytes"], numbers["max_item_bytes"], shards)
 
 
+def _ceil(n: int, by: int) -> int:
+    return -(-n // by)
+
+
 def _size(n: int) -> str:
     for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
         if n >= unit and n % unit == 0:
@@ -197,7 +201,7 @@ def _plan_memory(memory_bytes: int, max_item_bytes: int, shards: int) -> Plan:
         over = base + granules * GRANULE_BYTES - shard_bytes
         if over <= 0:
             break
-        granules -= -(-over // GRANULE_BYTES)
+        granules -= _ceil(over, GRANULE_BYTES)
     needed = align(layout.RECORD_BYTES + FOREIGN_CAS_BYTES + layout.MAX_KEY_BYTES + max_item_bytes, GRANULE_BYTES) // GRANULE_BYTES
     if granules // 2 < needed + 128:
         raise ValueError(
@@ -213,10 +217,10 @@ def _plan_memory(memory_bytes: int, max_item_bytes: int, shards: int) -> Plan:
 
 def _plan_elements(elements: int, element_size: int, shards: int) -> Plan:
     """Cells for the elements of a shard and one spare; the index has an arena of its own, full-grown from the start."""
-    mean = -(-elements // shards)
+    mean = _ceil(elements, shards)
     cells = mean if shards == 1 else mean + math.ceil(6 * math.sqrt(mean))
     cell = align(layout.RECORD_BYTES + FOREIGN_CAS_BYTES + layout.MAX_KEY_BYTES + element_size, 8)
-    chunks = -(-(-(-cells // 4)) // layout.INDEX_CHUNK_BUCKETS)
+    chunks = _ceil(cells, 4 * layout.INDEX_CHUNK_BUCKETS)
     buckets = chunks * layout.INDEX_CHUNK_BUCKETS
     nodes = cells // 8 + 16
     granules = chunks * layout.INDEX_CHUNK_BYTES // NODE_GRANULE_BYTES + nodes

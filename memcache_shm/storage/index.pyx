@@ -13,20 +13,20 @@ Readers scan without a lock, so the rules are:
   that are not their key's home, or twice; repair drops those.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
 from memcache_shm.storage.arena cimport all_free, clear, find_run, mark
 from memcache_shm.storage.atomics cimport (
-    __builtin_clz, fence_release, invariant, load_relaxed64, store_relaxed64, store_release32, store_release64,
+    __builtin_clz, fence_release, load_relaxed64, store_release32, store_release64,
 )
 from memcache_shm.storage.counters cimport MERGES, SPLITS
 from memcache_shm.storage.layout cimport (
-    BUCKET_FILL, BUCKET_SLOTS, BUCKET_SPARSE, CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, MAX_NODES, MIN_BUCKETS, NODE_BYTES,
+    BUCKET_SLOTS, CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, MAX_NODES, MIN_BUCKETS, NODE_BYTES,
     NODE_SLOTS, Record, ZONE_STEP, bucket_of, entry_pattern, link_word, pattern_mask, split_buckets, split_next, word_granule, word_kind,
 )
 from memcache_shm.storage.records cimport body_offset, record_at, record_sane
-from memcache_shm.storage.recovery cimport OP_COMPACT, OP_MERGE, OP_SPLIT, begin
+from memcache_shm.storage.recovery cimport OP_MERGE, OP_SPLIT, begin
 from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start
 
 cdef enum:

@@ -15,7 +15,7 @@ Lock word: waiters 1 bit | epoch 19 bits | process slot + 1, 12 bits. A child of
 """
 
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport getpid
 
 from memcache_shm.storage.atomics cimport (
@@ -164,8 +164,8 @@ cdef int try_once(View *v, Shard *s, uint32_t with_waiters) noexcept nogil:
 
 
 cdef int spin(View *v, Shard *s) noexcept nogil:
-    cdef int i
-    for i in range(SPINS):
+    cdef int _spin
+    for _spin in range(SPINS):
         if load_relaxed32(&s.control.lock) == 0 and cas32(&s.control.lock, 0, v.me):
             return LOCKED
         cpu_pause()

@@ -15,12 +15,12 @@ from libc.string cimport memcmp
 from posix.unistd cimport usleep
 
 from memcache_shm.storage.atomics cimport (
-    cas64_relaxed, cpu_pause, fence_acquire, load_acquire32, load_acquire64, load_relaxed32, load_relaxed64,
+    cas64_relaxed, cpu_pause, fence_acquire, load_acquire64, load_relaxed32, load_relaxed64,
 )
 from memcache_shm.storage.counters cimport GET_EXPIRED, GET_FLUSHED, GET_HITS, GET_MISSES, READ_LOCKED, READ_RETRIES
 from memcache_shm.storage.index cimport Path, walk, walk_on
 from memcache_shm.storage.layout cimport (
-    ACCESS_AT, ACCESS_MASK, ACCESS_SHIFT, FETCHED_AT, KEY_MAX, LENGTH_MASK, Record, USES_AT, bucket_of,
+    ACCESS_AT, ACCESS_MASK, ACCESS_SHIFT, FETCHED_AT, LENGTH_MASK, Record, USES_AT, bucket_of,
     entry_pattern, hit_mask, pattern_mask, split_buckets, word_granule,
 )
 from memcache_shm.storage.locks cimport LOCKED, give, take

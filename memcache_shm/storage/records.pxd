@@ -24,7 +24,7 @@ cdef struct Fields:             # what a new record is to hold
 
 
 cdef inline Record *record_at(Arena *a, uint64_t granule) noexcept nogil:
-    """The record at a granule, or NULL when its header (and 8 bytes more, the shortest body) would reach over the arena's end (scribbled memory)."""
+    """The record at a granule, or NULL when its header and 8 bytes more would reach over the arena's end (scribbled memory)."""
     if granule * a.granule_bytes + sizeof(Record) + 8 > <uint64_t> a.granules * a.granule_bytes:
         return NULL
     return <Record *> (a.base + granule * a.granule_bytes)

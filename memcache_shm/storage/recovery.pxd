@@ -16,10 +16,9 @@ cdef enum Operation:
     OP_EXPIRE = 5
     OP_SPLIT = 6
     OP_MERGE = 7
-    OP_COMPACT = 8
+    OP_MOVE = 8
     OP_FLUSH = 9
     OP_REPAIR = 10
-    OP_MOVE = 11
 
 
 cdef inline void begin(View *v, Shard *s, int operation) noexcept nogil:

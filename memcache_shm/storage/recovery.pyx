@@ -12,12 +12,12 @@ from libc.string cimport memset
 
 from memcache_shm.storage.arena cimport Runs, all_free, find_run, mark
 from memcache_shm.storage.atomics cimport (
-    fence_release, load_acquire32, load_relaxed32, load_relaxed64, store_relaxed64, store_release32, store_release64,
+    fence_release, load_acquire32, load_relaxed64, store_relaxed64, store_release32, store_release64,
 )
 from memcache_shm.storage.counters cimport REPAIRS
-from memcache_shm.storage.index cimport Path, bucket_at, bump, node_at, record_hash, walk
+from memcache_shm.storage.index cimport Path, bump, node_at, walk
 from memcache_shm.storage.layout cimport (
-    CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, LENGTH_MASK, MAX_NODES, MIN_BUCKETS, NODE_BYTES, NODE_SLOTS, NO_GRANULE, Record,
+    CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, LENGTH_MASK, MAX_NODES, MIN_BUCKETS, NODE_BYTES, NODE_SLOTS, Record,
     ShardControl, ZONE_STEP, bucket_of, split_buckets, split_next, word_granule, word_kind,
 )
 from memcache_shm.storage.records cimport body_offset, record_at, record_runs, record_sane, word_matches

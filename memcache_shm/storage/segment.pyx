@@ -20,7 +20,7 @@ from memcache_shm.storage.locks cimport release_slot
 from memcache_shm.storage.recovery cimport format_index
 from memcache_shm.storage.view cimport Arena, Shard, View
 
-from memcache_shm.errors import LayoutError, NoSpaceError, TableRemovedError
+from memcache_shm.errors import LayoutError, TableRemovedError
 from memcache_shm.storage import layout
 from memcache_shm.storage.geometry import Geometry
 
@@ -175,7 +175,8 @@ cdef int make_semaphores(int n, int mode) except -1:
     cdef unsigned short *ones
     cdef int i, r
     if semid < 0:
-        raise system_error(f"cannot make a semaphore set of {n}", "see `ipcs -ls` for the limits (kernel.sem) and `memcache-shm ls` for leftovers")
+        raise system_error(
+            f"cannot make a semaphore set of {n}", "see `ipcs -ls` for the limits (kernel.sem) and `memcache-shm ls` for leftovers")
     ones = <unsigned short *> malloc(n * sizeof(unsigned short))
     for i in range(n):
         ones[i] = 1
@@ -196,7 +197,8 @@ def create(geometry: Geometry, mode: int, evicts: bool) -> tuple[int, int]:
     cdef size_t size = geometry.segment_bytes
     cdef int shmid = shmget(IPC_PRIVATE, size, IPC_CREAT | (mode & 0o666))
     if shmid < 0:
-        raise system_error(f"cannot make a segment of {size} bytes", "see `ipcs -lm` (kernel.shmmax, shmall, shmmni) and use less memory (-m)")
+        raise system_error(
+            f"cannot make a segment of {size} bytes", "see `ipcs -lm` (kernel.shmmax, shmall, shmmni) and use less memory (-m)")
     try:
         base = attach_memory(shmid, False)
         try:

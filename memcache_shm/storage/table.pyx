@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """A table as one process has it: the view of the segment with all operations, and the figures it can tell.
 
 Reading is reader.pyx, changing is writer.pyx; here they meet the Python side: making, attaching, closing, statistics.
@@ -6,16 +6,15 @@ Reading is reader.pyx, changing is writer.pyx; here they meet the Python side: m
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from memcache_shm.storage.atomics cimport load_acquire32, load_acquire64, load_relaxed32, load_relaxed64, store_release32
-from memcache_shm.storage.counters cimport COUNTERS_USED
+from memcache_shm.storage.atomics cimport load_acquire32, load_acquire64, load_relaxed64, store_release32
 from memcache_shm.storage.layout cimport split_buckets
 from memcache_shm.storage.results cimport Found, OK
 from memcache_shm.storage.segment cimport close_view, open_view
-from memcache_shm.storage.view cimport Arena, Shard, flush_pending
+from memcache_shm.storage.view cimport Shard, flush_pending
 from memcache_shm.storage cimport reader, writer
 
 from memcache_shm.storage import segment
-from memcache_shm.storage.counters import COUNTER_NAMES
+from memcache_shm.storage.counters import COUNTER_NAMES as _COUNTER_NAMES
 
 
 cdef class Table:
@@ -157,7 +156,7 @@ cdef class Table:
     def stats(self):
         """Figures of the table by memcached's names, `shm_...` for our own; all int."""
         self.check_open()
-        out = {name: self.counter_sum(i) for i, name in enumerate(COUNTER_NAMES)}
+        out = {name: self.counter_sum(i) for i, name in enumerate(_COUNTER_NAMES)}
         out["cmd_touch"] = out["touch_hits"] + out["touch_misses"]
         out["curr_items"] = len(self)
         out["limit_maxbytes"] = self.view.bytes

@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from memcache_shm.storage.arena cimport Runs, clear, mark
 from memcache_shm.storage.atomics cimport (
-    CLOCK_REALTIME, clock_ns, load_relaxed32, load_relaxed64, store_relaxed32, store_relaxed64, store_release32, store_release64,
+    CLOCK_REALTIME, clock_ns, load_relaxed32, load_relaxed64, store_relaxed32, store_release32, store_release64,
 )
 from memcache_shm.storage.counters cimport (
     CAS_BADVAL, CAS_HITS, CAS_MISSES, CMD_FLUSH, CMD_SET, DECR_HITS, DECR_MISSES, DELETE_HITS, DELETE_MISSES, EVICTIONS, EXPIRED_UNFETCHED,
@@ -25,9 +25,9 @@ from memcache_shm.storage.layout cimport (
 from memcache_shm.storage.locks cimport LOCKED, give, take
 from memcache_shm.storage.numbers cimport format_number, parse_number
 from memcache_shm.storage.records cimport Fields, cas_id, copy_value, fill, record_at, record_bytes
-from memcache_shm.storage.recovery cimport OP_DELETE, OP_EVICT, OP_EXPIRE, OP_FLUSH, OP_STORE, OP_TOUCH, begin, end, enter, publish
+from memcache_shm.storage.recovery cimport OP_DELETE, OP_EVICT, OP_EXPIRE, OP_STORE, OP_TOUCH, begin, end, publish
 from memcache_shm.storage.results cimport (
-    ADD, APPEND, CAS, EXISTS, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, PREPEND, READ_ONLY, REPLACE, SET, TOO_LARGE,
+    ADD, APPEND, CAS, EXISTS, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, PREPEND, READ_ONLY, SET, TOO_LARGE,
 )
 from memcache_shm.storage.view cimport Shard, View, count, hash_key, shard_of, table_ns, ticks
 
@@ -97,7 +97,7 @@ cdef int leave(View *v, Target *t, int result) noexcept nogil:
 cdef void balance(View *v, Shard *s) noexcept nogil:
     """One split when the buckets are full on average, a few merges when they are sparse."""
     cdef uint32_t n = split_buckets(load_relaxed64(&s.control.split))
-    cdef uint32_t i
+    cdef uint32_t _merge
     if s.control.records > <uint64_t> n * BUCKET_FILL:
         if n < v.max_buckets:
             if n % CHUNK_BUCKETS == 0:
@@ -106,7 +106,7 @@ cdef void balance(View *v, Shard *s) noexcept nogil:
                 reserve_index(v, s, 4 * NODE_BYTES // s.index.granule_bytes, 1, NO_GRANULE)
             grow(v, s)
         return
-    for i in range(MERGES_A_CHANGE):
+    for _merge in range(MERGES_A_CHANGE):
         if n <= MIN_BUCKETS or s.control.records >= <uint64_t> n * BUCKET_SPARSE:
             return
         shrink(v, s)
@@ -117,8 +117,8 @@ cdef bint ensure_slot(View *v, Target *t, uint64_t pinned) noexcept nogil:
     """A slot to publish in: the key's own, an empty one, one in a new node, else that of an item evicted from the path."""
     cdef Shard *s = t.shard
     cdef uint64_t *first
-    cdef int i
-    for i in range(4):
+    cdef int _try
+    for _try in range(4):
         if t.place.slot != NULL or t.place.empty != NULL or extend(v, s, &t.place):
             return True
         if t.place.nodes >= MAX_NODES or not reserve_index(v, s, NODE_BYTES // s.index.granule_bytes, 1, pinned):
