@@ -1,0 +1,80 @@
+"""The same random commands to Debian's memcached and to our daemon: the same bytes back."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+from differential.comparison import Player, batches_of, first_difference, report, shrink
+from differential.sequences import Sequences
+from support.servers import Daemon, Memcached
+
+STEPS = 250
+SEEDS = range(40)
+OPTIONS = ("-m", "64")
+
+
+def compare(one: Player, other: Player, seed: int) -> None:
+    """Play the sequence of `seed` to both; AssertionError with the seed and a short sequence that differs."""
+    batches = batches_of(Sequences(seed).steps(STEPS), seed)
+    where = first_difference(one, other, batches)
+    if where is not None:
+        fewer = shrink(one, other, batches)
+        pytest.fail(f"seed {seed}, batch {where}:\n{report(one, other, fewer)}", pytrace=False)
+
+
+@pytest.fixture
+def players(memcached_with: Callable[..., Memcached]) -> Callable[..., tuple[Player, Player]]:
+    """A function that gives a player of memcached and one of another server."""
+    return lambda server, door="tcp": (Player(memcached_with(*OPTIONS)), Player(server, door))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_harness_memcached_equals_itself(players: Callable[..., tuple[Player, Player]], seed: int) -> None:
+    with Memcached(*OPTIONS) as second:
+        one, other = players(second)
+        compare(one, other, seed)
+        one.close()
+        other.close()
+
+
+class Wrong(Player):
+    """A server that takes a CAS id it should refuse, as far as its client can see."""
+
+    def exchange(self, connection: int, commands: bytes) -> bytes:
+        return super().exchange(connection, commands).replace(b"EXISTS\r\n", b"STORED\r\n")
+
+
+def test_harness_notices_a_difference(memcached_with: Callable[..., Memcached]) -> None:
+    server = memcached_with(*OPTIONS)
+    with Memcached(*OPTIONS) as second:
+        one, other = Player(server), Wrong(second)
+        with pytest.raises(pytest.fail.Exception, match=r"seed 1, batch(.|\n)*EXISTS(.|\n)*STORED") as failure:
+            compare(one, other, 1)
+        assert len(str(failure.value).splitlines()) < 15, "shrunk"
+        one.close()
+        other.close()
+
+
+@pytest.mark.parametrize(("door", "workers"), [("tcp", 1), ("tcp", 3), ("unix", 1), ("unix", 3)])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_daemon_answers_as_memcached(
+    players: Callable[..., tuple[Player, Player]], daemon_with: Callable[..., Daemon], seed: int, door: str, workers: int
+) -> None:
+    one, other = players(daemon_with(*OPTIONS, workers=workers), door)
+    compare(one, other, seed * 1000 + workers * 10 + (door == "unix"))
+    one.close()
+    other.close()
+
+
+@pytest.mark.torture
+def test_daemon_answers_as_memcached_for_long(players: Callable[..., tuple[Player, Player]], daemon_with: Callable[..., Daemon]) -> None:
+    one, other = players(daemon_with(*OPTIONS, workers=3))
+    end = time.monotonic() + float(os.environ.get("TORTURE_S", "600"))
+    while time.monotonic() < end:
+        compare(one, other, random.randrange(2**32))
+    one.close()
+    other.close()
