@@ -89,7 +89,7 @@ cdef inline int void_reason(View *v, Shard *s, Found *f) noexcept nogil:
     """The counter to blame when the record found is not to be served, -1 when it is."""
     if f.stamp <= load_acquire64(&s.control.cutoff) or flush_pending(v, s):
         return GET_FLUSHED
-    if f.expiry != 0 and f.expiry <= ticks(table_ns(v)):
+    if f.expiry != 0 and not f.touched and f.expiry <= ticks(table_ns(v)):
         return GET_EXPIRED
     return -1
 

@@ -42,3 +42,4 @@ cdef struct Found:      # one reader's view of one record; all zero before the f
     uint64_t hash
     uint32_t shard
     uint8_t locked
+    uint8_t touched     # gat: the expiry was just set by this very read and does not hide the item from it

@@ -61,6 +61,7 @@ cdef class Table:
             r = writer.touch(&self.view, key, klen, expiry, wait)
             if r != OK:
                 return r
+            f.touched = 1
         return reader.find(&self.view, f, key, klen, wait)
 
     cdef int store(self, int mode, const char *key, size_t klen, const char *value, size_t vlen,
