@@ -47,8 +47,25 @@ cdef inline const char *_skip_to_next(Parser *parser, const char *at, const char
 
 
 cdef int _refuse_line(Parser *parser, size_t used, Request *request) noexcept nogil:
-    """An over-long key spoils its whole line, as in memcached: values already prepared are taken back."""
+    """An over-long key spoils its whole line, as in memcached: values already prepared are taken back.
+
+    (Only a line longer than the input buffer comes here; `has_long_key` sees to the others.)
+    """
     parser.mode = SKIPPING_LINE
     request.used = used
     request.unwind = not parser.first
     return answer(request, b"CLIENT_ERROR bad command line format\r\n")
+
+
+cdef bint has_long_key(const char *at, const char *stop) noexcept nogil:
+    """Whether a complete line has a key that `next_key` would refuse; then nothing of the line is answered."""
+    cdef const char *key = at
+    if stop - at <= KEY_MAX:
+        return False
+    while at < stop:
+        if at[0] == 32:
+            key = at + 1
+        elif at - key >= KEY_MAX:
+            return True
+        at += 1
+    return False

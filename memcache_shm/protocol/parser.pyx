@@ -13,15 +13,16 @@ import memcache_shm.protocol.classic  # noqa: F401
 import memcache_shm.protocol.simple  # noqa: F401
 
 from memcache_shm.protocol.commands cimport ANY_NUMBER, Command, Line, answer, find_command
-from memcache_shm.protocol.keys cimport next_key
+from memcache_shm.protocol.keys cimport has_long_key, next_key
 from memcache_shm.protocol.request cimport (
     AFTER_DATA, AT_LINE, CLOSE, IN_KEYS, NEED_MORE, OP_GAT, SKIPPING_LINE, SWALLOWING, Parser, Request,
 )
 from memcache_shm.protocol.text cimport MAX_TOKENS, Token, parse_i64, tokenize
 
 cdef enum:
-    BINARY_PROTOCOL = 0x80  # the first byte of every binary request of memcached; not spoken here
+    BINARY_PROTOCOL = 0x80  # a connection's first byte in memcached's binary protocol, which is not spoken here
 
+cdef const char *BAD_LINE = b"CLIENT_ERROR bad command line format\r\n"
 cdef const char *UNKNOWN = b"ERROR\r\n"
 cdef const char *SIMPLE_UNKNOWN = b"ERR INVALID_COMMAND\r\n"
 cdef const char *TOO_LONG = b"CLIENT_ERROR line too long\r\n"
@@ -89,8 +90,10 @@ cdef int _read_line(Parser *parser, const char *start, const char *end, size_t m
     cdef const char *word_end
     cdef const char *stop
     cdef const Command *command
-    if start < end and <uint8_t> start[0] == BINARY_PROTOCOL:
-        return CLOSE
+    if start < end and not parser.started:
+        parser.started = True
+        if <uint8_t> start[0] == BINARY_PROTOCOL:
+            return CLOSE
     if newline == NULL and end - start <= LINE_MAX:
         return NEED_MORE
     stop = newline if newline != NULL else end
@@ -136,6 +139,8 @@ cdef int _begin_get(Parser *parser, const Command *command, const char *start, c
         at += 1
     if at == stop:
         return answer(request, command.usage)
+    if stop < end and has_long_key(at, stop):
+        return answer(request, BAD_LINE)
     if command.op == OP_GAT:
         token.at = at
         while at < stop and at[0] != 32:

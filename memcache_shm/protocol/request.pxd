@@ -79,3 +79,4 @@ cdef struct Parser:         # a session's own; all zeros is the start
     bint with_cas
     bint first              # no key of the line was handed out yet
     bint newline            # SWALLOWING ends in AFTER_DATA
+    bint started            # the connection's first byte was seen

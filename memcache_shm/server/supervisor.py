@@ -87,7 +87,7 @@ class Supervisor:
         for which in range(self._config.workers):
             self._spawn(which)
         while not self._stop_asked() and not all(map(self._counters.is_up, range(self._config.workers))):
-            select.select([self._wake, *self._channels.values()], [], [], 0.05)
+            select.select([self._wake, *(channel.fileno() for channel in self._channels.values())], [], [], 0.05)
             self._act()
         if not self._stop_asked():
             self._config.on_start([listener.address for listener in self._config.listeners])
