@@ -24,19 +24,20 @@ $(BIN)/python:
 	@scripts/require
 	$(PYTHON) -m venv $(VENV)
 
-# The build, release flavour. The compiler's output is shown only when it fails.
+# The build, release flavour. The compiler's output is shown only when it fails. The stamp is as old as the build's beginning,
+# so that a source edited meanwhile is newer.
 $(VENV)/built: $(SOURCES) | $(BIN)/python
 	@scripts/require
-	@echo "building (about a minute) ..."
+	@echo "building (about a minute) ..."; touch $@.begun
 	@$(BIN)/pip install -q --disable-pip-version-check -e . >$(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
-	@touch $@; rm -f $(VENV)/built-debug
+	@mv $@.begun $@; rm -f $(VENV)/built-debug
 
 $(VENV)/built-debug: $(SOURCES) | $(BIN)/python
 	@scripts/require
 	@echo "building with invariant checks ..."
-	@touch $(SOURCES)
+	@touch $(SOURCES); touch $@.begun
 	@CFLAGS="-O1 -g -DMEMCACHE_SHM_DEBUG" $(BIN)/pip install -q --disable-pip-version-check -e . >$(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
-	@touch $@; rm -f $(VENV)/built
+	@mv $@.begun $@; rm -f $(VENV)/built
 
 $(VENV)/extras-%: pyproject.toml | $(BIN)/python
 	@$(BIN)/python -c "import tomllib" 2>/dev/null || $(BIN)/pip install -q --disable-pip-version-check tomli
