@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from memcache_shm.cli.messages import EXIT_FAILURE, EXIT_USAGE, UsageError, error
 from memcache_shm.errors import IllegalInputError, MemcacheError
 
-_INTERRUPTED = 130  # 128 + SIGINT, as shells say it
-
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command in `words` (sys.argv by default); the exit status: 0 done, 1 failed, 2 wrong usage."""
-    words = sys.argv[1:] if words is None else words
+    if words is None:
+        words = sys.argv[1:]
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            # A KeyboardInterrupt amid an import may get lost (in a weakref callback); dying at once cannot.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
     command, rest = (VERBS[words[0]][0], words[1:]) if words and words[0] in VERBS else (_serve, words)
     try:
         return command(rest)
@@ -24,8 +27,6 @@ def main(words: Sequence[str] | None = None) -> int:
         error(str(problem))
     except OSError as problem:
         error(f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem))
-    except KeyboardInterrupt:
-        return _INTERRUPTED
     return EXIT_FAILURE
 
 

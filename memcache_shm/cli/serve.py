@@ -8,9 +8,8 @@ import os
 import re
 import signal
 from collections.abc import Sequence
-from types import FrameType
 
-from memcache_shm.cli.messages import EXIT_OK, PROGRAM, note
+from memcache_shm.cli.messages import PROGRAM, note
 from memcache_shm.cli.options import Options
 from memcache_shm.errors import MemcacheError
 from memcache_shm.server import supervisor
@@ -25,31 +24,23 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def serve(options: Options) -> int:
     """Bind, claim the table, serve until a signal, clean up. The exit status.
 
-    The listeners come first since the table's name may need the port. A signal between the claim and the supervisor's
-    own handlers must not leave the table behind: it waits until the cleanup stands. Nor does one interrupt the cleanup.
+    The listeners come first since the table's name may need the port. Signals are held back but for the supervisor's own
+    time, so that none leaves a socket file or a table behind that was just made, or is about to go.
     """
     logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=_LEVELS[min(options.verbosity, 2)])
-    for number in _STOP_SIGNALS:
-        signal.signal(number, _stop_early)
-    listeners = _bind(options)
-    name = options.name or _default_name(listeners)
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    listeners = _bind(options)
     try:
+        name = options.name or _default_name(listeners)
         claim = registry.claim(name, options.geometry, mode=options.mode, evict=options.evict)
     except BaseException:
         for listener in listeners:
             listener.remove()
         raise
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
         return supervisor.serve(_config(options, listeners, claim))
     finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         claim.release(keep=options.keep)
-
-
-def _stop_early(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(EXIT_OK)
 
 
 def _config(options: Options, listeners: Sequence[Listener], claim: registry.Claim) -> ServerConfig:

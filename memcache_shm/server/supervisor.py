@@ -195,12 +195,14 @@ class Supervisor:
 
     @contextmanager
     def _handled_signals(self) -> Iterator[None]:
-        """Our handlers for the daemon's life, the caller's afterwards."""
+        """Our handlers for the daemon's life, the caller's and its signal mask afterwards. What the caller held back comes now."""
         previous_wake = signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
         previous = {number: signal.signal(number, self._note) for number in _HANDLED}
+        mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         try:
             yield
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             signal.set_wakeup_fd(previous_wake)
             for number, handler in previous.items():
                 signal.signal(number, handler)
