@@ -51,7 +51,7 @@ cdef enum:
     SPINS = 200                     # about a microsecond: most holds are shorter
     SLICE_NS = 5000000              # one futex wait; then look whether the owner lives
     LIMIT_NS = 1000000000           # without progress of the shard
-    STUCK_LIMIT_NS = 10000000       # ... when this owner has already made one wait fail
+    STUCK_LIMIT_NS = 100000000       # ... when this owner has already made one wait fail
     CHECK_EVERY = 1024              # acquisitions between two looks whether the semaphores still exist
 
 cdef uint32_t fork_count = 1        # of this process: its children have a larger one

@@ -87,6 +87,7 @@ def test_other_threads_run_while_one_waits(cache: memcache_shm.Cache, stopped_ow
 
 def test_dead_owner(cache: memcache_shm.Cache, stopped_owner: int) -> None:
     os.kill(stopped_owner, signal.SIGKILL)
+    os.waitid(os.P_PID, stopped_owner, os.WEXITED | os.WNOWAIT)
     assert cache.set("key", b"1") is True
     assert cache.get("key") == b"1"
     assert cache.get("busy") in (None, b"x" * 60_000)
