@@ -6,4 +6,3 @@ cdef enum:
     LINE_MAX = 2048         # bytes without a newline after which a line counts as too long; get lines may go on
 
 cdef int next_request(Parser *parser, const char *data, size_t size, size_t max_value, Request *request) noexcept nogil
-

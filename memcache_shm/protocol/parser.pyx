@@ -5,7 +5,7 @@
 A line is cut into words once and handed to the function that its first word names in the table of commands.
 """
 
-from libc.stdint cimport int32_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memchr, memcmp, memset
 
 # Imported for what their import does: each registers its words.
@@ -84,12 +84,16 @@ cdef bint _drop_newline(Parser *parser, const char *at, size_t left, size_t *dro
 
 
 cdef int _read_line(Parser *parser, const char *start, const char *end, size_t max_value, Request *request) noexcept nogil:
-    """A command line at ``start``, and the value behind it where it is a storage command."""
+    """A command line at ``start``, and the value behind it where it is a storage command.
+
+    What a line means does not depend on how its bytes are cut: one above LINE_MAX is too long even when its end is there.
+    """
     cdef const char *newline = <const char *> memchr(start, c'\n', end - start)
     cdef const char *word = start
     cdef const char *word_end
     cdef const char *stop
     cdef const Command *command
+    cdef bint whole
     if start < end and not parser.started:
         parser.started = True
         if <uint8_t> start[0] == BINARY_PROTOCOL:
@@ -97,19 +101,22 @@ cdef int _read_line(Parser *parser, const char *start, const char *end, size_t m
     if newline == NULL and end - start <= LINE_MAX:
         return NEED_MORE
     stop = newline if newline != NULL else end
+    request.used = (newline + 1 if newline != NULL else end) - start
+    whole = stop - start <= LINE_MAX
     if newline != NULL and stop > start and (stop - 1)[0] == c'\r':
         stop -= 1
-    request.used = (newline + 1 if newline != NULL else end) - start
     while word < stop and word[0] == 32:
         word += 1
     word_end = word
     while word_end < stop and word_end[0] != 32:
         word_end += 1
     command = find_command(word, word_end - word)
-    if command != NULL and command.read == NULL:
+    if command != NULL and command.read == NULL and word_end - start <= LINE_MAX:
         return _begin_get(parser, command, start, word_end, stop, end, request)
-    if command == NULL or newline == NULL:
-        return _refuse(parser, word, stop, newline != NULL, request)
+    if not whole:
+        return _refuse_long(parser, newline != NULL, word < stop and c'A' <= word[0] <= c'Z', request)
+    if command == NULL:
+        return _refuse_unknown(word, stop, request)
     return _read_arguments(parser, command, word_end, stop, newline + 1, end, max_value, request)
 
 
@@ -132,25 +139,25 @@ cdef inline int _read_arguments(Parser *parser, const Command *command, const ch
 cdef int _begin_get(Parser *parser, const Command *command, const char *start, const char *args, const char *stop,
                     const char *end, Request *request) noexcept nogil:
     """get and its kin: from here on keys are read one at a time, whether the line is complete or not."""
-    cdef Token token
     cdef int step
+    cdef bint good = True
+    cdef const char *first
     cdef const char *at = args
     while at < stop and at[0] == 32:
         at += 1
-    if at == stop:
+    first = at
+    parser.exptime = 0
+    if command.op == OP_GAT:
+        good = _read_exptime(&at, stop, &parser.exptime)
+    if at - start > LINE_MAX:
+        return _refuse_long(parser, stop < end, False, request)
+    if first == stop:
         return answer(request, command.usage)
+    if not good:
+        parser.mode = AT_LINE if stop < end else SKIPPING_LINE
+        return answer(request, b"CLIENT_ERROR invalid exptime argument\r\n")
     if stop < end and has_long_key(at, stop):
         return answer(request, BAD_LINE)
-    if command.op == OP_GAT:
-        token.at = at
-        while at < stop and at[0] != 32:
-            at += 1
-        token.len = at - token.at
-        if not parse_i64(&token, &parser.exptime):
-            if stop == end:
-                parser.mode = SKIPPING_LINE
-            return answer(request, b"CLIENT_ERROR invalid exptime argument\r\n")
-        parser.exptime = <int32_t> parser.exptime
     parser.mode = IN_KEYS
     parser.op = command.op
     parser.with_cas = command.mode != 0
@@ -160,16 +167,31 @@ cdef int _begin_get(Parser *parser, const Command *command, const char *start, c
     return step
 
 
-cdef int _refuse(Parser *parser, const char *word, const char *stop, bint whole, Request *request) noexcept nogil:
-    """An unknown word, or a line without an end."""
+cdef bint _read_exptime(const char **at, const char *stop, int64_t *exptime) noexcept nogil:
+    """The word of a gat line that is no key; `at` moves behind it. False: no number. memcached keeps 32 bits of it."""
+    cdef Token token
+    cdef bint good
+    token.at = at[0]
+    while at[0] < stop and at[0][0] != 32:
+        at[0] += 1
+    token.len = at[0] - token.at
+    good = parse_i64(&token, exptime)
+    exptime[0] = <int32_t> exptime[0]
+    return good
+
+
+cdef int _refuse_unknown(const char *word, const char *stop, Request *request) noexcept nogil:
     cdef Token tokens[MAX_TOKENS]
-    cdef bint simple = word < stop and c'A' <= word[0] <= c'Z'
     cdef int count = tokenize(word, stop, tokens)
     if _is_http(tokens, count):
         return CLOSE
-    if whole:
-        return answer(request, SIMPLE_UNKNOWN if simple else UNKNOWN)
-    parser.mode = SKIPPING_LINE
+    return answer(request, SIMPLE_UNKNOWN if word < stop and c'A' <= word[0] <= c'Z' else UNKNOWN)
+
+
+cdef int _refuse_long(Parser *parser, bint ended, bint simple, Request *request) noexcept nogil:
+    """A line above LINE_MAX; what is still to come of it is dropped."""
+    if not ended:
+        parser.mode = SKIPPING_LINE
     return answer(request, SIMPLE_UNKNOWN if simple else TOO_LONG)
 
 

@@ -118,11 +118,11 @@ cdef class Acceptor:
         """A batch of connections of one listener."""
         cdef int fd
         cdef int which
-        cdef int taken
+        cdef int _taken
         self._open = 0
         for which in range(self._workers):
             self._open += self._counters.open_connections(which)
-        for taken in range(BATCH):
+        for _taken in range(BATCH):
             fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd < 0:
                 if errno != EAGAIN and errno != EINTR and errno != ECONNABORTED:

@@ -8,7 +8,7 @@ its sums; its successor goes on adding to them.
 import mmap
 import time
 
-from libc.stdint cimport uint64_t, uintptr_t
+from libc.stdint cimport uint64_t
 
 from memcache_shm.server.counters cimport TABLE_FIGURES, DaemonFigures, WorkerFigures
 

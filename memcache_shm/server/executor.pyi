@@ -9,6 +9,4 @@ from memcache_shm.storage.table import Table
 class Executor:
     """Executes the requests of one worker's clients."""
 
-    def __init__(
-        self, table: Table, pool: Pool, counters: Counters, which: int, stats_text: Callable[[bytes], bytes]
-    ) -> None: ...
+    def __init__(self, table: Table, pool: Pool, counters: Counters, which: int, stats_text: Callable[[bytes], bytes]) -> None: ...

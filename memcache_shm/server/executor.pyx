@@ -24,7 +24,7 @@ from memcache_shm.storage.results cimport (
 )
 from memcache_shm.storage.table cimport Table
 
-from memcache_shm.version import WIRE_VERSION
+from memcache_shm import version
 
 cdef enum:
     RELATIVE_MAX_S = 60 * 60 * 24 * 30      # a larger flush delay is a Unix time, as with expiry
@@ -34,7 +34,7 @@ cdef enum:
 ctypedef void (*Handler)(Executor self, Parser *parser, const Request *request) noexcept nogil
 
 cdef Handler handlers[OP_COUNT]
-cdef bytes version_line = f"VERSION {WIRE_VERSION}\r\n".encode()
+cdef bytes version_line = f"VERSION {version.WIRE_VERSION}\r\n".encode()
 cdef const char *VERSION = version_line
 
 log = logging.getLogger(__name__)
