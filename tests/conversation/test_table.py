@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,10 +20,16 @@ DAEMON = ("-m", "64")
 MEMCACHED = ("-m", "64")
 
 
-@pytest.mark.parametrize("cutting", CUTTINGS)
+def _cut() -> Iterator[object]:
+    """All conversations in all cuttings; those in which time passes in two only."""
+    for conversation in CONVERSATIONS:
+        for cutting in ("whole", "bytes") if conversation.values[0].takes_time else CUTTINGS:
+            yield pytest.param(*conversation.values, cutting, id=f"{conversation.id}-{cutting}")
+
+
 @pytest.mark.parametrize("workers", (1, 3))
 @pytest.mark.parametrize("door", ("tcp", "unix"))
-@pytest.mark.parametrize("conversation", CONVERSATIONS)
+@pytest.mark.parametrize(("conversation", "cutting"), _cut())
 def test_daemon(conversation: Conversation, door: str, workers: int, cutting: str, daemon_with: Callable[..., Daemon]) -> None:
     daemon = daemon_with(*(conversation.daemon or DAEMON), workers=workers)
     daemon.flush()
@@ -39,3 +45,9 @@ def test_memcached(conversation: Conversation, cutting: str, memcached_with: Cal
     server.flush()
     with server.connect() as sock:
         play(conversation, sock, cutting)
+
+
+def test_enough_of_them() -> None:
+    titles = [param.id for param in CONVERSATIONS]
+    assert len(titles) >= 60
+    assert len(set(titles)) == len(titles)

@@ -61,9 +61,7 @@ class Conversation:
         for exchange in self.exchanges:
             last = joined[-1] if joined else None
             if last and exchange.joinable and not last.repeat and not last.close:
-                joined[-1] = Exchange(
-                    last.send + exchange.send, last.expect + exchange.expect, close=exchange.close, eof=exchange.eof
-                )
+                joined[-1] = Exchange(last.send + exchange.send, last.expect + exchange.expect, close=exchange.close, eof=exchange.eof)
             else:
                 joined.append(exchange)
         return joined
@@ -138,7 +136,9 @@ def _line(text: str) -> bytes:
     end = b"\r\n"
     if text.endswith("\\") and not text.endswith("\\\\"):
         text, end = text[:-1], b""
-    return _TOKEN.sub(_expand, text).encode("latin-1").decode("unicode_escape").encode("latin-1") + end
+    while (expanded := _TOKEN.sub(_expand, text)) != text:  # from the inside out
+        text = expanded
+    return text.encode("latin-1").decode("unicode_escape").encode("latin-1") + end
 
 
 def _expand(match: re.Match[str]) -> str:

@@ -9,12 +9,14 @@ import os
 import random
 import socket
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from support.conversation import Conversation, Exchange, fill_in, is_complete, matches
 from support.waiting import until
 
 REPEAT_S = 5.0
+EDGE_BYTES = 4096
+SHOWN_BYTES = 300
 
 
 def play(conversation: Conversation, sock: socket.socket, cutting: str) -> None:
@@ -29,9 +31,16 @@ def play(conversation: Conversation, sock: socket.socket, cutting: str) -> None:
         if exchange.close:
             sock.shutdown(socket.SHUT_WR)
         got = _read(sock, exchange)
-        assert matches(exchange.expect, got, captured), f"expected {exchange.expect!r}\n     got {got!r}"
+        assert matches(exchange.expect, got, captured), _difference(exchange.expect, got)
     if not exchanges[-1].eof:
         assert_quiet(sock)
+
+
+def _difference(expect: bytes, got: bytes) -> str:
+    """Both sides, from shortly before the first byte that differs."""
+    same = next((i for i, (a, b) in enumerate(zip(expect, got, strict=False)) if a != b), min(len(expect), len(got)))
+    start = max(same - SHOWN_BYTES // 4, 0)
+    return f"from byte {start} on expected {expect[start:][:SHOWN_BYTES]!r}\n got {got[start:][:SHOWN_BYTES]!r}"
 
 
 def _try(sock: socket.socket, exchange: Exchange, captured: dict[bytes, bytes]) -> bool:
@@ -40,7 +49,7 @@ def _try(sock: socket.socket, exchange: Exchange, captured: dict[bytes, bytes]) 
     got = b""
     while not got.endswith(b"\r\n") or (got.startswith(b"VALUE") and not got.endswith(b"END\r\n")):
         chunk = sock.recv(65536)
-        assert chunk, f"closed after {got!r}"
+        assert chunk, f"closed after {got[:SHOWN_BYTES]!r}"
         got += chunk
     return matches(exchange.expect, got, captured)
 
@@ -59,12 +68,18 @@ def _pieces(data: bytes, cutting: str, seed: str) -> Iterator[bytes]:
     if cutting in ("steps", "whole"):
         yield data
     elif cutting == "bytes":
-        step = 1 + len(data) // 20_000  # a byte at a time, unless that took for ever
-        yield from (data[i : i + step] for i in range(0, len(data), step))
+        yield from (data[a:b] for a, b in itertools.pairwise([*_byte_edges(len(data)), len(data)]))
     else:
         chance = random.Random(seed)
         cuts = sorted(chance.sample(range(len(data) + 1), min(len(data), 12)))
         yield from (data[a:b] for a, b in itertools.pairwise([0, *cuts, len(data)]) if a < b)
+
+
+def _byte_edges(size: int) -> Iterable[int]:
+    """Every byte of what is short; of what is long the first and the last ones, where lines and terminators are."""
+    if size <= 2 * EDGE_BYTES:
+        return range(size)
+    return itertools.chain(range(EDGE_BYTES), range(size - EDGE_BYTES, size))
 
 
 def let_it_read(sock: socket.socket) -> None:
@@ -86,7 +101,7 @@ def _read(sock: socket.socket, exchange: Exchange) -> bytes:
         try:
             chunk = sock.recv(65536)
         except TimeoutError:
-            raise AssertionError(f"expected {exchange.expect!r}\n only got {got!r}") from None
+            raise AssertionError(_difference(exchange.expect, got) + ", then nothing") from None
         except ConnectionResetError:
             chunk = b""  # it closed with our bytes unread
         if not chunk:

@@ -31,9 +31,7 @@ class Server:
         self.host = "127.0.0.1"
         self.port = 0
         self.unix_path = ""
-        self.process = subprocess.Popen(
-            command, env=os.environ | env, cwd=cwd, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        self.process = subprocess.Popen(command, env=os.environ | env, cwd=cwd, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self._reader = threading.Thread(target=self._read_lines, daemon=True)
         self._reader.start()
 
@@ -52,7 +50,7 @@ class Server:
         for line in self.process.stderr:
             self.lines.append(line.rstrip("\n"))
 
-    def connect(self, door: str = "tcp", timeout_s: float = 10.0) -> socket.socket:
+    def connect(self, door: str = "tcp", timeout_s: float = 5.0) -> socket.socket:
         """A new connection through the door "tcp" or "unix"."""
         if door == "unix":
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
