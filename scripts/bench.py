@@ -67,9 +67,9 @@ def _measure(options: argparse.Namespace, directory: Path, progress: Progress) -
             directory=directory,
             contenders=[name for name in (OURS, MEMCACHED, REDIS) if name not in options.without],
             workers=options.workers,
-            rounds=rounds,
-            requests=30_000 if options.quick else 100_000,
-            connect_ms=300 if options.quick else 1000,
+            rounds=rounds if options.quick else 2 * rounds + 1,
+            requests=30_000 if options.quick else 40_000,
+            connect_ms=300 if options.quick else 500,
             progress=progress,
         )
         sections += bench_network.measure(plan)

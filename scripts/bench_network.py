@@ -19,6 +19,8 @@ VALUE_BYTES = 100
 DEPTH = 32
 IDLE = 5000
 CONNECTORS = 4
+ROUND_TRIPS = 2000
+STARTS = 7
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def measure(plan: Plan) -> list[Section]:
     with running(plan.contenders, plan.workers, plan.directory) as servers:
         for server in servers.values():
             _requests(plan, server, "set", DEPTH, 20 * KEYS)
-        sections = [_cpu(plan, servers), _connects(plan, servers)]
+        sections = [_cpu(plan, servers), _round_trips(plan, servers), _connects(plan, servers)]
     with running(plan.contenders, plan.workers, plan.directory) as servers:
         sections.append(_idle(plan, servers))
     return [*sections, _start(plan)]
@@ -93,6 +95,28 @@ def _memcaslap(plan: Plan, servers: dict[str, Server]) -> Figure:
     return Figure("memcaslap", "us CPU", cpu_us, reference=MEMCACHED)
 
 
+def _round_trips(plan: Plan, servers: dict[str, Server]) -> Section:
+    """What a Python program pays when it asks a server instead of attaching the table."""
+    samples: dict[str, list[float]] = {name: [] for name in servers}
+    for name, server in _alternating(servers, plan.rounds):
+        plan.progress.say(f"round trips: {name}")
+        samples[name].append(_round_trip_us(server))
+    return Section(
+        "Over TCP: one Python client waits for each reply",
+        f"{ROUND_TRIPS:,} times version (redis: PING) by a bare socket; to compare with a get of an attached table.",
+        [Figure("round trip", "us", samples, reference=MEMCACHED)],
+    )
+
+
+def _round_trip_us(server: Server) -> float:
+    with server.connect() as connection:
+        server.ask(connection)
+        start = time.perf_counter_ns()
+        for _ in range(ROUND_TRIPS):
+            server.ask(connection)
+        return (time.perf_counter_ns() - start) / ROUND_TRIPS / 1e3
+
+
 def _connects(plan: Plan, servers: dict[str, Server]) -> Section:
     section = Section(
         "Over TCP: connections",
@@ -143,7 +167,7 @@ def _start(plan: Plan) -> Section:
         "From exec to the first reply to version (redis: PING); ours: python -m memcache_shm 1024 256.",
     )
     samples: dict[str, list[float]] = {name: [] for name in plan.contenders}
-    for _ in range(plan.rounds + 2):
+    for _ in range(STARTS):
         for name in plan.contenders:
             plan.progress.say(f"start: {name}")
             samples[name].append(_start_ms(plan, name))
