@@ -1,11 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """memcached's classic text commands: the arguments of each, and the replies to wrong ones.
 
-Checked against memcached 1.6.18, reply by reply. Known differences, all on purpose: a value size above 2^31 is refused
-instead of being taken modulo 2^32, and ``cache_memlimit`` is accepted without effect.
+Checked against memcached 1.6.18, reply by reply. Known differences, all on purpose: flags above 2^32 are refused, as
+later versions do, and so is a value size above 2^31, instead of being taken modulo 2^32; ``cache_memlimit`` is accepted without
+effect.
 """
 
-from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT32_MAX, UINT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from memcache_shm.protocol.commands cimport ANY_NUMBER, KEY_MAX, Command, Line, ReadArguments, answer, register
 from memcache_shm.protocol.request cimport (
@@ -50,7 +51,7 @@ cdef int read_store(Parser *parser, const Command *command, const Line *line, Re
     request.noreply = _says_noreply(line)
     if not _take_key(&line.args[0], request):
         return answer(request, BAD_LINE)
-    if not (parse_u64(&line.args[1], &flags) and _take_exptime(&line.args[2], request)
+    if not (parse_u64(&line.args[1], &flags) and flags <= UINT32_MAX and _take_exptime(&line.args[2], request)
             and parse_i64(&line.args[3], &size) and 0 <= size <= INT32_MAX - 2):
         return answer(request, BAD_LINE)
     if command.mode == MODE_CAS and not parse_u64(&line.args[4], &request.number):

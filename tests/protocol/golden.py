@@ -45,7 +45,9 @@ GOLDEN = [
     Golden("binary value", b"add a 0 0 6\r\n\r\n\0\xff\r\n\r\n", [store("add", b"a", b"\r\n\0\xff\r\n")]),
     Golden("noreply", b"append a 0 0 1 noreply\r\nx\r\n", [store("append", b"a", b"x", noreply=True)]),
     Golden("cas", b"cas a 0 0 1 18446744073709551615\r\nx\r\n", [store("cas", b"a", b"x", cas=2**64 - 1)]),
-    Golden("flags are 32 bits", b"set a 4294967297 0 1\r\nx\r\n", [store("set", b"a", b"x", flags=1)]),
+    Golden(
+        "flags are 32 bits", b"set a 4294967295 0 0\r\n\r\nset a 4294967296 0 0\r\n", [store("set", b"a", b"", flags=2**32 - 1), BAD_LINE]
+    ),
     Golden("flags with a sign", b"set a +1 0 1\r\nx\r\nset a -1 0 1\r\n", [store("set", b"a", b"x", flags=1), BAD_LINE]),
     Golden("size below zero", b"set a 0 0 -1\r\n", [BAD_LINE]),
     Golden("size above 2^31", b"set a 0 0 2147483646\r\n", [BAD_LINE]),
