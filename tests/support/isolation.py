@@ -54,6 +54,14 @@ def processes_of_run(run: str) -> dict[int, str]:
     return {pid: command for pid, command in found.items() if RESOURCE_TRACKER not in command}
 
 
+def is_running(pid: int) -> bool:
+    """Whether the process lives; one that ended and waits for a (new) parent to notice does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def children(pid: int) -> dict[int, str]:
     """State letters (R, S, Z, ...) of the living and the unreaped children of a process, by pid."""
     found = {}

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from support.isolation import children
 from support.waiting import until
@@ -20,6 +21,7 @@ from support.waiting import until
 START_LINE = re.compile(r"serving (?P<name>\S+) \((?P<geometry>.*)\) on (?P<addresses>.*), pid (?P<pid>\d+)")
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 20.0
+S = TypeVar("S", bound="Server")
 
 
 class Server:
@@ -35,7 +37,7 @@ class Server:
         self._reader = threading.Thread(target=self._read_lines, daemon=True)
         self._reader.start()
 
-    def __enter__(self) -> Server:
+    def __enter__(self: S) -> S:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -89,19 +91,22 @@ class Server:
 
 
 class Daemon(Server):
-    """Our daemon on a free port and a UNIX socket."""
+    """Our daemon on a free port and a UNIX socket; an `-s` among the options stands for the latter."""
 
-    def __init__(self, *options: str, workers: int = 1, listen: bool = True, state_dir: str | None = None) -> None:
+    def __init__(self, *options: str, workers: int = 1, wait: bool = True) -> None:
         self.directory = tempfile.TemporaryDirectory(prefix="ms")  # short: a socket's path has 107 bytes
-        path = os.path.join(self.directory.name, "s")
-        doors = ["-p", "0", "-s", path] if listen else []
-        env = {"MEMCACHE_SHM_DIR": state_dir} if state_dir else {}
+        doors = ["-p", "0"] if "-s" in options else ["-p", "0", "-s", os.path.join(self.directory.name, "s")]
         command = [sys.executable, "-m", "memcache_shm", *doors, "-t", str(workers), *options]
-        super().__init__(command, env, Path(self.directory.name))
+        super().__init__(command, {}, Path(self.directory.name))
+        self.name = ""
+        if wait:
+            self._wait_for_start()
+
+    def _wait_for_start(self) -> None:
         try:
             until(lambda: self.start is not None or self.process.poll() is not None, "start line", START_TIMEOUT_S)
             if self.start is None:
-                raise AssertionError(f"{command} ended with {self.process.returncode}: {self.lines}")
+                raise AssertionError(f"{self.command} ended with {self.process.returncode}: {self.lines}")
         except AssertionError:
             self.stop(signal.SIGKILL)
             raise
