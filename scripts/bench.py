@@ -35,6 +35,9 @@ def main() -> int:
             progress.done()
             print(f"bench: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            progress.done()
+            return 130
     progress.done()
     if options.json:
         print(json.dumps({"machine": facts, "sections": [section.to_dict() for section in sections]}, indent=2))
