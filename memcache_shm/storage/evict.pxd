@@ -6,6 +6,7 @@ from memcache_shm.storage.arena cimport Runs
 from memcache_shm.storage.view cimport Shard, View
 
 cdef bint allocate(View *v, Shard *s, uint64_t size_bytes, uint32_t head_bytes, uint64_t pinned, Runs *out) noexcept nogil
+cdef bint reap(View *v, Shard *s, uint64_t pinned, uint32_t budget) noexcept nogil
 cdef bint evict_one(View *v, Shard *s, uint64_t pinned) noexcept nogil
 cdef bint reserve_index(View *v, Shard *s, uint32_t n, uint32_t alignment, uint64_t pinned) noexcept nogil
 cdef void drop(View *v, Shard *s, uint64_t *slot, uint32_t bucket, int operation) noexcept nogil

@@ -20,10 +20,11 @@ from memcache_shm.storage.layout cimport (
 )
 from memcache_shm.storage.records cimport Fields, body_offset, cas_id, fill, record_at, record_granules, record_runs, record_sane
 from memcache_shm.storage.recovery cimport OP_EVICT, OP_EXPIRE, OP_MOVE, publish
-from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start, records_end, shard_of, table_ns, ticks
+from memcache_shm.storage.view cimport Shard, View, count, earlier, hash_key, index_start, records_end, shard_of, table_ns, ticks
 
 cdef enum:
     SEARCH_WORDS = 128              # bitmap words looked through before eviction makes a run itself
+    REAP_BUCKETS = 64               # looked through for dead records before a live one is evicted
     VICTIMS_A_RUN = 64              # victims tried as the start of a run before several runs are taken
 
 
@@ -68,6 +69,53 @@ cdef void drop_victim(View *v, Shard *s, uint64_t *slot, uint32_t bucket) noexce
         if not fetched:
             count(v, EVICTED_UNFETCHED, 1)
     drop(v, s, slot, bucket, OP_EXPIRE if expired else OP_EVICT)
+
+
+cdef bint is_dead(View *v, Shard *s, uint64_t word, uint32_t now, uint32_t *expiry) noexcept nogil:
+    """Whether an entry's record was flushed or has expired; its expiry, for the sweep's bound."""
+    cdef Record *r = record_at(&s.records, word_granule(word))
+    if r == NULL:
+        return False
+    expiry[0] = r.expiry
+    return r.version <= load_relaxed64(&s.control.cutoff) or (r.expiry != 0 and r.expiry <= now)
+
+
+cdef bint reap_bucket(View *v, Shard *s, uint32_t bucket, uint32_t now, uint64_t pinned) noexcept nogil:
+    """Drop the dead records of one bucket and its nodes."""
+    cdef uint32_t i, position = 0, expiry
+    cdef bint found = False
+    cdef Path p
+    while seek(s, bucket, position, &p, &i):
+        position += 1
+        if word_kind(p.slots[i]) != KIND_ENTRY or word_granule(p.slots[i]) == pinned:
+            continue
+        if is_dead(v, s, p.slots[i], now, &expiry):
+            drop_victim(v, s, p.slots + i, bucket)
+            found = True
+            position = 0                # the path may have become shorter
+        else:
+            s.control.reap_expiry = earlier(s.control.reap_expiry, expiry)
+    return found
+
+
+cdef bint reap(View *v, Shard *s, uint64_t pinned, uint32_t budget) noexcept nogil:
+    """Drop dead records, from where the last sweep stopped, until a bucket had some or `budget` buckets were seen. Costs nothing
+    while none can be dead: every record is above the cut-off, and the earliest expiry lies ahead."""
+    cdef uint32_t now = 0, n_buckets = split_buckets(load_relaxed64(&s.control.split)), seen = 0
+    cdef bint found = False
+    if s.control.next_expiry != 0:
+        now = ticks(table_ns(v))
+    if s.control.records == s.control.items and (s.control.next_expiry == 0 or s.control.next_expiry > now):
+        return False
+    while not found and seen < budget and seen < n_buckets:
+        if s.control.reap_bucket >= n_buckets:
+            s.control.next_expiry = s.control.reap_expiry
+            s.control.reap_bucket = 0
+            s.control.reap_expiry = 0
+        found = reap_bucket(v, s, s.control.reap_bucket, now, pinned)
+        s.control.reap_bucket += 1
+        seen += 1
+    return found
 
 
 cdef bint seek(Shard *s, uint32_t bucket, uint32_t position, Path *p, uint32_t *i) noexcept nogil:
@@ -271,8 +319,12 @@ cdef bint allocate(View *v, Shard *s, uint64_t size_bytes, uint32_t head_bytes, 
     """Find (and unless -M make) room for a record of `size_bytes` as one run, `head_bytes` of them in front of the value.
     The runs are not taken yet. `pinned`: granule of a record that must stay. May change the index: search again after it."""
     cdef uint32_t n = granules_for(&s.records, size_bytes)
-    if one_run(s, n, SEARCH_WORDS if v.evicts else <uint32_t> 0xffffffff, out):
+    cdef uint32_t words = SEARCH_WORDS if v.evicts else <uint32_t> 0xffffffff
+    if one_run(s, n, words, out):
         return True
+    while reap(v, s, pinned, REAP_BUCKETS if v.evicts else <uint32_t> 0xffffffff):
+        if one_run(s, n, words, out):
+            return True
     if v.evicts and make_run(v, s, n, pinned) and one_run(s, n, <uint32_t> 0xffffffff, out):
         return True
     while s.shared:

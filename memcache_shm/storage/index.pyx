@@ -354,6 +354,8 @@ cdef void shrink(View *v, Shard *s) noexcept nogil:
     store_release64(&s.control.split, split_next(split, last))
     fence_release()
     free_path(s, last)
+    s.control.reap_bucket = 0           # what the sweep for dead records had still before it may lie behind it now
+    s.control.reap_expiry = 0
     if last % CHUNK_BUCKETS == 0:
         give_chunk(s, last // CHUNK_BUCKETS)
     count(v, MERGES, 1)

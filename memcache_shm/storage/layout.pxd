@@ -132,7 +132,10 @@ cdef struct ShardControl:
     uint32_t used[2]            # granules
     uint32_t nodes              # overflow nodes in use
     uint32_t zone               # memory geometry: granules from this one (a multiple of ZONE_STEP) up belong to the index
-    uint32_t spare4[10]
+    uint32_t next_expiry        # no record expires before this tick (a lower bound); 0 = none expires at all
+    uint32_t reap_bucket        # where the sweep for dead records goes on
+    uint32_t reap_expiry        # earliest expiry that this sweep has met so far, 0 = none
+    uint32_t spare4[7]
 
 
 cdef struct Record:             # 24 bytes, then [run link 16], [foreign CAS 8], key, value

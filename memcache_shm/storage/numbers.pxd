@@ -8,7 +8,7 @@ cdef inline bint is_space(char c) noexcept nogil:
 
 
 cdef inline bint parse_number(const char *text, uint32_t n, uint64_t *out) noexcept nogil:
-    """What memcached's `safe_strtoull` accepts: blanks, a sign, digits, then the end or a blank. False when it is no number."""
+    """What memcached's `safe_strtoull` accepts: blanks, a sign, digits, then the end, a blank or NUL. False when it is no number."""
     cdef uint32_t i = 0, first
     cdef uint64_t number = 0, digit
     cdef bint minus = False
@@ -24,7 +24,7 @@ cdef inline bint parse_number(const char *text, uint32_t n, uint64_t *out) noexc
             return False
         number = number * 10 + digit
         i += 1
-    if i == first or (i < n and not is_space(text[i])):
+    if i == first or (i < n and text[i] != 0 and not is_space(text[i])):
         return False
     if minus:
         number = 0 - number

@@ -15,7 +15,7 @@ from libc.string cimport memcmp
 from posix.unistd cimport usleep
 
 from memcache_shm.storage.atomics cimport (
-    cas64_relaxed, cpu_pause, fence_acquire, load_acquire64, load_relaxed32, load_relaxed64,
+    __builtin_prefetch, cas64_relaxed, cpu_pause, fence_acquire, load_acquire64, load_relaxed32, load_relaxed64,
 )
 from memcache_shm.storage.counters cimport GET_EXPIRED, GET_FLUSHED, GET_HITS, GET_MISSES, READ_LOCKED, READ_RETRIES
 from memcache_shm.storage.index cimport Path, walk, walk_on
@@ -55,6 +55,8 @@ cdef int look(View *v, Shard *s, Found *f, const char *key, size_t klen) noexcep
             r = record_at(&s.records, word_granule(w))
             if r == NULL:
                 continue
+            __builtin_prefetch(<const char *> r + 64)   # the value's lines come with the record's: one miss instead of two
+            __builtin_prefetch(<const char *> r + 128)
             f.stamp = load_acquire64(&r.version)
             if not word_matches(v, w, f.stamp):
                 return AGAIN

@@ -21,7 +21,7 @@ from memcache_shm.storage.layout cimport (
     ShardControl, ZONE_STEP, bucket_of, split_buckets, split_next, word_granule, word_kind,
 )
 from memcache_shm.storage.records cimport body_offset, record_at, record_runs, record_sane, word_matches
-from memcache_shm.storage.view cimport Arena, Shard, View, count, flush_pending, hash_key, index_start, shard_of
+from memcache_shm.storage.view cimport Arena, Shard, View, count, earlier, flush_pending, hash_key, index_start, shard_of
 
 
 cdef void enter(View *v, Shard *s) noexcept nogil:
@@ -103,6 +103,7 @@ cdef bint mark_record(View *v, Shard *s, uint64_t word, uint32_t bucket, uint32_
     for i in range(runs.n):
         mark(&s.records, runs.start[i], runs.granules[i])
     s.control.records += 1
+    s.control.next_expiry = earlier(s.control.next_expiry, r.expiry)
     if r.version > s.control.cutoff:
         s.control.items += 1
         s.control.bytes += body_offset(r) + r.key_length + <uint64_t> (r.length & LENGTH_MASK)
@@ -152,6 +153,9 @@ cdef void rebuild(View *v, Shard *s) noexcept nogil:
     c.bytes = 0
     c.records = 0
     c.nodes = 0
+    c.next_expiry = 0
+    c.reap_bucket = 0
+    c.reap_expiry = 0
     c.zone = s.index.granules & ~<uint32_t> (ZONE_STEP - 1)
     if n_buckets == 0 or n_buckets > v.max_buckets or not mark_chunks(s, n_buckets):
         empty_map(&s.records)

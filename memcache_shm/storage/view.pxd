@@ -89,6 +89,13 @@ cdef inline uint32_t index_start(Shard *s) noexcept nogil:
     return records_end(s) if s.shared else 0
 
 
+cdef inline uint32_t earlier(uint32_t a, uint32_t b) noexcept nogil:
+    """The earlier of two expiries, of which 0 means never."""
+    if a == 0 or b == 0:
+        return a | b
+    return a if a < b else b
+
+
 cdef inline void count(View *v, int counter, uint64_t n) noexcept nogil:
     if not v.readonly:
         fetch_add64(&v.counters.count[counter], n)

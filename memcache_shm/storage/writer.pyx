@@ -15,7 +15,7 @@ from memcache_shm.storage.counters cimport (
     CAS_BADVAL, CAS_HITS, CAS_MISSES, CMD_FLUSH, CMD_SET, DECR_HITS, DECR_MISSES, DELETE_HITS, DELETE_MISSES, EVICTIONS, EXPIRED_UNFETCHED,
     INCR_HITS, INCR_MISSES, RECLAIMED, STORE_NO_MEMORY, STORE_TOO_LARGE, TOTAL_ITEMS, TOUCH_HITS, TOUCH_MISSES,
 )
-from memcache_shm.storage.evict cimport allocate, drop, evict_one, free_record, reserve_index
+from memcache_shm.storage.evict cimport allocate, drop, evict_one, free_record, reap, reserve_index
 from memcache_shm.storage.index cimport Place, bucket_at, extend, grow, locate, shrink
 from memcache_shm.storage.layout cimport (
     ACCESS_AT, ACCESS_MASK, ACCESS_SHIFT, BUCKET_FILL, BUCKET_SPARSE, CHUNK_BUCKETS, CHUNK_BYTES, EXPIRY_HZ, FETCHED_AT, KIND_ENTRY,
@@ -29,7 +29,7 @@ from memcache_shm.storage.recovery cimport OP_DELETE, OP_EVICT, OP_EXPIRE, OP_ST
 from memcache_shm.storage.results cimport (
     ADD, APPEND, CAS, EXISTS, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, PREPEND, READ_ONLY, SET, TOO_LARGE,
 )
-from memcache_shm.storage.view cimport Shard, View, count, hash_key, shard_of, table_ns, ticks
+from memcache_shm.storage.view cimport Shard, View, count, earlier, hash_key, shard_of, table_ns, ticks
 
 cdef enum:
     RELATIVE_MAX_S = 2592000        # 30 days: a larger exptime is unix time, as in memcached
@@ -140,7 +140,7 @@ cdef bint make_room(View *v, Target *t, Fields *f, uint32_t length, Runs *runs) 
     cdef uint64_t split = load_relaxed64(&s.control.split)
     cdef uint32_t i
     if t.place.slot == NULL and v.max_records != 0 and s.control.records >= v.max_records:
-        if not v.evicts or not evict_one(v, s, pinned):
+        if not reap(v, s, pinned, 64 if v.evicts else <uint32_t> 0xffffffff) and (not v.evicts or not evict_one(v, s, pinned)):
             return False
     if not allocate(v, s, record_bytes(f, length), <uint32_t> record_bytes(f, 0), pinned, runs):
         return False
@@ -181,6 +181,8 @@ cdef int write_record(View *v, Target *t, Fields *f, uint32_t length, uint64_t *
     slot = t.place.slot if t.place.slot != NULL else t.place.empty
     old = slot[0]
     publish(v, s, OP_STORE, slot, new_word(v, t, runs.start[0], f.version), f.version)
+    s.control.next_expiry = earlier(s.control.next_expiry, f.expiry)
+    s.control.reap_expiry = earlier(s.control.reap_expiry, f.expiry)
     s.control.records += 1
     s.control.items += 1
     s.control.bytes += record_bytes(f, length) + (sizeof(RunLink) if runs.n > 1 else 0)
@@ -309,6 +311,8 @@ cdef int touch(View *v, const char *key, size_t klen, uint32_t expiry, bint wait
         return leave(v, &t, NOT_FOUND)
     t.shard.control.intent.new_expiry = expiry
     store_release32(&t.record.expiry, expiry)
+    t.shard.control.next_expiry = earlier(t.shard.control.next_expiry, expiry)
+    t.shard.control.reap_expiry = earlier(t.shard.control.reap_expiry, expiry)
     count(v, TOUCH_HITS, 1)
     return leave(v, &t, OK)
 
