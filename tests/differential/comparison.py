@@ -103,8 +103,8 @@ class Player:
 def batches_of(steps: Sequence[Step], seed: int) -> list[list[Step]]:
     """Cut into pipelines of random length, and wherever memcached's answer would depend on the pipeline."""
     chance = random.Random(seed)
-    batches: list[list[Step]] = [[]]
-    room = 1
+    batches: list[list[Step]] = []
+    room = 0
     for step in steps:
         if room == 0 or not goes_with(batches[-1], step):
             batches.append([])

@@ -4,7 +4,8 @@ A step is one command, its data block included, on one of two connections. `{cas
 the server last told for the key.
 
 Left out is what two correct servers may answer differently: anything that depends on the second in which it runs, upper-case
-words (the simple dialect), sizes within a few hundred bytes of the item limit.
+words (the simple dialect), sizes within a few hundred bytes of the item limit, flags over 32 bits
+(memcached cuts them silently), numbers in the front of long data.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ MAX_VALUE_BYTES = 500_000
 TOO_LARGE_BYTES = 1_100_000
 
 _FLAGS = [b"0", b"1", b"4294967295", b"65536"]
-_BAD_FLAGS = [b"4294967296", b"-1", b"x", b"1x"]
+_BAD_FLAGS = [b"-1", b"x", b"1x"]
 _EXPIRIES = [b"0", b"0", b"0", b"100", b"2592000", b"-1", b"2592001", b"4102444800"]
 _BAD_EXPIRIES = [b"x", b"1x"]
 _DELTAS = [b"0", b"1", b"7", b"99", b"18446744073709551615", b"9223372036854775808"]
@@ -73,6 +74,7 @@ class Sequences:
         return self.usually(KEYS, BAD_KEYS)
 
     def keys(self, most: int) -> bytes:
+        """A bad one only in front: before that memcached would touch the others, and never let go of them."""
         return b" ".join([self.key(), *self.chance.choices(KEYS, k=self.chance.randrange(most))])
 
     def noreply(self) -> bytes:
@@ -94,7 +96,7 @@ class Sequences:
         if roll < 0.5:
             return b"a\r\nset k1 0 0 1\r\nb\r\nEND\r\n"
         if roll < 0.52:
-            return bytes([self.chance.randrange(256)]) * self.chance.choice([16_384, 65_536, 200_000, MAX_VALUE_BYTES])
+            return self.chance.choice([b"z", b"\xff"]) * self.chance.choice([16_384, 65_536, 200_000, MAX_VALUE_BYTES])
         return self.chance.randbytes(min(4000, int(self.chance.lognormvariate(3, 1.5))))
 
     # Commands
