@@ -17,6 +17,7 @@ from memcache_shm.server.linux cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, POLLOUT, SCM_RIGHTS, SOCK_CLOEXEC,
     SOCK_NONBLOCK, SOL_SOCKET, accept4, close, cmsghdr, iovec, msghdr, poll, pollfd, recv, send, sendmsg,
 )
+from memcache_shm.storage.atomics cimport store_release64
 
 cdef enum:
     BATCH = 64                  # accepted before they are handed over
@@ -179,7 +180,9 @@ cdef class Acceptor:
             sent = poll(&room, 1, FULL_MS) > 0 and self._send(which)
         for at in range(parcel.count):
             close(parcel.fds[at])
-        if not sent:
+        if sent:
+            store_release64(&figures.released, figures.released + parcel.count)
+        else:
             figures.handed -= parcel.count
             self._counters.daemon.dropped += parcel.count
         parcel.count = 0

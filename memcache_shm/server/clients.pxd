@@ -1,5 +1,7 @@
 """A worker's connections: bytes in, requests executed, replies out, in bounded turns."""
 
+from libc.stdint cimport uint64_t
+
 from memcache_shm.server.buffers cimport Buffer, Pool
 from memcache_shm.server.connection cimport Connection
 from memcache_shm.server.counters cimport WorkerFigures
@@ -30,7 +32,7 @@ cdef class Clients:
     cdef Connection *turns      # YIELDED connections, oldest first
     cdef Connection *last_turn
 
-    cdef bint adopt(self, int fd) noexcept nogil
+    cdef void adopt(self, int fd, uint64_t serial) noexcept nogil
     cdef void ready(self, Connection *c) noexcept nogil
     cdef void take_turns(self) noexcept nogil
     cdef void drain(self) noexcept nogil

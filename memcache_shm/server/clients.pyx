@@ -11,6 +11,7 @@ the others go first (YIELDED). Every path ends in `_close`, or with the connecti
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset, strlen
 
@@ -26,6 +27,7 @@ from memcache_shm.server.linux cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, close, epoll_ctl, epoll_event,
     recv, send,
 )
+from memcache_shm.storage.atomics cimport load_acquire64
 
 
 cdef class Clients:
@@ -40,15 +42,16 @@ cdef class Clients:
         if not self.pool.reserve(&self.input, INPUT_SIZE):
             raise MemoryError("no room for a worker's input buffer")
 
-    cdef bint adopt(self, int fd) noexcept nogil:
-        """A new connection. False: out of memory, the descriptor is closed."""
+    cdef void adopt(self, int fd, uint64_t serial) noexcept nogil:
+        """A new connection; it is closed when memory is out. Who connects has mostly sent something by now, so read at once."""
         cdef Connection *c = <Connection *> calloc(1, sizeof(Connection))
         cdef epoll_event event
         if c == NULL:
             close(fd)
             self.figures.closed += 1
-            return False
+            return
         c.fd = fd
+        c.serial = serial
         c.next = self.all
         if self.all != NULL:
             self.all.previous = c
@@ -57,8 +60,8 @@ cdef class Clients:
         event.data.ptr = c
         if epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, &event) < 0:
             self._close(c)
-            return False
-        return True
+        else:
+            self._receive(c)
 
     cdef void ready(self, Connection *c) noexcept nogil:
         """The kernel has something for it, or takes something from it, or it broke."""
@@ -255,7 +258,7 @@ cdef class Clients:
     cdef void _close(self, Connection *c) noexcept nogil:
         """Free it. A YIELDED connection is only closed by `close_all`.
 
-        Out of epoll by name: closing does not suffice while the supervisor, which sent the descriptor, still holds its own.
+        Closing takes it out of epoll, unless the supervisor, which sent the descriptor, still holds its own: then by name.
         """
         if c.next != NULL:
             c.next.previous = c.previous
@@ -265,7 +268,8 @@ cdef class Clients:
             self.all = c.next
         self.pool.release(&c.input)
         self.pool.release(&c.output)
-        epoll_ctl(self.epoll, EPOLL_CTL_DEL, c.fd, NULL)
+        if load_acquire64(&self.figures.released) <= c.serial:
+            epoll_ctl(self.epoll, EPOLL_CTL_DEL, c.fd, NULL)
         close(c.fd)
         free(c)
         self.executor.out.end = 0

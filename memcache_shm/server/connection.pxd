@@ -1,6 +1,6 @@
 """What a worker knows of one client: about 170 bytes while it is idle."""
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from memcache_shm.protocol.request cimport Parser
 from memcache_shm.server.buffers cimport Buffer
@@ -21,6 +21,7 @@ cdef struct Connection:
     Connection *next        # all connections of the worker
     Connection *previous
     Connection *next_turn   # list of the YIELDED ones
+    uint64_t serial         # how many connections the worker got before it
     int fd
     uint8_t flow
     bint closing            # close as soon as the output is gone

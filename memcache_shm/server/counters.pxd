@@ -9,6 +9,7 @@ cdef enum:
 cdef struct WorkerFigures:      # written by its worker only, unless said otherwise
     uint64_t handed             # connections given to it, by the supervisor only
     uint64_t closed             # connections it closed; handed - closed are open
+    uint64_t released           # connections handed to this very worker whose descriptor the supervisor closed on its side
     uint64_t bytes_read
     uint64_t bytes_written
     uint64_t cmd_meta
@@ -17,7 +18,7 @@ cdef struct WorkerFigures:      # written by its worker only, unless said otherw
     uint64_t busy               # requests that failed because a shard's lock did not come
     uint64_t pid                # by the supervisor only
     uint64_t up                 # 1 from the worker's first wait on; zeroed by the supervisor before a fork
-    uint64_t spare[6]           # to two cache lines
+    uint64_t spare[5]           # to two cache lines
 
 
 cdef struct DaemonFigures:      # written by the supervisor only, unless said otherwise

@@ -32,6 +32,7 @@ cdef class Counters:
         cdef WorkerFigures *figures = &self.worker[which]
         self.daemon.dropped += self.open_connections(which)
         figures.closed = figures.handed
+        figures.released = 0
         figures.up = 0
 
     def set_pid(self, int which, int pid):

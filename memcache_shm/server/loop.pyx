@@ -44,6 +44,7 @@ cdef class WorkerLoop:
     cdef int _channel           # connections come through it; its end means: stop
     cdef int _stop              # readable means: stop
     cdef uint64_t _drain_ms     # how long slow clients may take their last replies
+    cdef uint64_t _adopted      # connections the supervisor sent so far
     cdef bint _stopping
 
     def __init__(self, Executor executor, int channel, int stop, double drain_s):
@@ -139,7 +140,8 @@ cdef class WorkerLoop:
             came = <int> ((header.cmsg_len - CMSG_LEN(0)) // sizeof(int))
             memcpy(fds, CMSG_DATA(header), came * sizeof(int))
         for at in range(came):
-            self._clients.adopt(fds[at])
+            self._clients.adopt(fds[at], self._adopted + at)
+        self._adopted += announced
         self._figures.closed += announced - came     # lost for want of descriptors
         return True
 
