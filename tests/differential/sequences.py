@@ -17,10 +17,13 @@ from dataclasses import dataclass
 CONNECTIONS = 2
 LONG_KEY = b"L" * 250
 KEYS = [b"k%d" % number for number in range(8)] + [b"\x01\x7f", b"\xff\xfe\x80", LONG_KEY]
+COUNTED_KEYS = [*KEYS[:4], LONG_KEY]
+GROWING_KEYS = KEYS[4:10]
 BAD_KEYS = [b"B" * 251, b"B" * 1000]
 MAX_VALUE_BYTES = 500_000
 TOO_LARGE_BYTES = 1_100_000
 
+_WHOLE = [b"set", b"add", b"replace"]
 _FLAGS = [b"0", b"1", b"4294967295", b"65536"]
 _BAD_FLAGS = [b"-1", b"x", b"1x"]
 _EXPIRIES = [b"0", b"0", b"0", b"100", b"2592000", b"-1", b"2592001", b"4102444800"]
@@ -97,16 +100,17 @@ class Sequences:
             return b"a\r\nset k1 0 0 1\r\nb\r\nEND\r\n"
         if roll < 0.52:
             return self.chance.choice([b"z", b"\xff"]) * self.chance.choice([16_384, 65_536, 200_000, MAX_VALUE_BYTES])
-        return self.chance.randbytes(min(4000, int(self.chance.lognormvariate(3, 1.5))))
+        return b"." + self.chance.randbytes(min(4000, int(self.chance.lognormvariate(3, 1.5))))
 
     # Commands
 
     def store(self) -> bytes:
         self.spoiled = False
-        verb = self.chance.choices([b"set", b"add", b"replace", b"append", b"prepend"], [6, 2, 2, 2, 2])[0]
-        words = verb, self.key(), self.usually(_FLAGS, _BAD_FLAGS), self.usually(_EXPIRIES, _BAD_EXPIRIES)
+        verb = self.chance.choices([*_WHOLE, b"append", b"prepend"], [6, 2, 2, 2, 2])[0]
+        key = self.key() if verb in _WHOLE else self.usually(GROWING_KEYS, BAD_KEYS)
+        words = verb, key, self.usually(_FLAGS, _BAD_FLAGS), self.usually(_EXPIRIES, _BAD_EXPIRIES)
         value = self.block()
-        if verb in (b"append", b"prepend"):
+        if verb not in _WHOLE:
             value = value[:2000]  # so that no item comes near the limit
         return self.line(*words, b"%d" % len(value) + self.noreply()) + value + b"\r\n"
 
@@ -133,7 +137,7 @@ class Sequences:
 
     def count(self) -> bytes:
         verb = self.chance.choice([b"incr", b"decr"])
-        return self.line(verb, self.key(), self.usually(_DELTAS, _BAD_DELTAS) + self.noreply())
+        return self.line(verb, self.usually(COUNTED_KEYS, BAD_KEYS), self.usually(_DELTAS, _BAD_DELTAS) + self.noreply())
 
     def remove(self) -> bytes:
         extra = self.chance.choices([b"", b" 0", b" 1", b" 0 noreply", b" noreply", b" x"], [20, 1, 1, 1, 4, 1])[0]
