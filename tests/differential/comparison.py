@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
+import select
 import socket
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -13,6 +14,7 @@ from differential.sequences import BAD_KEYS, CONNECTIONS, KEYS, Step
 
 MAX_BATCH = 12
 SHRINK_RUNS = 300
+SILENCE_S = 10.0
 _PLACE = re.compile(rb"\{cas:([^}]*)\}")
 _RETRIEVES = re.compile(rb"\b(?:get|gets|gat|gats) ")
 
@@ -52,21 +54,21 @@ class Player:
         sock = self.sockets[connection]
         if sock is None:
             sock = self.sockets[connection] = self.server.connect(self.door)
+        unsent = memoryview(commands + b"set mark 0 0 14\r\n%s\r\nget mark\r\n" % mark)
         got = bytearray()
         try:
-            sock.sendall(commands + b"set mark 0 0 14\r\n%s\r\nget mark\r\n" % mark)
-            while not got.endswith(end):
-                chunk = sock.recv(1 << 20)
-                if not chunk:
+            while unsent or not got.endswith(end):
+                readable, writable, _ = select.select([sock], [sock] if unsent else [], [], SILENCE_S)
+                chunk = sock.recv(1 << 20) if readable else b""
+                if not chunk and not writable:
                     self.drop(connection)
-                    return bytes(got) + b"<closed>"
+                    return bytes(got) + (b"<closed>" if readable else b"<silence>")
+                if writable:
+                    unsent = unsent[sock.send(unsent, socket.MSG_DONTWAIT) :]
                 got += chunk
         except ConnectionError:
             self.drop(connection)
             return bytes(got) + b"<closed>"
-        except TimeoutError:
-            self.drop(connection)
-            return bytes(got) + b"<silence>"
         return bytes(got[: -len(end)])
 
     def drop(self, connection: int) -> None:
