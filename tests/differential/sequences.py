@@ -17,7 +17,7 @@ from dataclasses import dataclass
 CONNECTIONS = 2
 LONG_KEY = b"L" * 250
 KEYS = [b"k%d" % number for number in range(8)] + [b"\x01\x7f", b"\xff\xfe\x80", LONG_KEY]
-COUNTED_KEYS = [*KEYS[:4], LONG_KEY]
+COUNTED_KEYS = KEYS[:4]
 GROWING_KEYS = KEYS[4:10]
 BAD_KEYS = [b"B" * 251, b"B" * 1000]
 MAX_VALUE_BYTES = 500_000
