@@ -29,7 +29,7 @@ def _cut() -> Iterator[object]:
 
 @pytest.mark.parametrize("workers", (1, 3))
 @pytest.mark.parametrize("door", ("tcp", "unix"))
-@pytest.mark.parametrize(("conversation", "cutting"), _cut())
+@pytest.mark.parametrize(("conversation", "cutting"), list(_cut()))
 def test_daemon(conversation: Conversation, door: str, workers: int, cutting: str, daemon_with: Callable[..., Daemon]) -> None:
     daemon = daemon_with(*(conversation.daemon or DAEMON), workers=workers)
     daemon.flush()
