@@ -7,7 +7,6 @@ Objects are made with IPC_PRIVATE; who may find them is the registry's business 
 
 import os
 import time
-import uuid as uuid_module
 
 from libc.errno cimport EACCES, EIDRM, EINVAL, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -141,7 +140,7 @@ cdef int make_view(View *v, void *base, geometry, int shmid, int semid, bint rea
 cdef int format_table(View *v, geometry, bint evicts) except -1:
     """Write header and empty index into a zero-filled segment; magic last."""
     cdef Header *h = v.header
-    cdef bytes unique = uuid_module.uuid4().bytes
+    cdef bytes unique = os.urandom(16)
     cdef bytes key = os.urandom(16)
     cdef uint32_t i
     memcpy(h.uuid, <const char *> unique, 16)

@@ -14,7 +14,6 @@ import os
 import pwd
 import re
 import stat
-import tempfile
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -192,7 +191,8 @@ def read_state(directory: str, name: str) -> State | None:
 
 def write_state(directory: str, state: State) -> State:
     """Put `state` in place, whole or not at all; the caller holds the flock."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{state.name}.", dir=directory)
+    temporary = os.path.join(directory, f".{state.name}.new")  # one writer at a time: what a killed one left is overwritten
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), state.mode & 0o666)
