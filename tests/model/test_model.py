@@ -104,6 +104,7 @@ class CacheMachine(RuleBasedStateMachine):
             return None
         assert len(value) <= self.setup.max_value
         self.changed(key, None if expire < 0 else value)
+        assert self.cache.get(key) == self.held.get(key), "what was just stored is there"
         return result
 
     def refused(self, key: bytes, replaces: bool) -> None:
@@ -213,6 +214,7 @@ class CacheMachine(RuleBasedStateMachine):
         assert self.cache.touch(key, expire) is held
         if expire < 0:
             self.changed(key, None)
+        assert (key in self.cache) == (key in self.held)
 
     @rule(key=keys, expire=expiries)
     def get_and_touch(self, key: bytes, expire: int) -> None:
@@ -220,6 +222,7 @@ class CacheMachine(RuleBasedStateMachine):
         assert self.cache.gat(key, expire) == expected
         if expire < 0:
             self.changed(key, None)
+        assert (key in self.cache) == (key in self.held)
 
     @rule()
     def flush(self) -> None:
