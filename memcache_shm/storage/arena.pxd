@@ -13,6 +13,7 @@ cdef struct Runs:               # where one record lies or is to lie
 
 
 cdef int64_t find_run(Arena *a, uint32_t low, uint32_t high, uint32_t n, uint32_t alignment, uint32_t budget_words) noexcept nogil
+cdef int64_t search_run(Arena *a, uint32_t low, uint32_t high, uint32_t n, uint32_t alignment, uint32_t budget_words) noexcept nogil
 cdef bint gather_runs(Arena *a, uint32_t high, uint64_t payload, uint32_t overhead_first, Runs *out) noexcept nogil
 cdef void mark(Arena *a, uint32_t start, uint32_t n) noexcept nogil
 cdef void clear(Arena *a, uint32_t start, uint32_t n) noexcept nogil

@@ -75,10 +75,17 @@ cdef int64_t scan(Arena *a, uint32_t at, uint32_t end, uint32_t limit, uint32_t 
 cdef int64_t find_run(Arena *a, uint32_t low, uint32_t high, uint32_t n, uint32_t alignment, uint32_t budget_words) noexcept nogil:
     """Next-fit in [low, high): a free run of `n` granules, looking through at most about `budget_words` bitmap words; -1 when none
     was found."""
+    if high < low or a.used[0] > high - low or high - low - a.used[0] < n:
+        return -1
+    return search_run(a, low, high, n, alignment, budget_words)
+
+
+cdef int64_t search_run(Arena *a, uint32_t low, uint32_t high, uint32_t n, uint32_t alignment, uint32_t budget_words) noexcept nogil:
+    """`find_run` for a part of where the arena's use is counted."""
     cdef uint32_t hint = a.next_fit[0]
     cdef uint32_t budget = budget_words
     cdef int64_t start
-    if n == 0 or high < low or a.used[0] > high - low or high - low - a.used[0] < n:
+    if n == 0 or high < low or high - low < n:
         return -1
     if hint >= high or hint < low:
         hint = low
@@ -117,7 +124,7 @@ cdef bint gather_runs(Arena *a, uint32_t high, uint64_t payload, uint32_t overhe
     """Several runs below `high` that together carry `payload` bytes beside their links; `overhead_first` is header, link and key."""
     cdef uint64_t per_run = payload // (MAX_RUNS - 2) // a.granule_bytes + 2
     cdef uint32_t shortest = FIRST_RUN_MIN if per_run < FIRST_RUN_MIN else <uint32_t> per_run
-    if a.used[0] > high or (<uint64_t> (high - a.used[0])) * a.granule_bytes < payload:
+    if payload == 0 or a.used[0] > high or (<uint64_t> (high - a.used[0])) * a.granule_bytes < payload:
         return False
     return collect(a, high, payload, overhead_first, shortest, out) >= payload
 

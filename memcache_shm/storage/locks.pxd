@@ -1,6 +1,6 @@
 """Shard locks (see locks.pyx)."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from memcache_shm.storage.view cimport Shard, View
 
@@ -14,4 +14,5 @@ cdef enum LockResult:       # numbers as in table.pxd's Result
 cdef int take(View *v, Shard *s, bint wait) noexcept nogil
 cdef void give(View *v, Shard *s) noexcept nogil
 cdef uint32_t owner_pid(View *v, uint32_t word) noexcept nogil
+cdef uint64_t ipc_namespace() noexcept nogil
 cdef void release_slot(View *v) noexcept nogil

@@ -14,8 +14,9 @@ process slot and epoch, so:
 Lock word: waiters 1 bit | epoch 19 bits | process slot + 1, 12 bits. A child of fork has no undo of its own: it claims anew.
 """
 
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EIDRM, EINTR, EINVAL, errno
 from libc.stdint cimport uint32_t, uint64_t
+from posix.stat cimport stat, struct_stat
 from posix.unistd cimport getpid
 
 from memcache_shm.storage.atomics cimport (
@@ -37,6 +38,9 @@ cdef extern from "<sys/sem.h>" nogil:
     int IPC_NOWAIT
     int GETVAL
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
 cdef extern from "<errno.h>" nogil:
     int EAGAIN
 
@@ -57,9 +61,14 @@ cdef enum:
 cdef uint32_t fork_count = 1        # of this process: its children have a larger one
 
 
+cdef uint32_t claiming = 0          # 1 while one of this process's threads is in `ready_slowly`
+
+
 cdef void count_fork() noexcept nogil:
-    global fork_count
+    """Runs in a child of fork, which has one thread and no process slot yet."""
+    global fork_count, claiming
     fork_count += 1
+    claiming = 0
 
 
 if pthread_atfork(NULL, NULL, count_fork) != 0:
@@ -109,25 +118,40 @@ cdef int claim(View *v) noexcept nogil:
             store_relaxed32(&v.processes[slot].pid, <uint32_t> getpid())
             v.my_slot = slot
             v.me = (epoch << SLOT_BITS) | (slot + 1)
-            v.fork_count = fork_count
             v.counters = v.all_counters + slot % v.counter_blocks
             inherit(v, slot)
+            store_release32(&v.fork_count, fork_count)      # last: other threads may use the slot from here on
             return LOCKED
         if errno != EAGAIN:
-            store_release32(&v.header.retired, 1)
-            return LOCK_RETIRED
+            return vanished(v)
     return LOCK_NO_SLOT
+
+
+cdef int vanished(View *v) noexcept nogil:
+    """What a failed semaphore call means. The table is retired for everybody only when the set is gone for certain, not when
+    this process may not use it or has moved to another IPC namespace."""
+    cdef int error = errno
+    if error == EIDRM or (error == EINVAL and ipc_namespace() == v.ipc_namespace):
+        store_release32(&v.header.retired, 1)
+        return LOCK_RETIRED
+    return LOCK_RETIRED if error == EINVAL else LOCK_NO_SLOT
+
+
+cdef uint64_t ipc_namespace() noexcept nogil:
+    """The inode of this process's IPC namespace, 0 when /proc does not tell."""
+    cdef struct_stat status
+    return status.st_ino if stat(b"/proc/self/ns/ipc", &status) == 0 else 0
 
 
 cdef void release_slot(View *v) noexcept nogil:
     """Give the process slot back (detach). Nothing to do in a child of fork that never wrote."""
-    if v.me != 0 and v.fork_count == fork_count:
+    if v.fork_count == fork_count:
         change(v, v.my_slot, 1)
-    v.me = 0
+    v.fork_count = 0
 
 
 cdef int owner_state(View *v, uint32_t word) noexcept nogil:
-    """1: the owner of this lock word is dead, 0: it lives, -1: the semaphore set is gone."""
+    """1: the owner of this lock word is dead, 0: it lives, -1: the semaphore set cannot be asked (errno)."""
     cdef int slot = slot_of(word)
     cdef int value
     if slot < 0 or slot >= <int> v.process_slots:
@@ -155,8 +179,7 @@ cdef int try_once(View *v, Shard *s, uint32_t with_waiters) noexcept nogil:
         return LOCKED if cas32(&s.control.lock, word, v.me | with_waiters | (word & WAITERS)) else LOCK_WOULD_BLOCK
     state = owner_state(v, word)
     if state < 0:
-        store_release32(&v.header.retired, 1)
-        return LOCK_RETIRED
+        return vanished(v)
     if state == 1 and cas32(&s.control.lock, word, v.me | WAITERS):
         count(v, LOCKS_TAKEN_OVER, 1)
         return LOCKED
@@ -206,18 +229,29 @@ cdef int sleep_for(View *v, Shard *s) noexcept nogil:
             return LOCK_BUSY_OWNER
 
 
+cdef int ready_slowly(View *v) noexcept nogil:
+    """Claim a process slot, one thread at a time."""
+    cdef int r = LOCKED
+    while not cas32(&claiming, 0, 1):
+        sched_yield()
+    if load_acquire32(&v.fork_count) != fork_count:
+        r = claim(v)
+    store_release32(&claiming, 0)
+    return r
+
+
 cdef int ready(View *v) noexcept nogil:
     """Whether this process may lock at all: the table is there, the process has its slot."""
+    cdef int r
     if load_relaxed32(&v.header.retired) != 0:
         return LOCK_RETIRED
-    if v.fork_count != fork_count:
-        v.me = 0
-    if v.me == 0:
-        return claim(v)
+    if load_acquire32(&v.fork_count) != fork_count:
+        r = ready_slowly(v)
+        if r != LOCKED:
+            return r
     v.calls += 1
     if v.calls % CHECK_EVERY == 0 and semctl(v.semid, v.my_slot, GETVAL) < 0:
-        store_release32(&v.header.retired, 1)
-        return LOCK_RETIRED
+        return vanished(v)
     return LOCKED
 
 

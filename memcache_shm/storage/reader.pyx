@@ -4,7 +4,8 @@
 A reader loads the slot word (acquire), the record's version (acquire) and fields, copies, and then - after an acquire fence - loads
 slot word, version and split word again. All equal: what it copied was one whole record. Otherwise it looks again; after a bounded
 number of tries it takes the shard's lock (a read-only mapping cannot: it goes on for up to a second and gives up with BUSY).
-A miss is confirmed by the split word alone: a key is moved only together with a new generation.
+A miss is confirmed by the split word (a key is moved only together with a new generation) and, for each slot on the way that carried the
+key's tag but not the key, by slot and version: the record may have been replaced while it was compared.
 
 Nothing here trusts the segment: addresses and lengths are clamped, walks are bounded. The only store is the hit state, a
 compare-and-swap of the slot word just validated.
@@ -25,14 +26,29 @@ from memcache_shm.storage.layout cimport (
 )
 from memcache_shm.storage.locks cimport LOCKED, give, take
 from memcache_shm.storage.records cimport body_offset, cas_id, copy_value, record_at, record_sane, word_matches
-from memcache_shm.storage.results cimport BUSY, Found, NOT_FOUND, OK, RETIRED
+from memcache_shm.storage.results cimport BUSY, Found, NOT_FOUND, OK, RETIRED, WOULD_BLOCK
 from memcache_shm.storage.view cimport Shard, View, count, flush_pending, hash_key, shard_of, table_ns, ticks
 
 cdef enum:
     FREE_TRIES = 32             # before the lock is taken
-    READ_ONLY_TRIES = 20000     # of about 50 us: one second
+    READ_ONLY_TRIES = 10000     # of about 100 us (50 and the timer's slack): one second
     HIT = 100                   # outcomes of one look, beside Result's
     AGAIN = 101
+
+
+cdef inline bint is_of(View *v, Shard *s, Record *r, uint64_t word, uint64_t version, const char *key, size_t klen) noexcept nogil:
+    """Whether a record belongs to its slot word and to the key."""
+    if r.key_length != klen or not word_matches(v, word, version) or not record_sane(v, &s.records, r):
+        return False
+    return memcmp(<const char *> r + body_offset(r), key, klen) == 0
+
+
+cdef inline bint same_record(Found *f) noexcept nogil:
+    """Whether slot and version are still what `f` has of them."""
+    fence_acquire()
+    if (load_relaxed64(f.slot) ^ f.word) & ~hit_mask():
+        return False
+    return load_relaxed64(&(<Record *> f.record).version) == f.stamp
 
 
 cdef int look(View *v, Shard *s, Found *f, const char *key, size_t klen) noexcept nogil:
@@ -58,15 +74,13 @@ cdef int look(View *v, Shard *s, Found *f, const char *key, size_t klen) noexcep
             __builtin_prefetch(<const char *> r + 64)   # the value's lines come with the record's: one miss instead of two
             __builtin_prefetch(<const char *> r + 128)
             f.stamp = load_acquire64(&r.version)
-            if not word_matches(v, w, f.stamp):
-                return AGAIN
-            if r.key_length != klen or not record_sane(v, &s.records, r):
-                continue
-            if memcmp(<const char *> r + body_offset(r), key, klen) != 0:
-                continue
             f.word = w
             f.slot = p.slots + i
             f.record = <unsigned char *> r
+            if not is_of(v, s, r, w, f.stamp, key, klen):
+                if not f.locked and not same_record(f):
+                    return AGAIN                # replaced while we looked: it may have been the key's
+                continue
             f.flags = r.flags
             f.expiry = load_relaxed32(&r.expiry)
             f.vlen = r.length & LENGTH_MASK
@@ -78,18 +92,15 @@ cdef int look(View *v, Shard *s, Found *f, const char *key, size_t klen) noexcep
 
 
 cdef inline bint unchanged(Shard *s, Found *f, bint hit) noexcept nogil:
+    if hit and not same_record(f):
+        return False
     fence_acquire()
-    if hit:
-        if (load_relaxed64(f.slot) ^ f.word) & ~hit_mask():
-            return False
-        if load_relaxed64(&(<Record *> f.record).version) != f.stamp:
-            return False
     return load_relaxed64(&s.control.split) == f.split
 
 
 cdef inline int void_reason(View *v, Shard *s, Found *f) noexcept nogil:
     """The counter to blame when the record found is not to be served, -1 when it is."""
-    if f.stamp <= load_acquire64(&s.control.cutoff) or flush_pending(v, s):
+    if flush_pending(v, s) or f.stamp <= load_acquire64(&s.control.cutoff):     # in this order: see "Memory order"
         return GET_FLUSHED
     if f.expiry != 0 and not f.touched and f.expiry <= ticks(table_ns(v)):
         return GET_EXPIRED
@@ -113,6 +124,8 @@ cdef int steady(View *v, Shard *s, Found *f, bint wait) noexcept nogil:
         cpu_pause()
         return OK
     if v.readonly:
+        if not wait:
+            return WOULD_BLOCK
         usleep(50)
         return BUSY if f.tries > READ_ONLY_TRIES else OK
     r = take(v, s, wait)

@@ -15,7 +15,7 @@ from libc.string cimport memcpy, memset, strerror
 
 from memcache_shm.storage.atomics cimport load_acquire32, load_acquire64, store_release32, store_release64
 from memcache_shm.storage.layout cimport CounterBlock, Header, LAYOUT_VERSION, ProcessSlot, ShardControl
-from memcache_shm.storage.locks cimport release_slot
+from memcache_shm.storage.locks cimport ipc_namespace, release_slot
 from memcache_shm.storage.recovery cimport format_index
 from memcache_shm.storage.view cimport Arena, Shard, View
 
@@ -128,6 +128,7 @@ cdef int make_view(View *v, void *base, geometry, int shmid, int semid, bint rea
     v.shmid = shmid
     v.semid = semid
     v.readonly = readonly
+    v.ipc_namespace = ipc_namespace()
     v.evicts = v.header.evicts != 0
     v.shard = <Shard *> calloc(v.shards, sizeof(Shard))
     if v.shard == NULL:

@@ -5,7 +5,9 @@ Whatever is read from the segment is clamped against these before it is used as 
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from memcache_shm.storage.atomics cimport CLOCK_BOOTTIME, clock_ns, fetch_add64, load_relaxed32, load_relaxed64, store_relaxed32
+from memcache_shm.storage.atomics cimport (
+    CLOCK_BOOTTIME, clock_ns, fetch_add64, load_acquire64, load_relaxed32, load_relaxed64,
+)
 from memcache_shm.storage.layout cimport CounterBlock, EXPIRY_HZ, Header, ProcessSlot, ShardControl
 from memcache_shm.storage.siphash cimport siphash13
 
@@ -47,10 +49,11 @@ cdef struct View:
     uint32_t max_records        # a shard, 0 = whatever fits
     uint32_t process_slots
     uint32_t counter_blocks
-    uint32_t me                 # this process's lock word, 0 = no process slot claimed yet
+    uint32_t me                 # this process's lock word; valid while fork_count is the process's
     uint32_t my_slot
-    uint32_t fork_count         # of the process that claimed `me`
+    uint32_t fork_count         # of the process that claimed `me`, 0 = none yet
     uint32_t busy_pid           # owner of the lock that the last BUSY waited for
+    uint64_t ipc_namespace      # inode of the namespace in which the ids mean these objects
     uint32_t calls              # lock acquisitions, for the occasional look whether the semaphores still exist
     int shmid
     int semid
@@ -104,6 +107,6 @@ cdef inline void count(View *v, int counter, uint64_t n) noexcept nogil:
 cdef inline bint flush_pending(View *v, Shard *s) noexcept nogil:
     """A flush_all is due that no writer of this shard has noted yet: every record of the shard is void."""
     cdef uint64_t deadline = load_relaxed64(&v.header.flush_ns)
-    if deadline == 0 or deadline == load_relaxed64(&s.control.flush_applied):
+    if deadline == 0 or deadline == load_acquire64(&s.control.flush_applied):
         return False
     return table_ns(v) >= deadline

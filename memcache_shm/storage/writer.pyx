@@ -15,7 +15,7 @@ from memcache_shm.storage.counters cimport (
     CAS_BADVAL, CAS_HITS, CAS_MISSES, CMD_FLUSH, CMD_SET, DECR_HITS, DECR_MISSES, DELETE_HITS, DELETE_MISSES, EVICTIONS, EXPIRED_UNFETCHED,
     INCR_HITS, INCR_MISSES, RECLAIMED, STORE_NO_MEMORY, STORE_TOO_LARGE, TOTAL_ITEMS, TOUCH_HITS, TOUCH_MISSES,
 )
-from memcache_shm.storage.evict cimport allocate, drop, evict_one, free_record, reap, reserve_index
+from memcache_shm.storage.evict cimport drop, evict_one, free_record, reap
 from memcache_shm.storage.index cimport Place, bucket_at, extend, grow, locate, shrink
 from memcache_shm.storage.layout cimport (
     ACCESS_AT, ACCESS_MASK, ACCESS_SHIFT, BUCKET_FILL, BUCKET_SPARSE, CHUNK_BUCKETS, CHUNK_BYTES, EXPIRY_HZ, FETCHED_AT, KIND_ENTRY,
@@ -25,15 +25,17 @@ from memcache_shm.storage.layout cimport (
 from memcache_shm.storage.locks cimport LOCKED, give, take
 from memcache_shm.storage.numbers cimport format_number, parse_number
 from memcache_shm.storage.records cimport Fields, cas_id, copy_value, fill, record_at, record_bytes
-from memcache_shm.storage.recovery cimport OP_DELETE, OP_EVICT, OP_EXPIRE, OP_STORE, OP_TOUCH, begin, end, publish
+from memcache_shm.storage.recovery cimport OP_DELETE, OP_EVICT, OP_EXPIRE, OP_STORE, OP_TOUCH, begin, end, note, publish
 from memcache_shm.storage.results cimport (
     ADD, APPEND, CAS, EXISTS, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, PREPEND, READ_ONLY, SET, TOO_LARGE,
 )
+from memcache_shm.storage.room cimport allocate, reserve_index
 from memcache_shm.storage.view cimport Shard, View, count, earlier, hash_key, shard_of, table_ns, ticks
 
 cdef enum:
     RELATIVE_MAX_S = 2592000        # 30 days: a larger exptime is unix time, as in memcached
     NUMBER_BYTES = 64               # bytes of a value that incr looks at
+    FAR_S = 4000000000              # 127 years: beyond what the clock's arithmetic is for
     ALREADY_GONE = 1                # an expiry before every clock reading
     MERGES_A_CHANGE = 4
 
@@ -142,6 +144,8 @@ cdef bint make_room(View *v, Target *t, Fields *f, uint32_t length, Runs *runs) 
     if t.place.slot == NULL and v.max_records != 0 and s.control.records >= v.max_records:
         if not reap(v, s, pinned, 64 if v.evicts else <uint32_t> 0xffffffff) and (not v.evicts or not evict_one(v, s, pinned)):
             return False
+    if t.place.slot == NULL and t.place.empty == NULL:
+        reserve_index(v, s, NODE_BYTES // s.index.granule_bytes, 1, pinned)
     if not allocate(v, s, record_bytes(f, length), <uint32_t> record_bytes(f, 0), pinned, runs):
         return False
     for i in range(runs.n):
@@ -244,7 +248,12 @@ cdef int store(View *v, int mode, const char *key, size_t klen, const char *valu
     if length > v.max_value_bytes:
         count(v, STORE_TOO_LARGE, 1)
         return leave(v, &t, TOO_LARGE)
-    return leave(v, &t, write_record(v, &t, &f, <uint32_t> length, version))
+    r = write_record(v, &t, &f, <uint32_t> length, version)
+    if r == NO_SPACE and v.evicts and mode == SET and t.place.slot != NULL:
+        drop(v, t.shard, t.place.slot, t.place.bucket, OP_EVICT)    # old and new do not fit side by side
+        search(v, &t)
+        r = write_record(v, &t, &f, <uint32_t> length, version)
+    return leave(v, &t, r)
 
 
 cdef int remove(View *v, const char *key, size_t klen, uint64_t cas, bint wait) noexcept nogil:
@@ -281,12 +290,15 @@ cdef int arith(View *v, const char *key, size_t klen, bint decr, uint64_t delta,
     copy_value(&t.shard.records, t.record, length, text)
     if not parse_number(text, length, &number):
         return leave(v, &t, NOT_NUMBER)
-    count(v, DECR_HITS if decr else INCR_HITS, 1)
     if decr:
         number = number - delta if number > delta else 0
     else:
         number += delta
     digits = format_number(number, text)
+    if digits > v.max_value_bytes:
+        count(v, STORE_TOO_LARGE, 1)
+        return leave(v, &t, TOO_LARGE)
+    count(v, DECR_HITS if decr else INCR_HITS, 1)
     while digits < length:
         text[digits] = 32               # memcached keeps the length and pads with blanks
         digits += 1
@@ -309,7 +321,7 @@ cdef int touch(View *v, const char *key, size_t klen, uint32_t expiry, bint wait
     if t.record == NULL:
         count(v, TOUCH_MISSES, 1)
         return leave(v, &t, NOT_FOUND)
-    t.shard.control.intent.new_expiry = expiry
+    note(v, t.shard, OP_TOUCH, t.place.slot, t.place.slot[0], t.record.version, expiry)
     store_release32(&t.record.expiry, expiry)
     t.shard.control.next_expiry = earlier(t.shard.control.next_expiry, expiry)
     t.shard.control.reap_expiry = earlier(t.shard.control.reap_expiry, expiry)
@@ -348,6 +360,8 @@ cdef int flush(View *v, int64_t delay_s, bint wait) noexcept nogil:
     if r == OK:
         if delay_s > RELATIVE_MAX_S:
             delay_s -= <int64_t> (clock_ns(CLOCK_REALTIME) // 1000000000)
+        if delay_s > FAR_S:
+            delay_s = FAR_S
         deadline = table_ns(v) + (<uint64_t> delay_s * 1000000000 if delay_s > 0 else 0)
         if deadline == load_relaxed64(&v.header.flush_ns):
             deadline += 1
@@ -370,6 +384,8 @@ cdef uint32_t expiry_from(View *v, int64_t exptime) noexcept nogil:
         exptime -= <int64_t> (clock_ns(CLOCK_REALTIME) // 1000000000)
     if exptime <= 0:
         return ALREADY_GONE
+    if exptime > FAR_S:
+        return 0
     at = <uint64_t> exptime * EXPIRY_HZ + ticks(table_ns(v))
     if at > <uint64_t> 0xffffffff:
         return 0                        # further away than the clock can tell (17 years): never

@@ -1,0 +1,279 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Making room: runs of granules for records and for the index, by moving and evicting what is in the way.
+
+Where one evicted record is not enough, its neighbours in the arena go too, until the run fits; a neighbour is recognised by its
+key leading back to its own slot. Only when no single run can be had does a record get several.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from memcache_shm.storage.arena cimport (
+    Runs, clear, find_run, free_before, gather_runs, granules_for, is_used, mark, next_used, search_run,
+)
+from memcache_shm.storage.atomics cimport load_relaxed64
+from memcache_shm.storage.counters cimport SEVERAL_RUN_RECORDS
+from memcache_shm.storage.evict cimport drop_victim, evict_one, next_victim, reap, seek
+from memcache_shm.storage.index cimport Path, Place, locate, shrink
+from memcache_shm.storage.layout cimport (
+    BUCKET_SPARSE, GRANULE_MASK, KIND_ENTRY, Record, RunLink, SEVERAL_RUNS, ZONE_STEP, split_buckets, word_granule, word_kind,
+)
+from memcache_shm.storage.records cimport Fields, body_offset, cas_id, fill, record_at, record_granules, record_runs, record_sane
+from memcache_shm.storage.recovery cimport OP_MOVE, publish
+from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start, records_end, shard_of
+
+cdef enum:
+    SEARCH_WORDS = 128              # bitmap words looked through before eviction makes a run itself
+    REAP_BUCKETS = 64               # looked through for dead records before a live one is evicted
+    EVICTIONS_A_LOOK = 16           # between two looks at the whole bitmap
+    STEPS_BACK = 512                # granules looked at one by one for the start of a record
+    WHOLE_BITMAP = 0xffffffff
+    VICTIMS_A_RUN = 64              # victims tried as the start of a run before several runs are taken
+
+
+cdef uint64_t *slot_of_record(View *v, Shard *s, uint32_t granule, uint32_t *bucket) noexcept nogil:
+    """The slot of the item whose record starts at this granule, recognised by its key leading back here; else NULL."""
+    cdef Record *r = record_at(&s.records, granule)
+    cdef Place place
+    cdef uint64_t h
+    cdef const char *key
+    if r == NULL or not record_sane(v, &s.records, r):
+        return NULL
+    key = <const char *> r + body_offset(r)
+    h = hash_key(v, key, r.key_length)
+    if shard_of(v, h) != s:
+        return NULL
+    locate(v, s, key, r.key_length, h, &place)
+    if place.slot == NULL or word_granule(place.slot[0]) != granule:
+        return NULL
+    bucket[0] = place.bucket
+    return place.slot
+
+
+cdef uint64_t *owner_of(View *v, Shard *s, uint32_t granule, uint32_t *bucket, uint32_t *length) noexcept nogil:
+    """The slot of the item that has a run starting at this granule, and the run's length; NULL when no run starts there."""
+    cdef uint64_t *slot = slot_of_record(v, s, granule, bucket)
+    cdef RunLink *link
+    cdef Runs runs
+    cdef uint32_t i
+    if slot != NULL:
+        length[0] = record_granules(&s.records, record_at(&s.records, granule))
+        return slot
+    link = <RunLink *> record_at(&s.records, granule)
+    if link == NULL or link.first >= s.records.granules:
+        return NULL
+    slot = slot_of_record(v, s, link.first, bucket)
+    if slot == NULL or not record_runs(v, &s.records, record_at(&s.records, link.first), &runs):
+        return NULL
+    for i in range(1, runs.n):
+        if runs.start[i] == granule:
+            length[0] = runs.granules[i]
+            return slot
+    return NULL
+
+
+cdef bint move(View *v, Shard *s, uint64_t *slot, uint32_t below) noexcept nogil:
+    """Copy a record of one run to a free run under `below`; False when there is none."""
+    cdef uint64_t old = slot[0]
+    cdef Record *r = record_at(&s.records, word_granule(old))
+    cdef uint32_t n = record_granules(&s.records, r)
+    cdef Fields f
+    cdef Runs runs
+    cdef int64_t at
+    if r.length & SEVERAL_RUNS:
+        return False
+    at = search_run(&s.records, 0, below, n, 1, WHOLE_BITMAP)
+    if at < 0:
+        return False
+    runs.n = 1
+    runs.start[0] = <uint32_t> at
+    runs.granules[0] = n
+    mark(&s.records, <uint32_t> at, n)
+    f.version = r.version
+    f.foreign_cas = cas_id(r, 0)
+    f.key = <const char *> r + body_offset(r)
+    f.key_length = r.key_length
+    f.flags = r.flags
+    f.expiry = r.expiry
+    f.head = f.tail = NULL
+    f.head_length = f.tail_length = 0
+    f.middle = r
+    fill(&s.records, &runs, &f)
+    record_at(&s.records, <uint64_t> at).state = r.state
+    publish(v, s, OP_MOVE, slot, (old & ~<uint64_t> GRANULE_MASK) | <uint64_t> at, r.version)
+    clear(&s.records, <uint32_t> word_granule(old), n)
+    return True
+
+
+cdef uint64_t *holder_of(View *v, Shard *s, uint32_t granule, uint32_t *bucket) noexcept nogil:
+    """The slot of the item one of whose runs holds this granule, found by looking at all; NULL when none does."""
+    cdef uint32_t n_buckets = split_buckets(load_relaxed64(&s.control.split)), b, i, position, k
+    cdef Record *r
+    cdef Runs runs
+    cdef Path p
+    for b in range(n_buckets):
+        position = 0
+        while seek(s, b, position, &p, &i):
+            position += 1
+            if word_kind(p.slots[i]) != KIND_ENTRY:
+                continue
+            r = record_at(&s.records, word_granule(p.slots[i]))
+            if r == NULL or not record_sane(v, &s.records, r) or not record_runs(v, &s.records, r, &runs):
+                continue
+            for k in range(runs.n):
+                if runs.start[k] <= granule < runs.start[k] + runs.granules[k]:
+                    bucket[0] = b
+                    return p.slots + i
+    return NULL
+
+
+cdef uint64_t *item_over(View *v, Shard *s, uint32_t granule, bint at_border, uint32_t *bucket) noexcept nogil:
+    """The slot of the item that holds a granule. Mostly a run starts right there; elsewhere (`at_border`: where a window begins) it
+    started before: a few steps back, or a look at all items when it is a large one."""
+    cdef uint32_t start = granule, length
+    cdef uint64_t *slot
+    while True:
+        slot = owner_of(v, s, start, bucket, &length)
+        if slot != NULL:
+            return slot if start + length > granule else NULL
+        if not at_border or start == 0 or not is_used(&s.records, start - 1):
+            return NULL
+        if granule - start >= STEPS_BACK:
+            return holder_of(v, s, granule, bucket)
+        start -= 1
+
+
+cdef bint clear_window(View *v, Shard *s, uint32_t low, uint32_t high, uint64_t pinned, bint moving) noexcept nogil:
+    """Free all granules in [low, high): records that reach in are moved below it (if wanted and possible) or evicted. False when the
+    pinned record or something unknown stands in the way, or when evicting is forbidden."""
+    cdef uint32_t at = low, bucket
+    cdef uint64_t *slot
+    while True:
+        at = next_used(&s.records, at, high)
+        if at == high:
+            return True
+        slot = item_over(v, s, at, at == low, &bucket)
+        if slot == NULL or word_granule(slot[0]) == pinned:
+            return False
+        if moving and move(v, s, slot, low):
+            continue
+        if not v.evicts:
+            return False
+        drop_victim(v, s, slot, bucket)
+
+
+cdef bint meets(View *v, Shard *s, uint64_t pinned, uint32_t low, uint32_t high, uint32_t *end) noexcept nogil:
+    """Whether the pinned record has a run in [low, high); where the last such run ends."""
+    cdef Record *r
+    cdef Runs runs
+    cdef uint32_t i
+    cdef bint any = False
+    if pinned >= s.records.granules:
+        return False
+    r = record_at(&s.records, pinned)
+    if r == NULL or not record_runs(v, &s.records, r, &runs):
+        return False
+    for i in range(runs.n):
+        if runs.start[i] < high and runs.start[i] + runs.granules[i] > low:
+            if not any or runs.start[i] + runs.granules[i] > end[0]:
+                end[0] = runs.start[i] + runs.granules[i]
+            any = True
+    return any
+
+
+cdef bint place_window(View *v, Shard *s, uint32_t n, uint64_t pinned, uint32_t *low) noexcept nogil:
+    """Put a window of `n` granules where no record straddles its lower border and the pinned record is not in it: at `low`, behind
+    the pinned record, or at the arena's beginning."""
+    cdef uint32_t high = records_end(s), behind = 0
+    if n > high:
+        return False
+    if low[0] > high - n:
+        low[0] = 0
+    if not meets(v, s, pinned, low[0], low[0] + n, &behind):
+        return True
+    low[0] = behind
+    if behind <= high - n and not meets(v, s, pinned, low[0], low[0] + n, &behind):
+        return True
+    low[0] = 0
+    return not meets(v, s, pinned, 0, n, &behind)
+
+
+cdef bint make_run(View *v, Shard *s, uint32_t n, uint64_t pinned) noexcept nogil:
+    """Evict until a free run of `n` granules exists and let the next search begin at it."""
+    cdef uint32_t _try, bucket, granule, low
+    cdef uint64_t *slot
+    for _try in range(VICTIMS_A_RUN):
+        slot = next_victim(v, s, pinned, &bucket)
+        if slot == NULL:
+            return False
+        granule = <uint32_t> word_granule(slot[0])
+        drop_victim(v, s, slot, bucket)
+        low = granule - free_before(&s.records, granule, n)
+        if not place_window(v, s, n, pinned, &low):
+            return False
+        if clear_window(v, s, low, low + n, pinned, False):
+            s.records.next_fit[0] = low
+            return True
+    return False
+
+
+cdef bint reserve_index(View *v, Shard *s, uint32_t n, uint32_t alignment, uint64_t pinned) noexcept nogil:
+    """See to `n` free granules for the index; in the memory geometry its zone grows downwards for them."""
+    cdef uint32_t low
+    if find_run(&s.index, index_start(s), s.index.granules, n, alignment, WHOLE_BITMAP) >= 0:
+        return True
+    low = index_start(s)
+    if not s.shared or low < s.records.granules // 2:
+        return False
+    if not clear_window(v, s, low - ZONE_STEP, low, pinned, True):
+        return False
+    s.control.zone = low - ZONE_STEP
+    s.index.next_fit[0] = low - ZONE_STEP
+    return True
+
+
+cdef bint one_run(Shard *s, uint32_t n, uint32_t budget, Runs *out) noexcept nogil:
+    cdef int64_t at = find_run(&s.records, 0, records_end(s), n, 1, budget)
+    if at < 0:
+        return False
+    out.n = 1
+    out.start[0] = <uint32_t> at
+    out.granules[0] = n
+    return True
+
+
+cdef bint allocate(View *v, Shard *s, uint64_t size_bytes, uint32_t head_bytes, uint64_t pinned, Runs *out) noexcept nogil:
+    """Find (and unless -M make) room for a record of `size_bytes` as one run, `head_bytes` of them in front of the value.
+    The runs are not taken yet. `pinned`: granule of a record that must stay. May change the index: search again after it."""
+    cdef uint32_t n = granules_for(&s.records, size_bytes)
+    cdef uint32_t words = SEARCH_WORDS if v.evicts else WHOLE_BITMAP
+    if one_run(s, n, words, out):
+        return True
+    while reap(v, s, pinned, REAP_BUCKETS if v.evicts else WHOLE_BITMAP):
+        if one_run(s, n, words, out):
+            return True
+    if v.evicts and make_run(v, s, n, pinned) and one_run(s, n, WHOLE_BITMAP, out):
+        return True
+    return s.shared and several_runs(v, s, size_bytes, head_bytes, pinned, out)
+
+
+cdef bint several_runs(View *v, Shard *s, uint64_t size_bytes, uint32_t head_bytes, uint64_t pinned, Runs *out) noexcept nogil:
+    """The last way to room: several runs, evicting (and shrinking the index with what is left) until there are enough."""
+    cdef uint32_t i
+    while True:
+        if one_run(s, granules_for(&s.records, size_bytes), WHOLE_BITMAP, out):
+            return True
+        if gather_runs(&s.records, records_end(s), size_bytes - head_bytes, head_bytes + <uint32_t> sizeof(RunLink), out):
+            if out.n == 1:
+                out.granules[0] = granules_for(&s.records, size_bytes)      # a single run has no link
+            else:
+                count(v, SEVERAL_RUN_RECORDS, 1)
+            return True
+        if not v.evicts:
+            return False
+        for i in range(EVICTIONS_A_LOOK):
+            if not evict_one(v, s, pinned):
+                if i == 0:
+                    return False
+                break
+            if s.control.records < <uint64_t> BUCKET_SPARSE * split_buckets(load_relaxed64(&s.control.split)):
+                shrink(v, s)
