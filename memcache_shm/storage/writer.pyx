@@ -47,6 +47,7 @@ cdef struct Target:                 # the key an operation works on
     Shard *shard
     Place place
     Record *record                  # its live record or NULL
+    uint64_t fresh                  # granule of the record just stored, which must not be evicted for the index; or NO_GRANULE
 
 
 cdef int aim(View *v, Target *t, const char *key, size_t klen, int operation, bint wait) noexcept nogil:
@@ -56,6 +57,7 @@ cdef int aim(View *v, Target *t, const char *key, size_t klen, int operation, bi
         return READ_ONLY
     t.key = key
     t.klen = klen
+    t.fresh = NO_GRANULE
     t.hash = hash_key(v, key, klen)
     t.shard = shard_of(v, t.hash)
     r = take(v, t.shard, wait)
@@ -90,22 +92,22 @@ cdef void search(View *v, Target *t) noexcept nogil:
 cdef int leave(View *v, Target *t, int result) noexcept nogil:
     """Keep the index in proportion, clear the intent, unlock."""
     if t.shard.shared:
-        balance(v, t.shard)
+        balance(v, t.shard, t.fresh)
     end(t.shard)
     give(v, t.shard)
     return result
 
 
-cdef void balance(View *v, Shard *s) noexcept nogil:
+cdef void balance(View *v, Shard *s, uint64_t pinned) noexcept nogil:
     """One split when the buckets are full on average, a few merges when they are sparse."""
     cdef uint32_t n = split_buckets(load_relaxed64(&s.control.split))
     cdef uint32_t _merge
     if s.control.records > <uint64_t> n * BUCKET_FILL:
         if n < v.max_buckets:
             if n % CHUNK_BUCKETS == 0:
-                reserve_index(v, s, CHUNK_BYTES // s.index.granule_bytes, 64 // s.index.granule_bytes, NO_GRANULE)
+                reserve_index(v, s, CHUNK_BYTES // s.index.granule_bytes, 64 // s.index.granule_bytes, pinned)
             else:
-                reserve_index(v, s, 4 * NODE_BYTES // s.index.granule_bytes, 1, NO_GRANULE)
+                reserve_index(v, s, 4 * NODE_BYTES // s.index.granule_bytes, 1, pinned)
             grow(v, s)
         return
     for _merge in range(MERGES_A_CHANGE):
@@ -184,6 +186,7 @@ cdef int write_record(View *v, Target *t, Fields *f, uint32_t length, uint64_t *
     fill(&s.records, &runs, f)
     slot = t.place.slot if t.place.slot != NULL else t.place.empty
     old = slot[0]
+    t.fresh = runs.start[0]
     publish(v, s, OP_STORE, slot, new_word(v, t, runs.start[0], f.version), f.version)
     s.control.next_expiry = earlier(s.control.next_expiry, f.expiry)
     s.control.reap_expiry = earlier(s.control.reap_expiry, f.expiry)
