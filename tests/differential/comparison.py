@@ -8,7 +8,7 @@ import re
 import select
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from differential.sequences import BAD_KEYS, CONNECTIONS, KEYS, Step
 
@@ -131,11 +131,18 @@ def singly(batches: Sequence[Sequence[Step]]) -> list[list[Step]]:
     return [[step] for batch in batches for step in batch]
 
 
-def first_difference(one: Player, other: Player, batches: Sequence[Sequence[Step]]) -> int | None:
-    """The number of the first batch that the two answer differently."""
+class Difference(NamedTuple):
+    """The first batch that the two answer differently."""
+
+    number: int
+    one: bytes
+    other: bytes
+
+
+def first_difference(one: Player, other: Player, batches: Sequence[Sequence[Step]]) -> Difference | None:
     for number, (here, there) in enumerate(zip(one.play(batches), other.play(batches), strict=True)):
         if here != there:
-            return number
+            return Difference(number, here, there)
     return None
 
 
@@ -151,7 +158,7 @@ def shrink(one: Player, other: Player, batches: list[list[Step]]) -> list[list[S
     if first_difference(one, other, singly(batches)) is not None:
         batches = singly(batches)
     where = first_difference(one, other, batches)
-    batches = batches if where is None else batches[: where + 1]
+    batches = batches if where is None else batches[: where.number + 1]
     runs, width = 0, sum(map(len, batches)) // 2
     while width and runs < SHRINK_RUNS:
         at = 0

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from differential.comparison import Player, batches_of, first_difference, report, shrink
+from differential.comparison import Player, batches_of, first_difference, report, short, shrink
 from differential.sequences import Sequences
 from support.servers import Daemon, Memcached
 
@@ -25,10 +25,10 @@ def compare(one: Player, other: Player, seed: int) -> None:
     A difference that the same commands do not show again is memcached's: what it does when an item is held elsewhere.
     """
     batches = batches_of(Sequences(seed).steps(STEPS), seed)
-    where = first_difference(one, other, batches)
-    if where is not None and any(first_difference(one, other, batches) is not None for _ in range(3)):
-        fewer = shrink(one, other, batches)
-        pytest.fail(f"seed {seed}, batch {where}:\n{report(one, other, fewer)}", pytrace=False)
+    found = first_difference(one, other, batches)
+    if found is not None and all(first_difference(one, other, batches) for _ in range(3)):
+        first = f"seed {seed}, batch {found.number}:\n      one   {short(found.one)}\n      other {short(found.other)}"
+        pytest.fail(f"{first}\nshortest:\n{report(one, other, shrink(one, other, batches))}", pytrace=False)
 
 
 @pytest.fixture
