@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from support.client import allow_descriptors
 from support.isolation import children
 from support.servers import Daemon
 from support.waiting import until
@@ -123,19 +124,19 @@ def test_client_that_never_reads(daemon: Daemon) -> None:
         assert len(read(sock, 101 * REPLY)) == 100 * REPLY
 
 
-def test_idle_connections_hold_no_buffers(daemon: Daemon) -> None:
-    """The first hundred make each worker touch what it touches once; the figure is that of the others."""
-    with daemon.connect() as first:
-        assert ask(first, b"set a 0 0 1\r\n1\r\n", 8) == b"STORED\r\n"
-    socks: list[socket.socket] = []
-    for count in (100, 800):
+def test_idle_connections_hold_no_buffers() -> None:
+    """At most 1 KiB each for two thousand of them, what a worker touches once included."""
+    allow_descriptors(4096)
+    with Daemon("-c", "3000", workers=2) as daemon:
+        with daemon.connect() as first:
+            assert ask(first, b"set a 0 0 1\r\n1\r\n", 8) == b"STORED\r\n"
         before = private_bytes(children(daemon.pid))
-        socks += [daemon.connect() for _ in range(count)]
-        for sock in socks[-count:]:
+        socks = [daemon.connect() for _ in range(2000)]
+        for sock in socks:
             assert ask(sock, b"get a\r\n", 21) == b"VALUE a 0 1\r\n1\r\nEND\r\n"
-    assert (private_bytes(children(daemon.pid)) - before) / count < 1024
-    for sock in socks:
-        sock.close()
+        assert (private_bytes(children(daemon.pid)) - before) / len(socks) < 1024
+        for sock in socks:
+            sock.close()
 
 
 def test_slow_upload_of_a_large_value(daemon: Daemon) -> None:
