@@ -6,6 +6,7 @@ from memcache_shm.storage.index cimport Path
 from memcache_shm.storage.view cimport Shard, View
 
 cdef bint reap(View *v, Shard *s, uint64_t pinned, uint32_t budget) noexcept nogil
+cdef bint is_dead(View *v, Shard *s, uint64_t word, uint32_t now, uint32_t *expiry) noexcept nogil
 cdef bint evict_one(View *v, Shard *s, uint64_t pinned) noexcept nogil
 cdef uint64_t *next_victim(View *v, Shard *s, uint64_t pinned, uint32_t *bucket) noexcept nogil
 cdef void drop_victim(View *v, Shard *s, uint64_t *slot, uint32_t bucket) noexcept nogil

@@ -12,14 +12,14 @@ from memcache_shm.storage.arena cimport (
 )
 from memcache_shm.storage.atomics cimport load_relaxed64
 from memcache_shm.storage.counters cimport SEVERAL_RUN_RECORDS
-from memcache_shm.storage.evict cimport drop_victim, evict_one, next_victim, reap, seek
+from memcache_shm.storage.evict cimport drop_victim, evict_one, is_dead, next_victim, reap, seek
 from memcache_shm.storage.index cimport Path, Place, locate, shrink
 from memcache_shm.storage.layout cimport (
     BUCKET_SPARSE, GRANULE_MASK, KIND_ENTRY, Record, RunLink, SEVERAL_RUNS, ZONE_STEP, split_buckets, word_granule, word_kind,
 )
 from memcache_shm.storage.records cimport Fields, body_offset, cas_id, fill, record_at, record_granules, record_runs, record_sane
 from memcache_shm.storage.recovery cimport OP_MOVE, publish
-from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start, records_end, shard_of
+from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start, records_end, shard_of, table_ns, ticks
 
 cdef enum:
     SEARCH_WORDS = 128              # bitmap words looked through before eviction makes a run itself
@@ -144,8 +144,8 @@ cdef uint64_t *item_over(View *v, Shard *s, uint32_t granule, bint at_border, ui
 
 cdef bint clear_window(View *v, Shard *s, uint32_t low, uint32_t high, uint64_t pinned, bint moving) noexcept nogil:
     """Free all granules in [low, high): records that reach in are moved below it (if wanted and possible) or evicted. False when the
-    pinned record or something unknown stands in the way, or when evicting is forbidden."""
-    cdef uint32_t at = low, bucket
+    pinned record or something unknown stands in the way, or a live one with -M."""
+    cdef uint32_t at = low, bucket, expiry
     cdef uint64_t *slot
     while True:
         at = next_used(&s.records, at, high)
@@ -156,7 +156,7 @@ cdef bint clear_window(View *v, Shard *s, uint32_t low, uint32_t high, uint64_t 
             return False
         if moving and move(v, s, slot, low):
             continue
-        if not v.evicts:
+        if not v.evicts and not is_dead(v, s, slot[0], ticks(table_ns(v)), &expiry):
             return False
         drop_victim(v, s, slot, bucket)
 

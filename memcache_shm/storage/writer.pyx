@@ -91,6 +91,8 @@ cdef void search(View *v, Target *t) noexcept nogil:
 
 cdef int leave(View *v, Target *t, int result) noexcept nogil:
     """Keep the index in proportion, clear the intent, unlock."""
+    if result == NO_SPACE:
+        count(v, STORE_NO_MEMORY, 1)
     if t.shard.shared:
         balance(v, t.shard, t.fresh)
     end(t.shard)
@@ -127,7 +129,10 @@ cdef bint ensure_slot(View *v, Target *t, uint64_t pinned) noexcept nogil:
             return True
         if t.place.nodes >= MAX_NODES or not reserve_index(v, s, NODE_BYTES // s.index.granule_bytes, 1, pinned):
             if not v.evicts:
-                return False
+                if not reap(v, s, pinned, <uint32_t> 0xffffffff):
+                    return False
+                locate(v, s, t.key, t.klen, t.hash, &t.place)
+                continue
             first = bucket_at(s, t.place.bucket)
             if first == NULL or word_kind(first[0]) != KIND_ENTRY:
                 return False
@@ -179,7 +184,6 @@ cdef int write_record(View *v, Target *t, Fields *f, uint32_t length, uint64_t *
     f.key = t.key
     f.key_length = <uint32_t> t.klen
     if not make_room(v, t, f, length, &runs):
-        count(v, STORE_NO_MEMORY, 1)
         return NO_SPACE
     f.version = load_relaxed64(&s.control.version) + v.shards
     store_release64(&s.control.version, f.version)
