@@ -92,7 +92,7 @@ def table_name(text: str) -> str:
 
 def host_port(text: str) -> tuple[str, int | None]:
     """`host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address; None where there is no port."""
-    match = re.fullmatch(r"\[([^\]]*)\](?::(\d+))?|([^:\[\]]*)(?::(\d+))?", text.strip())
+    match = re.fullmatch(r"\[([^\]]*)\](?::(\d+))?|([^:\[\]]*)(?::(\d+))?", text.strip(), re.ASCII)
     if match is None:
         if text.count(":") > 1 and "[" not in text:
             return text.strip(), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 from memcache_shm.cli.arguments import Parser, host_port
@@ -26,7 +27,7 @@ def main(words: Sequence[str]) -> int:
     for target in space.targets:
         try:
             answer = _ping(target, space.timeout)
-        except (MemcacheError, OSError) as problem:
+        except (MemcacheError, OSError, ValueError, argparse.ArgumentTypeError) as problem:
             error(f"{target}: {getattr(problem, 'strerror', None) or problem}")
             status = EXIT_FAILURE
         else:

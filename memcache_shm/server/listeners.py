@@ -58,7 +58,7 @@ def bind_tcp(hosts: Iterable[tuple[str, int]]) -> list[Listener]:
     try:
         for host, port in hosts:
             for family, sockaddr in _resolve(host, port or free_port):
-                listener = _bind_inet(family, sockaddr)
+                listener = _bind_inet(family, (sockaddr[0], port or free_port, *sockaddr[2:]))
                 free_port = free_port or (listener.address.port if port == 0 else 0)
                 listeners.append(listener)
     except OSError:
@@ -73,6 +73,8 @@ def bind_unix(path: str, mask: int = 0o700) -> Listener:
 
     Raises OSError: EADDRINUSE when a daemon listens there, EEXIST when the path is no socket.
     """
+    if not path:  # Linux would make an abstract socket of it, which no mask protects
+        raise OSError(errno.EINVAL, "an empty path names no socket", path)
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     old_umask = os.umask(~mask & 0o777)
@@ -92,8 +94,8 @@ def _resolve(host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:
     name = None if host in ("", "*") else host
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise OSError(errno.EADDRNOTAVAIL, error.strerror or str(error), host) from error
+    except (socket.gaierror, UnicodeError) as error:  # UnicodeError: no host name at all, by its length or its letters
+        raise OSError(errno.EADDRNOTAVAIL, getattr(error, "strerror", None) or str(error), host) from error
     usable = [entry for entry in found if name is not None or _has_family(entry[0])]
     return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in usable))
 
