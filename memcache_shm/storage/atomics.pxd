@@ -24,6 +24,7 @@ cdef extern from "atomics.h" nogil:
     uint64_t clock_ns(int clock_id)
     int CLOCK_BOOTTIME
     int CLOCK_MONOTONIC
+    int CLOCK_MONOTONIC_COARSE
     int CLOCK_REALTIME
     bint DEBUG_CHECKS
     void invariant(bint condition, const char *text)

@@ -30,7 +30,6 @@ cdef enum Counter:
     LOCK_WAITS
     LOCK_BUSY
     LOCKS_TAKEN_OVER
-    REPAIRS
     SPLITS
     MERGES
     SEVERAL_RUN_RECORDS

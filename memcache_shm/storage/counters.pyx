@@ -6,7 +6,7 @@ COUNTER_NAMES = (
     "delete_hits", "delete_misses", "incr_hits", "incr_misses", "decr_hits", "decr_misses", "cas_hits", "cas_misses",
     "cas_badval", "total_items", "evictions", "reclaimed", "expired_unfetched", "evicted_unfetched", "store_too_large",
     "store_no_memory", "shm_read_retries", "shm_read_locked", "shm_lock_waits", "shm_lock_busy", "shm_locks_taken_over",
-    "shm_repairs", "shm_splits", "shm_merges", "shm_several_run_records",
+    "shm_splits", "shm_merges", "shm_several_run_records",
 )
 
 assert len(COUNTER_NAMES) == COUNTERS_USED

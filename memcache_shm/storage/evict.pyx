@@ -39,7 +39,7 @@ cdef void free_record(View *v, Shard *s, uint64_t word) noexcept nogil:
 cdef void drop(View *v, Shard *s, uint64_t *slot, uint32_t bucket, int operation) noexcept nogil:
     """Take an item out of the table: clear its slot, give its record back, tidy the path."""
     cdef uint64_t word = slot[0]
-    publish(v, s, operation, slot, 0, load_relaxed64(&s.control.version))
+    publish(v, s, operation, slot, 0)
     free_record(v, s, word)
     compact(v, s, bucket)
 

@@ -26,7 +26,7 @@ from memcache_shm.storage.layout cimport (
     NODE_SLOTS, Record, ZONE_STEP, bucket_of, entry_pattern, link_word, pattern_mask, split_buckets, split_next, word_granule, word_kind,
 )
 from memcache_shm.storage.records cimport body_offset, record_at, record_sane
-from memcache_shm.storage.recovery cimport OP_MERGE, OP_SPLIT, begin
+from memcache_shm.storage.recovery cimport OP_MERGE, OP_SPLIT, begin, done
 from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start
 
 cdef enum:
@@ -326,6 +326,7 @@ cdef void grow(View *v, Shard *s) noexcept nogil:
             give_chunk(s, n // CHUNK_BUCKETS)
         return
     store_release64(&s.control.split, split_next(split, n + 1))
+    done(s, OP_SPLIT)
     fence_release()
     drop_movers(v, s, from_, n + 1)
     compact(v, s, from_)
@@ -352,6 +353,7 @@ cdef void shrink(View *v, Shard *s) noexcept nogil:
         if not walk_on(s, &p):
             break
     store_release64(&s.control.split, split_next(split, last))
+    done(s, OP_MERGE)
     fence_release()
     free_path(s, last)
     s.control.reap_bucket = 0           # what the sweep for dead records had still before it may lie behind it now

@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from memcache_shm.storage.atomics cimport __builtin_clz
 
 cdef enum:
-    LAYOUT_VERSION = 1
+    LAYOUT_VERSION = 2
     CACHE_LINE = 64
     COUNTERS = 48               # event counts in one counter block
     KEY_MAX = 250               # bytes of a key, as in memcached
@@ -95,16 +95,12 @@ cdef struct CounterBlock:       # any process, by atomic addition; never zeroed
 
 
 cdef struct Intent:             # the lock's owner, before its first store; `operation` is cleared last
-    uint32_t operation          # 0 = none
-    uint32_t who                # the owner's lock word
-    uint64_t slot               # offset of the slot word in the segment
-    uint64_t old_word
-    uint64_t new_word
-    uint64_t version
-    uint64_t feed_number
-    uint32_t new_expiry
-    uint32_t bucket
-    uint64_t spare
+    uint32_t operation          # 0 = none; with DONE once the change is published
+    uint32_t pid                # the owner's, for messages
+    uint64_t slot               # offset in the segment of the slot word about to change; 0 = not so far yet
+    uint64_t new_word           # what that slot is going to hold
+    uint32_t new_expiry         # ... or, for a touch, what its record's expiry is going to be
+    uint32_t spare[9]
 
 
 cdef struct ShardControl:
@@ -135,7 +131,11 @@ cdef struct ShardControl:
     uint32_t next_expiry        # no record expires before this tick (a lower bound); 0 = none expires at all
     uint32_t reap_bucket        # where the sweep for dead records goes on
     uint32_t reap_expiry        # earliest expiry that this sweep has met so far, 0 = none
-    uint32_t spare4[7]
+    uint32_t completed          # repairs that found the change published, by what the intent tells ...
+    uint32_t cancelled          # ... and that found it not
+    uint32_t spare4
+    uint64_t repair_ns          # spent in repairs
+    uint64_t spare5
 
 
 cdef struct Record:             # 24 bytes, then [run link 16], [foreign CAS 8], key, value

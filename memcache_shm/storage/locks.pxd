@@ -13,6 +13,10 @@ cdef enum LockResult:       # numbers as in table.pxd's Result
 
 cdef int take(View *v, Shard *s, bint wait) noexcept nogil
 cdef void give(View *v, Shard *s) noexcept nogil
+cdef uint32_t sweep(View *v) noexcept nogil
+cdef int owner_state(View *v, uint32_t word) noexcept nogil
+cdef bint objects_gone(View *v) noexcept nogil
+cdef void look_around(View *v) noexcept nogil
 cdef uint32_t owner_pid(View *v, uint32_t word) noexcept nogil
 cdef uint64_t ipc_namespace() noexcept nogil
 cdef void release_slot(View *v) noexcept nogil

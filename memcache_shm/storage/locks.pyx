@@ -20,12 +20,12 @@ from posix.stat cimport stat, struct_stat
 from posix.unistd cimport getpid
 
 from memcache_shm.storage.atomics cimport (
-    CLOCK_MONOTONIC, cas32, clock_ns, cpu_pause, exchange32, futex_wait_ns, futex_wake, invariant, load_acquire32, load_relaxed32,
+    CLOCK_MONOTONIC, CLOCK_MONOTONIC_COARSE, cas32, clock_ns, cpu_pause, exchange32, futex_wait_ns, futex_wake, invariant, load_acquire32, load_relaxed32,
     load_relaxed64, store_release32, store_relaxed32, store_relaxed64,
 )
 from memcache_shm.storage.counters cimport LOCK_BUSY, LOCK_WAITS, LOCKS_TAKEN_OVER
 from memcache_shm.storage.recovery cimport enter
-from memcache_shm.storage.view cimport Shard, View, count
+from memcache_shm.storage.view cimport Shard, View, count, is_retired
 
 cdef extern from "<sys/sem.h>" nogil:
     struct sembuf:
@@ -37,6 +37,15 @@ cdef extern from "<sys/sem.h>" nogil:
     int SEM_UNDO
     int IPC_NOWAIT
     int GETVAL
+
+cdef extern from "<sys/shm.h>" nogil:
+    struct ipc_perm:
+        unsigned short mode
+    struct shmid_ds:
+        ipc_perm shm_perm
+    int shmctl(int shmid, int cmd, shmid_ds *buf)
+    int IPC_STAT
+    int SHM_DEST                    # removed, still mapped by somebody
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
@@ -56,7 +65,8 @@ cdef enum:
     SLICE_NS = 5000000              # one futex wait; then look whether the owner lives
     LIMIT_NS = 1000000000           # without progress of the shard
     STUCK_LIMIT_NS = 100000000       # ... when this owner has already made one wait fail
-    CHECK_EVERY = 1024              # acquisitions between two looks whether the semaphores still exist
+    LOOK_CALLS = 4                  # acquisitions between two looks at the clock, and
+    LOOK_NS = 100000000             # time between two looks whether segment and semaphores still exist
 
 cdef uint32_t fork_count = 1        # of this process: its children have a larger one
 
@@ -116,6 +126,7 @@ cdef int claim(View *v) noexcept nogil:
             epoch = (load_relaxed32(&v.processes[slot].epoch) + 1) & EPOCH_MASK
             store_release32(&v.processes[slot].epoch, epoch)
             store_relaxed32(&v.processes[slot].pid, <uint32_t> getpid())
+            v.my_pid = <uint32_t> getpid()
             v.my_slot = slot
             v.me = (epoch << SLOT_BITS) | (slot + 1)
             v.counters = v.all_counters + slot % v.counter_blocks
@@ -132,9 +143,38 @@ cdef int vanished(View *v) noexcept nogil:
     this process may not use it or has moved to another IPC namespace."""
     cdef int error = errno
     if error == EIDRM or (error == EINVAL and ipc_namespace() == v.ipc_namespace):
-        store_release32(&v.header.retired, 1)
+        retire(v)
         return LOCK_RETIRED
     return LOCK_RETIRED if error == EINVAL else LOCK_NO_SLOT
+
+
+cdef void retire(View *v) noexcept nogil:
+    """The table is no more: for everybody, or for this process when it may not write."""
+    v.gone = True
+    if not v.readonly:
+        store_release32(&v.header.retired, 1)
+
+
+cdef bint objects_gone(View *v) noexcept nogil:
+    """Whether somebody removed segment or semaphores behind our back (ipcrm, logind); then the table is retired. The mapping
+    itself lives on, so nothing but these two questions to the kernel tells."""
+    cdef shmid_ds status
+    if shmctl(v.shmid, IPC_STAT, &status) == 0:
+        if status.shm_perm.mode & SHM_DEST and ipc_namespace() == v.ipc_namespace:
+            retire(v)
+        elif semctl(v.semid, 0, GETVAL) < 0:
+            vanished(v)
+    else:
+        vanished(v)
+    return v.gone
+
+
+cdef void look_around(View *v) noexcept nogil:
+    """Ask for the objects, ten times a second at most."""
+    cdef uint64_t now = clock_ns(CLOCK_MONOTONIC_COARSE)
+    if now - v.looked_ns >= LOOK_NS:
+        v.looked_ns = now
+        objects_gone(v)
 
 
 cdef uint64_t ipc_namespace() noexcept nogil:
@@ -243,15 +283,15 @@ cdef int ready_slowly(View *v) noexcept nogil:
 cdef int ready(View *v) noexcept nogil:
     """Whether this process may lock at all: the table is there, the process has its slot."""
     cdef int r
-    if load_relaxed32(&v.header.retired) != 0:
+    v.calls += 1
+    if v.calls % LOOK_CALLS == 0:
+        look_around(v)
+    if is_retired(v):
         return LOCK_RETIRED
     if load_acquire32(&v.fork_count) != fork_count:
         r = ready_slowly(v)
         if r != LOCKED:
             return r
-    v.calls += 1
-    if v.calls % CHECK_EVERY == 0 and semctl(v.semid, v.my_slot, GETVAL) < 0:
-        return vanished(v)
     return LOCKED
 
 
@@ -277,3 +317,14 @@ cdef void give(View *v, Shard *s) noexcept nogil:
     invariant((word & ~<uint32_t> WAITERS) == v.me, "the lock is given back by its owner")
     if word & WAITERS:
         futex_wake(&s.control.lock, 1)
+
+
+cdef uint32_t sweep(View *v) noexcept nogil:
+    """Take over the shards whose owner is dead and make them whole; how many there were."""
+    cdef uint32_t i, word, swept = 0
+    for i in range(v.shards):
+        word = load_acquire32(&v.shard[i].control.lock)
+        if word & ~<uint32_t> WAITERS != 0 and owner_state(v, word) == 1 and take(v, v.shard + i, False) == LOCKED:
+            give(v, v.shard + i)
+            swept += 1
+    return swept

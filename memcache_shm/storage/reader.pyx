@@ -24,14 +24,15 @@ from memcache_shm.storage.layout cimport (
     ACCESS_AT, ACCESS_MASK, ACCESS_SHIFT, FETCHED_AT, LENGTH_MASK, Record, USES_AT, bucket_of,
     entry_pattern, hit_mask, pattern_mask, split_buckets, word_granule,
 )
-from memcache_shm.storage.locks cimport LOCKED, give, take
+from memcache_shm.storage.locks cimport LOCKED, give, look_around, take
 from memcache_shm.storage.records cimport body_offset, cas_id, copy_value, record_at, record_sane, word_matches
 from memcache_shm.storage.results cimport BUSY, Found, NOT_FOUND, OK, RETIRED, WOULD_BLOCK
-from memcache_shm.storage.view cimport Shard, View, count, flush_pending, hash_key, shard_of, table_ns, ticks
+from memcache_shm.storage.view cimport Shard, View, count, flush_pending, hash_key, is_retired, shard_of, table_ns, ticks
 
 cdef enum:
     FREE_TRIES = 32             # before the lock is taken
     READ_ONLY_TRIES = 10000     # of about 100 us (50 and the timer's slack): one second
+    LOOK_READS = 16             # between two looks at the clock, in case the table was removed
     HIT = 100                   # outcomes of one look, beside Result's
     AGAIN = 101
 
@@ -140,7 +141,10 @@ cdef int find(View *v, Found *f, const char *key, size_t klen, bint wait) noexce
     """Look a key up. OK: copy and confirm must follow. Other results are final (a miss is already counted)."""
     cdef Shard *s
     cdef int r, reason
-    if load_relaxed32(&v.header.retired) != 0:
+    v.reads += 1
+    if v.reads % LOOK_READS == 0:
+        look_around(v)
+    if is_retired(v):
         return RETIRED
     if f.tries == 0:
         f.hash = hash_key(v, key, klen)

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from memcache_shm.storage.layout cimport Intent
-from memcache_shm.storage.atomics cimport fence_release, store_relaxed64, store_release32, store_release64
+from memcache_shm.storage.atomics cimport fence_release, store_relaxed32, store_relaxed64, store_release32, store_release64
 from memcache_shm.storage.view cimport Shard, View
 
 
@@ -19,11 +19,12 @@ cdef enum Operation:
     OP_MOVE = 8
     OP_FLUSH = 9
     OP_REPAIR = 10
+    DONE = 0x100                # beside the operation: its change is published
 
 
 cdef inline void begin(View *v, Shard *s, int operation) noexcept nogil:
     """Note the intent. Everything until `end` may be left half done by a death; the next owner repairs."""
-    s.control.intent.who = v.me
+    store_relaxed32(&s.control.intent.pid, v.my_pid)
     store_relaxed64(&s.control.intent.slot, 0)
     store_release32(&s.control.intent.operation, <uint32_t> operation)
     fence_release()
@@ -33,25 +34,29 @@ cdef inline void end(Shard *s) noexcept nogil:
     store_release32(&s.control.intent.operation, OP_NONE)
 
 
-cdef inline void note(View *v, Shard *s, int operation, uint64_t *slot, uint64_t word, uint64_t version, uint32_t expiry) noexcept nogil:
+cdef inline void note(View *v, Shard *s, int operation, uint64_t *slot, uint64_t word, uint32_t expiry) noexcept nogil:
     """Say in the intent what the next store will publish. The slot's offset goes in last: 0 means that the rest is not to be read."""
     cdef Intent *intent = &s.control.intent
     store_relaxed64(&intent.slot, 0)
     fence_release()
-    intent.old_word = slot[0]
-    intent.new_word = word
-    intent.version = version
-    intent.new_expiry = expiry
+    store_relaxed64(&intent.new_word, word)
+    store_relaxed32(&intent.new_expiry, expiry)
     store_release32(&intent.operation, <uint32_t> operation)
     store_release64(&intent.slot, <uint64_t> (<char *> slot - <char *> v.base))
 
 
-cdef inline void publish(View *v, Shard *s, int operation, uint64_t *slot, uint64_t word, uint64_t version) noexcept nogil:
+cdef inline void done(Shard *s, int operation) noexcept nogil:
+    """What was noted is published; tidying up may follow, and may move the slot."""
+    store_release32(&s.control.intent.operation, <uint32_t> operation | DONE)
+
+
+cdef inline void publish(View *v, Shard *s, int operation, uint64_t *slot, uint64_t word) noexcept nogil:
     """The one store that makes a change visible, noted in the intent first. The caller has begun."""
-    note(v, s, operation, slot, word, version, 0)
+    note(v, s, operation, slot, word, 0)
     store_release64(slot, word)
+    done(s, operation)
 
 
 cdef void enter(View *v, Shard *s) noexcept nogil
-cdef void rebuild(View *v, Shard *s) noexcept nogil
+cdef void repair(View *v, Shard *s) noexcept nogil
 cdef void format_index(View *v, Shard *s) noexcept nogil

@@ -2,9 +2,11 @@
 """Making a shard whole: what every new owner of a shard's lock does first.
 
 `enter` finds the intent of an owner that died inside, and rebuilds. Truth is the slots, the records, the version counter, the cut-off
-and the split word; each was changed by single stores, so whatever was published before the death stands and the rest never
-happened. The free map, the counts and leftovers of a half-done split, merge or compaction are derived anew. A repair may be killed
-too: the intent stays noted until its end, and the next owner starts over.
+and the split word; each was changed by single stores, so whatever was published before the death stands (the change is complete) and
+the rest never happened (it is cancelled). The free map, the counts and leftovers of a half-done split, merge or compaction are derived
+anew. A repair may be killed too: an intent stays noted until its end, and the next owner starts over.
+
+Control words that make no sense (somebody scribbled into the segment) lead to the same rebuild.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -12,31 +14,74 @@ from libc.string cimport memset
 
 from memcache_shm.storage.arena cimport Runs, all_free, find_run, mark
 from memcache_shm.storage.atomics cimport (
-    fence_release, load_acquire32, load_relaxed64, store_relaxed64, store_release32, store_release64,
+    CLOCK_MONOTONIC, clock_ns, fence_release, load_acquire32, load_acquire64, load_relaxed32, load_relaxed64, store_relaxed64,
+    store_release32, store_release64,
 )
-from memcache_shm.storage.counters cimport REPAIRS
 from memcache_shm.storage.index cimport Path, bump, node_at, walk
 from memcache_shm.storage.layout cimport (
-    CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, LENGTH_MASK, MAX_NODES, MIN_BUCKETS, NODE_BYTES, NODE_SLOTS, Record,
-    ShardControl, ZONE_STEP, bucket_of, split_buckets, split_next, word_granule, word_kind,
+    CHUNK_BUCKETS, CHUNK_BYTES, Intent, KIND_ENTRY, KIND_LINK, LENGTH_MASK, MAX_NODES, MIN_BUCKETS, NODE_BYTES, NODE_SLOTS, Record,
+    ShardControl, ZONE_STEP, bucket_of, entry_pattern, hit_mask, pattern_mask, split_buckets, split_next, word_granule, word_kind,
 )
 from memcache_shm.storage.records cimport body_offset, record_at, record_runs, record_sane, word_matches
-from memcache_shm.storage.view cimport Arena, Shard, View, count, earlier, flush_pending, hash_key, index_start, shard_of
+from memcache_shm.storage.view cimport Arena, Shard, View, earlier, flush_pending, hash_key, index_start, shard_of
+
+
+cdef enum:
+    VERSION_SANE = 0x3fffffffffffffff       # a larger one was never given out
 
 
 cdef void enter(View *v, Shard *s) noexcept nogil:
     """Called with the lock just taken: repair what a dead owner left, note a flush that is due."""
-    if load_acquire32(&s.control.intent.operation) != OP_NONE:
-        rebuild(v, s)
-        s.control.repairs += 1
-        count(v, REPAIRS, 1)
+    if load_acquire32(&s.control.intent.operation) != OP_NONE or not sensible(v, s):
+        repair(v, s)
     if flush_pending(v, s):
         begin(v, s, OP_FLUSH)
         store_relaxed64(&s.control.cutoff, load_relaxed64(&s.control.version))
         s.control.items = 0
         s.control.bytes = 0
         store_release64(&s.control.flush_applied, load_relaxed64(&v.header.flush_ns))
+        done(s, OP_FLUSH)
         end(s)
+
+
+cdef bint sensible(View *v, Shard *s) noexcept nogil:
+    """Whether the words that bound an owner's searches are within their limits."""
+    cdef ShardControl *c = s.control
+    if split_buckets(load_relaxed64(&c.split)) - 1 >= v.max_buckets or c.used[0] > s.records.granules or c.used[1] > s.index.granules:
+        return False
+    return not s.shared or (c.zone <= s.index.granules and c.zone & (ZONE_STEP - 1) == 0)
+
+
+cdef bint published(View *v, Shard *s) noexcept nogil:
+    """Whether the change that the dead owner's intent names took effect."""
+    cdef Intent *intent = &s.control.intent
+    cdef uint64_t at = load_acquire64(&intent.slot)
+    cdef uint64_t word
+    cdef Record *r
+    if load_relaxed32(&intent.operation) & DONE:
+        return True
+    if at == 0 or at % 8 != 0 or at > v.bytes - 8:
+        return False
+    word = load_relaxed64(<uint64_t *> (v.base + at))
+    if load_relaxed32(&intent.operation) != OP_TOUCH:
+        return (word ^ intent.new_word) & ~hit_mask() == 0
+    r = record_at(&s.records, word_granule(word))
+    return r != NULL and r.expiry == intent.new_expiry
+
+
+cdef void repair(View *v, Shard *s) noexcept nogil:
+    """Rebuild, and keep account of it."""
+    cdef uint64_t start = clock_ns(CLOCK_MONOTONIC)
+    cdef uint32_t operation = load_relaxed32(&s.control.intent.operation)
+    if operation != OP_NONE and operation != OP_REPAIR:
+        if published(v, s):
+            s.control.completed += 1
+        else:
+            s.control.cancelled += 1
+    rebuild(v, s)
+    s.control.repairs += 1
+    s.control.repair_ns += clock_ns(CLOCK_MONOTONIC) - start
+    end(s)
 
 
 cdef void empty_map(Arena *a) noexcept nogil:
@@ -92,10 +137,12 @@ cdef bint mark_record(View *v, Shard *s, uint64_t word, uint32_t bucket, uint32_
     cdef Runs runs
     cdef uint32_t i
     cdef uint64_t h
-    if r == NULL or not record_sane(v, &s.records, r) or not word_matches(v, word, r.version):
+    if r == NULL or not record_sane(v, &s.records, r) or not word_matches(v, word, r.version) or r.version > VERSION_SANE:
         return False
     h = hash_key(v, <const char *> r + body_offset(r), r.key_length)
-    if shard_of(v, h) != s or bucket_of(h, n_buckets) != bucket or not record_runs(v, &s.records, r, &runs):
+    if shard_of(v, h) != s or bucket_of(h, n_buckets) != bucket or (word ^ entry_pattern(h)) & pattern_mask() != 0:
+        return False
+    if r.version % v.shards != s.number or not record_runs(v, &s.records, r, &runs):
         return False
     for i in range(runs.n):
         if not all_free(&s.records, runs.start[i], runs.granules[i]):
@@ -103,6 +150,8 @@ cdef bint mark_record(View *v, Shard *s, uint64_t word, uint32_t bucket, uint32_
     for i in range(runs.n):
         mark(&s.records, runs.start[i], runs.granules[i])
     s.control.records += 1
+    if r.version > load_relaxed64(&s.control.version):      # the counter was scribbled over: no version may be given out twice
+        store_release64(&s.control.version, r.version)
     s.control.next_expiry = earlier(s.control.next_expiry, r.expiry)
     if r.version > s.control.cutoff:
         s.control.items += 1
@@ -141,7 +190,7 @@ cdef void rebuild_bucket(View *v, Shard *s, uint32_t bucket, uint32_t n_buckets)
 
 
 cdef void rebuild(View *v, Shard *s) noexcept nogil:
-    """Derive everything derivable of a shard from its slots. Idempotent; O(items of the shard)."""
+    """Derive everything derivable of a shard from its slots. Idempotent; O(items of the shard). The intent stays noted: the caller ends it."""
     cdef ShardControl *c = s.control
     cdef uint32_t n_buckets = split_buckets(load_relaxed64(&c.split))
     cdef uint32_t b
@@ -167,4 +216,3 @@ cdef void rebuild(View *v, Shard *s) noexcept nogil:
             if b % 256 == 0:
                 store_relaxed64(&c.progress, load_relaxed64(&c.progress) + 1)
         bump(s)
-    end(s)

@@ -99,7 +99,7 @@ cdef bint move(View *v, Shard *s, uint64_t *slot, uint32_t below) noexcept nogil
     f.middle = r
     fill(&s.records, &runs, &f)
     record_at(&s.records, <uint64_t> at).state = r.state
-    publish(v, s, OP_MOVE, slot, (old & ~<uint64_t> GRANULE_MASK) | <uint64_t> at, r.version)
+    publish(v, s, OP_MOVE, slot, (old & ~<uint64_t> GRANULE_MASK) | <uint64_t> at)
     clear(&s.records, <uint32_t> word_granule(old), n)
     return True
 

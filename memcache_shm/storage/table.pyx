@@ -6,11 +6,12 @@ Reading is reader.pyx, changing is writer.pyx; here they meet the Python side: m
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from memcache_shm.storage.atomics cimport load_acquire32, load_acquire64, load_relaxed64, store_release32
+from memcache_shm.storage.atomics cimport load_acquire64, load_relaxed64, store_release32
 from memcache_shm.storage.layout cimport split_buckets
 from memcache_shm.storage.results cimport Found, OK
 from memcache_shm.storage.segment cimport close_view, open_view
-from memcache_shm.storage.view cimport Shard, flush_pending
+from memcache_shm.storage.locks cimport objects_gone, sweep
+from memcache_shm.storage.view cimport Shard, flush_pending, is_retired
 from memcache_shm.storage cimport reader, writer
 
 from memcache_shm.storage import segment
@@ -109,8 +110,21 @@ cdef class Table:
 
     @property
     def retired(self):
-        """Whether the table was removed by somebody."""
-        return self.is_open() and load_acquire32(&self.view.header.retired) != 0
+        """Whether the table is known to be removed."""
+        return self.is_open() and is_retired(&self.view)
+
+    def is_removed(self):
+        """Ask the kernel whether segment and semaphores are still there; if not, the table is retired from now on."""
+        self.check_open()
+        return self.retired or objects_gone(&self.view)
+
+    def sweep(self):
+        """Take over and repair every shard whose owner died; how many. For who has just seen a process die."""
+        cdef uint32_t n
+        self.check_open()
+        with nogil:
+            n = sweep(&self.view)
+        return n
 
     @property
     def created(self):
@@ -168,7 +182,8 @@ cdef class Table:
     cdef dict shard_sums(self):
         cdef Shard *s
         cdef uint32_t i
-        cdef uint64_t buckets = 0, nodes = 0, records = 0, size = 0, used = 0, granules = 0, repairs = 0
+        cdef uint64_t buckets = 0, nodes = 0, records = 0, size = 0, used = 0, granules = 0
+        cdef uint64_t repairs = 0, completed = 0, cancelled = 0, repair_ns = 0
         for i in range(self.view.shards):
             s = self.view.shard + i
             buckets += split_buckets(load_acquire64(&s.control.split))
@@ -178,8 +193,13 @@ cdef class Table:
             used += <uint64_t> s.records.used[0] * s.records.granule_bytes
             granules += <uint64_t> s.records.granules * s.records.granule_bytes
             repairs += s.control.repairs
+            completed += s.control.completed
+            cancelled += s.control.cancelled
+            repair_ns += s.control.repair_ns
         return {
             "bytes": size, "hash_bytes": buckets * 64 + nodes * 32, "hash_power_level": max(0, (buckets * 8 - 1).bit_length()),
             "shm_buckets": buckets, "shm_overflow_nodes": nodes, "shm_records": records, "shm_arena_bytes": granules,
-            "shm_arena_used_bytes": used,
+            "shm_arena_used_bytes": used, "shm_repairs": repairs, "shm_repairs_completed": completed,
+            "shm_repairs_cancelled": cancelled, "shm_repair_us": repair_ns // 1000,
+            "shm_repair_us_per_mib": (repair_ns << 20) // (1000 * max(repairs, 1) * self.geometry.plan.shard_bytes),
         }

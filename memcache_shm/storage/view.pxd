@@ -54,7 +54,11 @@ cdef struct View:
     uint32_t fork_count         # of the process that claimed `me`, 0 = none yet
     uint32_t busy_pid           # owner of the lock that the last BUSY waited for
     uint64_t ipc_namespace      # inode of the namespace in which the ids mean these objects
-    uint32_t calls              # lock acquisitions, for the occasional look whether the semaphores still exist
+    uint32_t my_pid             # of the same process
+    uint32_t calls              # lock acquisitions and
+    uint32_t reads              # finds so far, for the occasional look whether the objects still exist
+    uint64_t looked_ns          # coarse clock at the last such look
+    bint gone                   # what it found, for a mapping that cannot say so in the header
     int shmid
     int semid
     bint readonly
@@ -97,6 +101,10 @@ cdef inline uint32_t earlier(uint32_t a, uint32_t b) noexcept nogil:
     if a == 0 or b == 0:
         return a | b
     return a if a < b else b
+
+
+cdef inline bint is_retired(View *v) noexcept nogil:
+    return load_relaxed32(&v.header.retired) != 0 or v.gone
 
 
 cdef inline void count(View *v, int counter, uint64_t n) noexcept nogil:

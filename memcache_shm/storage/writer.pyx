@@ -25,7 +25,7 @@ from memcache_shm.storage.layout cimport (
 from memcache_shm.storage.locks cimport LOCKED, give, take
 from memcache_shm.storage.numbers cimport format_number, parse_number
 from memcache_shm.storage.records cimport Fields, cas_id, copy_value, fill, record_at, record_bytes
-from memcache_shm.storage.recovery cimport OP_DELETE, OP_EVICT, OP_EXPIRE, OP_STORE, OP_TOUCH, begin, end, note, publish
+from memcache_shm.storage.recovery cimport OP_DELETE, OP_EVICT, OP_EXPIRE, OP_STORE, OP_TOUCH, begin, done, end, note, publish
 from memcache_shm.storage.results cimport (
     ADD, APPEND, CAS, EXISTS, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, PREPEND, READ_ONLY, SET, TOO_LARGE,
 )
@@ -191,7 +191,7 @@ cdef int write_record(View *v, Target *t, Fields *f, uint32_t length, uint64_t *
     slot = t.place.slot if t.place.slot != NULL else t.place.empty
     old = slot[0]
     t.fresh = runs.start[0]
-    publish(v, s, OP_STORE, slot, new_word(v, t, runs.start[0], f.version), f.version)
+    publish(v, s, OP_STORE, slot, new_word(v, t, runs.start[0], f.version))
     s.control.next_expiry = earlier(s.control.next_expiry, f.expiry)
     s.control.reap_expiry = earlier(s.control.reap_expiry, f.expiry)
     s.control.records += 1
@@ -328,8 +328,9 @@ cdef int touch(View *v, const char *key, size_t klen, uint32_t expiry, bint wait
     if t.record == NULL:
         count(v, TOUCH_MISSES, 1)
         return leave(v, &t, NOT_FOUND)
-    note(v, t.shard, OP_TOUCH, t.place.slot, t.place.slot[0], t.record.version, expiry)
+    note(v, t.shard, OP_TOUCH, t.place.slot, t.place.slot[0], expiry)
     store_release32(&t.record.expiry, expiry)
+    done(t.shard, OP_TOUCH)
     t.shard.control.next_expiry = earlier(t.shard.control.next_expiry, expiry)
     t.shard.control.reap_expiry = earlier(t.shard.control.reap_expiry, expiry)
     count(v, TOUCH_HITS, 1)
