@@ -11,10 +11,12 @@ cdef enum LockResult:       # numbers as in table.pxd's Result
     LOCK_WOULD_BLOCK = 9
     LOCK_NO_SLOT = 10
 
+cdef int hold(View *v, Shard *s, bint wait) noexcept nogil
 cdef int take(View *v, Shard *s, bint wait) noexcept nogil
 cdef void give(View *v, Shard *s) noexcept nogil
 cdef uint32_t sweep(View *v) noexcept nogil
 cdef int owner_state(View *v, uint32_t word) noexcept nogil
+cdef int slot_units(View *v, uint32_t slot) noexcept nogil
 cdef bint objects_gone(View *v) noexcept nogil
 cdef void look_around(View *v) noexcept nogil
 cdef uint32_t owner_pid(View *v, uint32_t word) noexcept nogil

@@ -20,8 +20,8 @@ from posix.stat cimport stat, struct_stat
 from posix.unistd cimport getpid
 
 from memcache_shm.storage.atomics cimport (
-    CLOCK_MONOTONIC, CLOCK_MONOTONIC_COARSE, cas32, clock_ns, cpu_pause, exchange32, futex_wait_ns, futex_wake, invariant, load_acquire32, load_relaxed32,
-    load_relaxed64, store_release32, store_relaxed32, store_relaxed64,
+    CLOCK_MONOTONIC, CLOCK_MONOTONIC_COARSE, cas32, clock_ns, cpu_pause, exchange32, futex_wait_ns, futex_wake, invariant,
+    load_acquire32, load_relaxed32, load_relaxed64, store_release32, store_relaxed32, store_relaxed64,
 )
 from memcache_shm.storage.counters cimport LOCK_BUSY, LOCK_WAITS, LOCKS_TAKEN_OVER
 from memcache_shm.storage.recovery cimport enter
@@ -204,6 +204,11 @@ cdef int owner_state(View *v, uint32_t word) noexcept nogil:
     return 1 if value > 0 else 0
 
 
+cdef int slot_units(View *v, uint32_t slot) noexcept nogil:
+    """What the kernel says of a process slot: 1 free, 0 taken; -1: it cannot be asked."""
+    return semctl(v.semid, slot, GETVAL)
+
+
 cdef uint32_t owner_pid(View *v, uint32_t word) noexcept nogil:
     cdef int slot = slot_of(word)
     if slot < 0 or slot >= <int> v.process_slots:
@@ -295,8 +300,8 @@ cdef int ready(View *v) noexcept nogil:
     return LOCKED
 
 
-cdef int take(View *v, Shard *s, bint wait) noexcept nogil:
-    """Lock a shard and make it whole (repair, pending flush). Without `wait`: LOCK_WOULD_BLOCK instead of sleeping."""
+cdef int hold(View *v, Shard *s, bint wait) noexcept nogil:
+    """Lock a shard as it is. Without `wait`: LOCK_WOULD_BLOCK instead of sleeping."""
     cdef int r = ready(v)
     if r != LOCKED:
         return r
@@ -307,8 +312,15 @@ cdef int take(View *v, Shard *s, bint wait) noexcept nogil:
         if r != LOCKED:
             return r
     store_relaxed64(&s.control.progress, load_relaxed64(&s.control.progress) + 1)
-    enter(v, s)
     return LOCKED
+
+
+cdef int take(View *v, Shard *s, bint wait) noexcept nogil:
+    """Lock a shard and make it whole (repair, pending flush)."""
+    cdef int r = hold(v, s, wait)
+    if r == LOCKED:
+        enter(v, s)
+    return r
 
 
 cdef void give(View *v, Shard *s) noexcept nogil:

@@ -190,7 +190,7 @@ cdef void rebuild_bucket(View *v, Shard *s, uint32_t bucket, uint32_t n_buckets)
 
 
 cdef void rebuild(View *v, Shard *s) noexcept nogil:
-    """Derive everything derivable of a shard from its slots. Idempotent; O(items of the shard). The intent stays noted: the caller ends it."""
+    """Derive everything derivable of a shard from its slots. Idempotent; O(items of the shard). The caller ends the intent."""
     cdef ShardControl *c = s.control
     cdef uint32_t n_buckets = split_buckets(load_relaxed64(&c.split))
     cdef uint32_t b
