@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """Verifying every invariant of a table, shard by shard under the shard's lock, against a picture derived from the slots alone.
 
 For each shard: the index (directory, buckets, overflow nodes), every record it leads to (place, key, home, versions, runs), the free
@@ -15,12 +15,11 @@ from memcache_shm.storage.arena cimport Runs, all_free, is_used, mark
 from memcache_shm.storage.atomics cimport load_relaxed32, load_relaxed64, store_relaxed64
 from memcache_shm.storage.index cimport Path, node_at, walk
 from memcache_shm.storage.layout cimport (
-    CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, LENGTH_MASK, MAX_NODES, NODE_BYTES, NODE_SLOTS, Record, RunLink, SEVERAL_RUNS,
-    STATE_FOREIGN_CAS, STATE_STALE, STATE_TOKEN_SENT, ShardControl, bucket_of, entry_pattern, pattern_mask,
-    split_buckets, word_granule, word_kind,
+    CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, LENGTH_MASK, MAX_NODES, NODE_BYTES, NODE_SLOTS, Record, ShardControl, bucket_of,
+    entry_pattern, pattern_mask, split_buckets, word_granule, word_kind,
 )
 from memcache_shm.storage.locks cimport LOCKED, LOCK_BUSY_OWNER, LOCK_RETIRED, give, hold, slot_units
-from memcache_shm.storage.records cimport body_offset, record_at, record_runs, record_sane, word_matches
+from memcache_shm.storage.records cimport body_offset, record_at, record_runs, record_sane, runs_whole, word_matches
 from memcache_shm.storage.recovery cimport DONE, OP_NONE, repair as _repair, sensible
 from memcache_shm.storage.table cimport Table
 from memcache_shm.storage.view cimport Arena, Shard, View, earlier, hash_key, records_end, shard_of
@@ -198,8 +197,6 @@ cdef class _Shard:
         if not self.place(r, at, key):
             return 0
         self.version(r, key)
-        if r.state & ~(STATE_FOREIGN_CAS | STATE_STALE | STATE_TOKEN_SENT):
-            self.say("record", f"key {_show(key)} has the state {r.state:#x}, which nothing writes")
         self.n_records += 1
         self.first_expiry = earlier(self.first_expiry, r.expiry)
         if r.version > s.control.cutoff:
@@ -211,22 +208,14 @@ cdef class _Shard:
         """Its runs are within the records' part, enough for the value, and nobody else's."""
         cdef Shard *s = self.shard
         cdef Runs runs
-        cdef RunLink *link
         cdef uint32_t i
-        cdef uint64_t room = 0
-        if not record_runs(self.view, &s.records, r, &runs):
-            self.say("runs", f"key {_show(key)} at granule {at} has runs that lead nowhere")
+        if not record_runs(self.view, &s.records, r, &runs) or not runs_whole(&s.records, r, &runs):
+            self.say("runs", f"key {_show(key)} at granule {at} does not fit its runs, or they do not belong together")
             return False
         for i in range(runs.n):
             if runs.start[i] + runs.granules[i] > records_end(s) or not self.take(&self.records, runs.start[i], runs.granules[i]):
                 self.say("overlap", f"key {_show(key)}: granules {runs.start[i]} to {runs.start[i] + runs.granules[i] - 1} are another's")
                 return False
-            room += <uint64_t> runs.granules[i] * s.records.granule_bytes - (sizeof(RunLink) if i else 0)
-            link = <RunLink *> (s.records.base + <uint64_t> runs.start[i] * s.records.granule_bytes + (0 if i else sizeof(Record)))
-            if r.length & SEVERAL_RUNS and link.first != at:
-                self.say("runs", f"key {_show(key)}: run {i} does not lead back to granule {at}")
-        if body_offset(r) + r.key_length + <uint64_t> (r.length & LENGTH_MASK) > room:
-            self.say("runs", f"key {_show(key)} at granule {at} is longer than its runs")
         return True
 
     cdef int version(self, Record *r, bytes key) except -1:

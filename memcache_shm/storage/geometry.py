@@ -18,6 +18,7 @@ MIB = 1024 * KIB
 GIB = 1024 * MIB
 
 MIN_MEMORY_BYTES = 64 * KIB
+MAX_MEMORY_BYTES = 2**46  # half of what a process can address on x86-64
 MAX_VALUE_BYTES = GIB
 ELEMENTS_A_SHARD = 65_536  # up to this many the number of elements is exact
 GRANULE_BYTES = 16  # memory geometry
@@ -83,11 +84,16 @@ class Geometry:
         shards = 1
         while num_elements > ELEMENTS_A_SHARD * shards:
             shards *= 2
-        return cls._elements(num_elements, element_size, shards)
+        geometry = cls._elements(num_elements, element_size, shards)
+        if geometry.segment_bytes > MAX_MEMORY_BYTES:
+            raise ValueError(f"{num_elements} elements of {element_size} bytes need more than {MAX_MEMORY_BYTES // GIB} GiB; take fewer")
+        return geometry
 
     @classmethod
     def by_memory(cls, memory_bytes: int, max_item_bytes: int = MIB) -> Geometry:
         """A segment of ``memory_bytes``, everything included, with values up to ``max_item_bytes``. ValueError as above."""
+        if memory_bytes > MAX_MEMORY_BYTES:
+            raise ValueError(f"the memory must be at most {MAX_MEMORY_BYTES // GIB} GiB, not {memory_bytes} bytes")
         if memory_bytes < MIN_MEMORY_BYTES:
             raise ValueError(f"the memory must be at least {MIN_MEMORY_BYTES // KIB} KiB, not {memory_bytes} bytes")
         if not 1 <= max_item_bytes <= MAX_VALUE_BYTES:

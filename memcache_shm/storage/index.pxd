@@ -59,3 +59,4 @@ cdef void grow(View *v, Shard *s) noexcept nogil
 cdef void shrink(View *v, Shard *s) noexcept nogil
 cdef uint64_t record_hash(View *v, Shard *s, uint64_t word) noexcept nogil
 cdef void bump(Shard *s) noexcept nogil
+cdef void trim_zone(Shard *s) noexcept nogil

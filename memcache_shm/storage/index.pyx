@@ -327,7 +327,6 @@ cdef void grow(View *v, Shard *s) noexcept nogil:
         return
     store_release64(&s.control.split, split_next(split, n + 1))
     done(s, OP_SPLIT)
-    fence_release()
     drop_movers(v, s, from_, n + 1)
     compact(v, s, from_)
     count(v, SPLITS, 1)
@@ -354,7 +353,6 @@ cdef void shrink(View *v, Shard *s) noexcept nogil:
             break
     store_release64(&s.control.split, split_next(split, last))
     done(s, OP_MERGE)
-    fence_release()
     free_path(s, last)
     s.control.reap_bucket = 0           # what the sweep for dead records had still before it may lie behind it now
     s.control.reap_expiry = 0

@@ -218,7 +218,7 @@ cdef uint32_t owner_pid(View *v, uint32_t word) noexcept nogil:
 
 cdef int try_once(View *v, Shard *s, uint32_t with_waiters) noexcept nogil:
     """One try on a lock word just seen free or dead. LOCKED, LOCK_WOULD_BLOCK or LOCK_RETIRED."""
-    cdef uint32_t word = load_relaxed32(&s.control.lock)
+    cdef uint32_t word = load_acquire32(&s.control.lock)      # before its owner's epoch
     cdef int state
     if word & ~<uint32_t> WAITERS == 0:
         return LOCKED if cas32(&s.control.lock, word, v.me | with_waiters | (word & WAITERS)) else LOCK_WOULD_BLOCK

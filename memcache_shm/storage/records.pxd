@@ -60,6 +60,7 @@ cdef inline bint word_matches(View *v, uint64_t word, uint64_t version) noexcept
 cdef uint32_t record_granules(Arena *a, Record *r) noexcept nogil
 cdef bint record_sane(View *v, Arena *a, Record *r) noexcept nogil
 cdef bint record_runs(View *v, Arena *a, Record *r, Runs *out) noexcept nogil
+cdef bint runs_whole(Arena *a, Record *r, Runs *runs) noexcept nogil
 cdef void copy_value(Arena *a, Record *r, uint32_t length, char *dst) noexcept nogil
 cdef void fill(Arena *a, Runs *runs, Fields *f) noexcept nogil
 cdef uint64_t record_bytes(Fields *f, uint32_t value_length) noexcept nogil

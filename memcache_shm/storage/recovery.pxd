@@ -46,8 +46,9 @@ cdef inline void note(View *v, Shard *s, int operation, uint64_t *slot, uint64_t
 
 
 cdef inline void done(Shard *s, int operation) noexcept nogil:
-    """What was noted is published; tidying up may follow, and may move the slot."""
-    store_release32(&s.control.intent.operation, <uint32_t> operation | DONE)
+    """What was noted is published, and seen to be so before anything that it gave up is reused. Tidying up follows."""
+    fence_release()
+    store_relaxed32(&s.control.intent.operation, <uint32_t> operation | DONE)
 
 
 cdef inline void publish(View *v, Shard *s, int operation, uint64_t *slot, uint64_t word) noexcept nogil:

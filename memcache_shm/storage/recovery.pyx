@@ -10,20 +10,20 @@ Control words that make no sense (somebody scribbled into the segment) lead to t
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcmp, memset
 
 from memcache_shm.storage.arena cimport Runs, all_free, find_run, mark
 from memcache_shm.storage.atomics cimport (
     CLOCK_MONOTONIC, clock_ns, fence_release, load_acquire32, load_acquire64, load_relaxed32, load_relaxed64, store_relaxed64,
     store_release32, store_release64,
 )
-from memcache_shm.storage.index cimport Path, bump, node_at, walk
+from memcache_shm.storage.index cimport Path, bump, node_at, trim_zone, walk, walk_on
 from memcache_shm.storage.layout cimport (
     CHUNK_BUCKETS, CHUNK_BYTES, Intent, KIND_ENTRY, KIND_LINK, LENGTH_MASK, MAX_NODES, MIN_BUCKETS, NODE_BYTES, NODE_SLOTS, Record,
     ShardControl, ZONE_STEP, bucket_of, entry_pattern, hit_mask, pattern_mask, split_buckets, split_next, word_granule, word_kind,
 )
-from memcache_shm.storage.records cimport body_offset, record_at, record_runs, record_sane, word_matches
-from memcache_shm.storage.view cimport Arena, Shard, View, earlier, flush_pending, hash_key, index_start, shard_of
+from memcache_shm.storage.records cimport body_offset, record_at, record_runs, record_sane, room_after, runs_whole, word_matches
+from memcache_shm.storage.view cimport Arena, Shard, View, earlier, flush_due, hash_key, index_start, records_end, shard_of
 
 
 cdef enum:
@@ -32,24 +32,35 @@ cdef enum:
 
 cdef void enter(View *v, Shard *s) noexcept nogil:
     """Called with the lock just taken: repair what a dead owner left, note a flush that is due."""
+    cdef uint64_t flush_ns
     if load_acquire32(&s.control.intent.operation) != OP_NONE or not sensible(v, s):
         repair(v, s)
-    if flush_pending(v, s):
+    flush_ns = flush_due(v, s)
+    if flush_ns != 0:
         begin(v, s, OP_FLUSH)
         store_relaxed64(&s.control.cutoff, load_relaxed64(&s.control.version))
         s.control.items = 0
         s.control.bytes = 0
-        store_release64(&s.control.flush_applied, load_relaxed64(&v.header.flush_ns))
+        store_release64(&s.control.flush_applied, flush_ns)     # the one looked at: there may be a newer one by now
         done(s, OP_FLUSH)
         end(s)
 
 
 cdef bint sensible(View *v, Shard *s) noexcept nogil:
-    """Whether the words that bound an owner's searches are within their limits."""
+    """Whether the words that an owner's searches and counts rely on are within their limits."""
     cdef ShardControl *c = s.control
-    if split_buckets(load_relaxed64(&c.split)) - 1 >= v.max_buckets or c.used[0] > s.records.granules or c.used[1] > s.index.granules:
+    cdef uint32_t n = split_buckets(load_relaxed64(&c.split))
+    if n - 1 >= v.max_buckets or (n != v.max_buckets and not s.shared) or c.used[1] > s.index.granules:
         return False
-    return not s.shared or (c.zone <= s.index.granules and c.zone & (ZONE_STEP - 1) == 0)
+    if c.items > c.records or c.records > c.used[0] or c.used[0] > s.records.granules or c.cutoff > c.version:
+        return False
+    return zone_sensible(s)
+
+
+cdef inline bint zone_sensible(Shard *s) noexcept nogil:
+    """The index never takes more than half of an arena that it shares with the records (see `reserve_index`)."""
+    cdef uint32_t zone = s.control.zone
+    return not s.shared or (zone % ZONE_STEP == 0 and zone <= s.index.granules and zone + ZONE_STEP >= s.index.granules // 2)
 
 
 cdef bint published(View *v, Shard *s) noexcept nogil:
@@ -108,6 +119,8 @@ cdef void format_index(View *v, Shard *s) noexcept nogil:
     s.control.zone = (s.index.granules - ZONE_STEP) & ~<uint32_t> (ZONE_STEP - 1)
     for chunk in range(n_buckets // CHUNK_BUCKETS):
         at = find_run(&s.index, index_start(s), s.index.granules, n, alignment, <uint32_t> 0xffffffff)
+        if at < 0:
+            return                      # somebody goes on scribbling
         mark(&s.index, <uint32_t> at, n)
         memset(s.index.base + <uint64_t> at * s.index.granule_bytes, 0, CHUNK_BYTES)
         store_release32(&s.directory[chunk], <uint32_t> at)
@@ -119,20 +132,39 @@ cdef bint mark_chunks(Shard *s, uint32_t n_buckets) noexcept nogil:
     cdef uint32_t chunk
     cdef uint32_t n = CHUNK_BYTES // s.index.granule_bytes
     for chunk in range((n_buckets + CHUNK_BUCKETS - 1) // CHUNK_BUCKETS):
-        if chunk >= s.directory_entries or not mark_if_free(&s.index, s.directory[chunk], n):
+        if chunk >= s.directory_entries or <uint64_t> s.directory[chunk] * s.index.granule_bytes % 64 != 0:
             return False
-        lower_zone(s, s.directory[chunk])
+        if s.directory[chunk] < index_start(s) or not mark_if_free(&s.index, s.directory[chunk], n):
+            return False
     return True
 
 
-cdef void lower_zone(Shard *s, uint64_t granule) noexcept nogil:
-    """The index zone reaches down at least to this granule."""
-    if granule < s.control.zone:
-        s.control.zone = <uint32_t> granule & ~<uint32_t> (ZONE_STEP - 1)
+cdef bint there_already(Shard *s, uint32_t bucket, uint64_t *slot, Record *r) noexcept nogil:
+    """Whether a slot of the path before this one has an item of the same key (scribbled memory only)."""
+    cdef Path p
+    cdef uint32_t i
+    cdef uint64_t w
+    cdef Record *other
+    walk(s, bucket, &p)
+    while p.slots != NULL:
+        for i in range(p.n):
+            if p.slots + i == slot:
+                return False
+            w = p.slots[i]
+            if (w ^ slot[0]) & pattern_mask() != 0:
+                continue
+            other = record_at(&s.records, word_granule(w))
+            if other != NULL and other.key_length == r.key_length and room_after(&s.records, other) >= body_offset(other) + r.key_length:
+                if memcmp(<char *> other + body_offset(other), <char *> r + body_offset(r), r.key_length) == 0:
+                    return True
+        if not walk_on(s, &p):
+            return False
+    return False
 
 
-cdef bint mark_record(View *v, Shard *s, uint64_t word, uint32_t bucket, uint32_t n_buckets) noexcept nogil:
+cdef bint mark_record(View *v, Shard *s, uint64_t *slot, uint32_t bucket, uint32_t n_buckets) noexcept nogil:
     """Count an entry and take its granules; False when it must be dropped: damaged, twice, or not at home here."""
+    cdef uint64_t word = slot[0]
     cdef Record *r = record_at(&s.records, word_granule(word))
     cdef Runs runs
     cdef uint32_t i
@@ -142,11 +174,13 @@ cdef bint mark_record(View *v, Shard *s, uint64_t word, uint32_t bucket, uint32_
     h = hash_key(v, <const char *> r + body_offset(r), r.key_length)
     if shard_of(v, h) != s or bucket_of(h, n_buckets) != bucket or (word ^ entry_pattern(h)) & pattern_mask() != 0:
         return False
-    if r.version % v.shards != s.number or not record_runs(v, &s.records, r, &runs):
+    if r.version % v.shards != s.number or not record_runs(v, &s.records, r, &runs) or not runs_whole(&s.records, r, &runs):
         return False
     for i in range(runs.n):
-        if not all_free(&s.records, runs.start[i], runs.granules[i]):
+        if runs.start[i] + runs.granules[i] > records_end(s) or not all_free(&s.records, runs.start[i], runs.granules[i]):
             return False
+    if there_already(s, bucket, slot, r):
+        return False
     for i in range(runs.n):
         mark(&s.records, runs.start[i], runs.granules[i])
     s.control.records += 1
@@ -169,7 +203,7 @@ cdef void rebuild_bucket(View *v, Shard *s, uint32_t bucket, uint32_t n_buckets)
     while p.slots != NULL:
         for i in range(p.n):
             w = p.slots[i]
-            if word_kind(w) == KIND_ENTRY and mark_record(v, s, w, bucket, n_buckets):
+            if word_kind(w) == KIND_ENTRY and mark_record(v, s, p.slots + i, bucket, n_buckets):
                 continue
             if word_kind(w) == KIND_LINK and i == p.n - 1:
                 continue
@@ -179,11 +213,12 @@ cdef void rebuild_bucket(View *v, Shard *s, uint32_t bucket, uint32_t n_buckets)
         if word_kind(w) != KIND_LINK:
             return
         node = node_at(s, w)
-        if p.nodes >= MAX_NODES or node == NULL or not mark_if_free(&s.index, word_granule(w), NODE_BYTES // s.index.granule_bytes):
+        if p.nodes >= MAX_NODES or node == NULL or word_granule(w) < index_start(s) or not mark_if_free(
+            &s.index, word_granule(w), NODE_BYTES // s.index.granule_bytes
+        ):
             store_release64(p.slots + p.n - 1, 0)
             return
         s.control.nodes += 1
-        lower_zone(s, word_granule(w))
         p.slots = node
         p.n = NODE_SLOTS
         p.nodes += 1
@@ -205,9 +240,10 @@ cdef void rebuild(View *v, Shard *s) noexcept nogil:
     c.next_expiry = 0
     c.reap_bucket = 0
     c.reap_expiry = 0
-    c.zone = s.index.granules & ~<uint32_t> (ZONE_STEP - 1)
-    if n_buckets == 0 or n_buckets > v.max_buckets or not mark_chunks(s, n_buckets):
-        empty_map(&s.records)
+    if not s.shared and n_buckets != v.max_buckets:         # never changes: somebody scribbled over it
+        n_buckets = v.max_buckets
+        store_release64(&c.split, split_next(load_relaxed64(&c.split), n_buckets))
+    if n_buckets == 0 or n_buckets > v.max_buckets or not zone_sensible(s) or not mark_chunks(s, n_buckets):
         empty_map(&s.index)
         format_index(v, s)
     else:
@@ -215,4 +251,9 @@ cdef void rebuild(View *v, Shard *s) noexcept nogil:
             rebuild_bucket(v, s, b, n_buckets)
             if b % 256 == 0:
                 store_relaxed64(&c.progress, load_relaxed64(&c.progress) + 1)
+        trim_zone(s)
         bump(s)
+    if c.cutoff > c.version:            # one of them was scribbled over: better a miss than what had been flushed
+        store_release64(&c.cutoff, c.version)
+        c.items = 0
+        c.bytes = 0

@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from memcache_shm.storage.arena cimport (
     Runs, clear, find_run, free_before, gather_runs, granules_for, is_used, mark, next_used, search_run,
 )
-from memcache_shm.storage.atomics cimport load_relaxed64
+from memcache_shm.storage.atomics cimport load_relaxed64, store_release32
 from memcache_shm.storage.counters cimport SEVERAL_RUN_RECORDS
 from memcache_shm.storage.evict cimport drop_victim, evict_one, is_dead, next_victim, reap, seek
 from memcache_shm.storage.index cimport Path, Place, locate, shrink
@@ -226,7 +226,7 @@ cdef bint reserve_index(View *v, Shard *s, uint32_t n, uint32_t alignment, uint6
         return False
     if not clear_window(v, s, low - ZONE_STEP, low, pinned, True):
         return False
-    s.control.zone = low - ZONE_STEP
+    store_release32(&s.control.zone, low - ZONE_STEP)      # after the records have left: repair relies on it
     s.index.next_fit[0] = low - ZONE_STEP
     return True
 

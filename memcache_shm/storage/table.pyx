@@ -158,7 +158,7 @@ cdef class Table:
         self.check_open()
         for i in range(self.view.shards):
             if not flush_pending(&self.view, self.view.shard + i):
-                n += load_relaxed64(&self.view.shard[i].control.items)
+                n += min(load_relaxed64(&self.view.shard[i].control.items), <uint64_t> self.view.shard[i].records.granules)
         return n
 
     cdef uint64_t counter_sum(self, int which) noexcept:

@@ -112,9 +112,14 @@ cdef inline void count(View *v, int counter, uint64_t n) noexcept nogil:
         fetch_add64(&v.counters.count[counter], n)
 
 
+cdef inline uint64_t flush_due(View *v, Shard *s) noexcept nogil:
+    """The deadline of a flush_all that is due and that no writer of this shard has noted yet, else 0."""
+    cdef uint64_t deadline = load_acquire64(&v.header.flush_ns)
+    if deadline == 0 or deadline == load_acquire64(&s.control.flush_applied) or table_ns(v) < deadline:
+        return 0
+    return deadline
+
+
 cdef inline bint flush_pending(View *v, Shard *s) noexcept nogil:
-    """A flush_all is due that no writer of this shard has noted yet: every record of the shard is void."""
-    cdef uint64_t deadline = load_relaxed64(&v.header.flush_ns)
-    if deadline == 0 or deadline == load_acquire64(&s.control.flush_applied):
-        return False
-    return table_ns(v) >= deadline
+    """Whether every record of the shard is void, since such a flush_all is due."""
+    return flush_due(v, s) != 0

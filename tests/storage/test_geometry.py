@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import memcache_shm
@@ -166,6 +166,7 @@ def test_geometry_survives_the_state_file(memory_bytes: int, max_item_bytes: int
 
 @given(st.integers(1, 2**31), st.integers(1, GIB))
 def test_element_geometry_survives_the_state_file(elements: int, element_size: int) -> None:
+    assume(elements * element_size < 2**45)
     geometry = Geometry.by_elements(elements, element_size)
     assert Geometry.from_dict(geometry.to_dict()).plan == geometry.plan
     assert geometry.max_elements >= elements
@@ -179,6 +180,8 @@ def test_element_geometry_survives_the_state_file(elements: int, element_size: i
         (lambda: Geometry.by_elements(1, 0), "ELEMENT_SIZE"),
         (lambda: Geometry.by_elements(1, GIB + 1), "ELEMENT_SIZE"),
         (lambda: Geometry.by_memory(64 * KIB - 1, 100), "64 KiB"),
+        (lambda: Geometry.by_memory(2**47, 100), "at most"),
+        (lambda: Geometry.by_elements(2**31, GIB), "take fewer"),
         (lambda: Geometry.by_memory(MIB, 0), "1 byte"),
         (lambda: Geometry.by_memory(4 * GIB, GIB + 1), "1 GiB"),
         (lambda: Geometry.by_memory(MIB, MIB), "-I"),
