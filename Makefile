@@ -70,6 +70,7 @@ debug: $(VENV)/built-debug $(VENV)/extras-test
 
 torture: $(VENV)/built $(VENV)/extras-test
 	@scripts/require test
+	PYTHONPATH=tests $(BIN)/python -m torture.stepping
 	TORTURE_S=$(TORTURE_S) $(BIN)/python -m pytest -m torture --timeout=0 $(PYTEST_ARGS)
 
 clean:

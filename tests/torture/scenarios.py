@@ -1,0 +1,200 @@
+"""The operations a writer is killed in: a line each.
+
+`through`: the operations that the intent must tell on the way, so that a scenario does what its name says. `nested`: in how many
+states left by a kill the repair by the next writer is stepped, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torture.stage import Stage
+
+import memcache_shm
+
+STORE, DELETE, TOUCH, EVICT, EXPIRE, SPLIT, MERGE, MOVE, FLUSH = range(1, 10)  # as in recovery.pxd
+
+MEMORY = {"memory": 65536, "max_item": 8192}
+STRICT = MEMORY | {"evict": False}
+CELLS = {"elements": 12, "element_size": 64}
+FEW = {"elements": 4, "element_size": 64}
+SHARDED = {"memory": 160 * 1024, "max_item": 1024}
+SPLITS_AT = 112  # items in 16 buckets
+FILLER_BYTES = 27538  # two of them leave as much room below the index as the small items of `records_below_the_index` take
+ROOMY = {"memory": 65536, "max_item": FILLER_BYTES}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    name: str
+    geometry: dict[str, Any]
+    prepare: Callable[[Stage], object]
+    call: Callable[[Stage], object]
+    through: tuple[int, ...]
+    evicts: bool = False
+    nested: int = 0
+    arrange: Callable[[Stage, int], None] | None = None  # what is to be set right once the pid of the killed process is known
+
+
+def few(stage: Stage) -> None:
+    """Some keys that nobody changes, and one that is there already."""
+    stage.fill(3)
+    stage.set("target", b"old value")
+    stage.keys.add("new")
+
+
+def number(stage: Stage) -> None:
+    few(stage)
+    stage.set("n", b"99")
+
+
+def compared(stage: Stage) -> None:
+    few(stage)
+    stage.remember_cas("target")
+
+
+def expiring(stage: Stage) -> None:
+    few(stage)
+    stage.set("target", b"old value", expire=100)
+
+
+def expired(stage: Stage) -> None:
+    expiring(stage)
+    stage.shift_clock(200)
+
+
+def all_expired(stage: Stage) -> None:
+    """A full table of the dead."""
+    for key in stage.fill(3):
+        stage.set(key, b"dead", expire=100)
+    stage.shift_clock(200)
+    stage.keys.add("new")
+
+
+def flush_due(stage: Stage) -> None:
+    """A flush that no writer has noted yet."""
+    few(stage)
+    stage.cache.flush_all(100)
+    stage.shift_clock(200)
+
+
+def full_of(size_bytes: int) -> Callable[[Stage], None]:
+    """A table of one size of items that has begun to evict."""
+
+    def prepare(stage: Stage) -> None:
+        names = stage.names("f")
+        stage.keys.add("new")
+        while stage.table.stats()["evictions"] < 3:
+            stage.set(next(names), bytes(size_bytes))
+
+    return prepare
+
+
+def holes(stage: Stage) -> None:
+    """A table that does not evict, every other item deleted: no run is long."""
+    names = stage.names("f")
+    stored = []
+    try:
+        while True:
+            stored.append(next(names))
+            stage.set(stored[-1], bytes(700))
+    except memcache_shm.NoSpaceError:
+        stage.keys.add("new")
+    for key in stored[::2]:
+        stage.cache.delete(key)
+
+
+def broken_up(stage: Stage) -> None:
+    """... and an item of several runs."""
+    holes(stage)
+    stage.set("target", b"r" * 1900)
+
+
+def items(count: int) -> Callable[[Stage], None]:
+    """So many items in all."""
+
+    def prepare(stage: Stage) -> None:
+        stage.fill(count - 2, b"i")
+        stage.keys.add("new")
+
+    return prepare
+
+
+def shrunk(most: int, left: int) -> Callable[[Stage], None]:
+    """First so many items, then so many: the next delete merges."""
+
+    def prepare(stage: Stage) -> None:
+        names = stage.fill(most - 2, b"i")
+        for key in names[left - 2 :]:
+            stage.cache.delete(key)
+
+    return prepare
+
+
+def crowded(count: int) -> Callable[[Stage], None]:
+    """So many keys of one bucket."""
+
+    def prepare(stage: Stage) -> None:
+        stage.cas["crowd"] = stage.fill(count, b"c", "c", bucket=3)
+        stage.cas["next"] = next(name for name in stage.names("d", bucket=3))
+
+    return prepare
+
+
+def crowded_split(stage: Stage) -> None:
+    """The bucket that splits next overflows, and most of its keys move."""
+    stage.fill(5, b"m", "m", bucket=16, buckets=32)
+    stage.fill(5, b"s", "s", bucket=0, buckets=32)
+    bucket_1 = stage.fill(SPLITS_AT - 10 - 2 - 60, b"o", "o", bucket=1)
+    stage.fill(SPLITS_AT - 10 - 2 - len(bucket_1), b"o", "q", bucket=2)
+    stage.keys.add("new")
+
+
+def records_below_the_index(stage: Stage) -> None:
+    """The index needs another chunk, small records lie where it must go, and there is room further down."""
+    fillers = stage.fill(2, bytes(FILLER_BYTES), "f")
+    stage.fill(SPLITS_AT - 4, b"ten bytes.", "i")
+    for key in fillers:
+        stage.cache.delete(key)
+    stage.fill(2, b"ten bytes.", "j")
+    stage.keys.add("new")
+
+
+SCENARIOS = [
+    Scenario("set, new", MEMORY, few, lambda s: s.cache.set("new", b"new value"), (STORE,)),
+    Scenario("set, smaller", MEMORY, few, lambda s: s.cache.set("target", b"v"), (STORE,), nested=3),
+    Scenario("set, larger", MEMORY, few, lambda s: s.cache.set("target", b"v" * 300), (STORE,)),
+    Scenario("set, elements", CELLS, few, lambda s: s.cache.set("target", b"v" * 60), (STORE,)),
+    Scenario("set, expired", MEMORY, expired, lambda s: s.cache.set("target", b"v"), (EXPIRE, STORE)),
+    Scenario("add", MEMORY, few, lambda s: s.cache.add("new", b"v"), (STORE,)),
+    Scenario("add, expired", CELLS, expired, lambda s: s.cache.add("target", b"v"), (EXPIRE, STORE)),
+    Scenario("replace", MEMORY, few, lambda s: s.cache.replace("target", b"v"), (STORE,)),
+    Scenario("cas", MEMORY, compared, lambda s: s.cache.cas("target", b"v", s.cas["target"]), (STORE,)),
+    Scenario("append", MEMORY, few, lambda s: s.cache.append("target", b"v" * 40), (STORE,)),
+    Scenario("prepend", CELLS, few, lambda s: s.cache.prepend("target", b"v" * 40), (STORE,)),
+    Scenario("incr", MEMORY, number, lambda s: s.cache.incr("n", 1), (STORE,)),
+    Scenario("decr", CELLS, number, lambda s: s.cache.decr("n", 90), (STORE,)),
+    Scenario("delete", MEMORY, few, lambda s: s.cache.delete("target"), (DELETE,)),
+    Scenario("delete, expired", CELLS, expired, lambda s: s.cache.delete("target"), (EXPIRE,)),
+    Scenario("touch", MEMORY, expiring, lambda s: s.cache.touch("target", 1000), (TOUCH,)),
+    Scenario("gat", CELLS, expiring, lambda s: s.cache.gat("target", 1000), (TOUCH,)),
+    Scenario("eviction, elements", FEW, full_of(60), lambda s: s.cache.set("new", b"v"), (EVICT, STORE), evicts=True, nested=3),
+    Scenario("eviction, neighbours", MEMORY, full_of(900), lambda s: s.cache.set("new", b"v" * 1900), (EVICT, STORE), evicts=True),
+    Scenario("reaping", FEW, all_expired, lambda s: s.cache.set("new", b"v"), (EXPIRE, STORE)),
+    Scenario("several runs", STRICT, holes, lambda s: s.cache.set("new", b"v" * 1900), (STORE,)),
+    Scenario("several runs, freed", STRICT, broken_up, lambda s: s.cache.set("target", b"v"), (STORE,)),
+    Scenario("split, new chunk", MEMORY, items(112), lambda s: s.cache.set("new", b"v"), (STORE, SPLIT), nested=1),
+    Scenario("split", MEMORY, items(119), lambda s: s.cache.set("new", b"v"), (STORE, SPLIT)),
+    Scenario("split, overflow", MEMORY, crowded_split, lambda s: s.cache.set("new", b"v"), (STORE, SPLIT)),
+    Scenario("merge, chunk back", MEMORY, shrunk(113, 51), lambda s: s.cache.delete("b00000"), (DELETE, MERGE), nested=1),
+    Scenario("merge", MEMORY, shrunk(120, 54), lambda s: s.cache.delete("b00000"), (DELETE, MERGE)),
+    Scenario("new node", CELLS, crowded(8), lambda s: s.cache.set(s.cas["next"], b"v"), (STORE,)),
+    Scenario("compaction", CELLS, crowded(9), lambda s: s.cache.delete(s.cas["crowd"][2]), (DELETE,)),
+    Scenario("compaction, last node", CELLS, crowded(9), lambda s: s.cache.delete(s.cas["crowd"][8]), (DELETE,)),
+    Scenario("index grows", ROOMY, records_below_the_index, lambda s: s.cache.set("new", b"v"), (STORE, MOVE, SPLIT)),
+    Scenario("flush_all", MEMORY, few, lambda s: s.cache.flush_all(), (FLUSH,)),
+    Scenario("flush_all, shards", SHARDED, few, lambda s: s.cache.flush_all(), (FLUSH,)),
+    Scenario("write after a flush", MEMORY, flush_due, lambda s: s.cache.set("new", b"v"), (FLUSH, STORE)),
+]

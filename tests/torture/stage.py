@@ -1,0 +1,169 @@
+"""A small table on which one operation is tried again and again: its keys, its segment's bytes, its clock."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import struct
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+from torture.tracer import Tracer
+
+import memcache_shm
+from memcache_shm.storage.siphash import siphash
+
+# Where the things of layout.pxd lie that no public call shows or sets.
+HASH_KEY_AT = 32  # Header.hash_key0, hash_key1
+CLOCK_SHIFT_AT = 136  # Header.clock_shift_ns
+DONE = 0x100  # beside the operation in an intent
+LOCK_AT = 64  # ShardControl.lock
+INTENT_AT = 192  # ShardControl.intent.operation
+SLOT_BITS = 12  # of the lock word: process slot + 1; the epoch lies above
+
+HASH_KEY = bytes(range(16))  # always the same: so keys share a bucket, and a call takes as many steps, in each run
+PROBE = b"probe"  # the value of the keys by which a kill's consequences are probed
+Pair = tuple[bytes, bytes] | None  # value and CAS id
+_numbers = itertools.count()
+
+
+class Stage:
+    """The table, this process's handle of it, and the keys that anybody has used."""
+
+    def __init__(self, **geometry: Any) -> None:
+        self.name = f"stage-{os.getpid()}-{next(_numbers)}"
+        maker = memcache_shm.open(self.name, **geometry)
+        size_bytes: int = maker.attached_table.geometry.segment_bytes
+        self.tracer = Tracer("/memcache_shm/storage/", 0, size_bytes)
+        self.base = self.tracer.segment = self.tracer.helper.map_segment(maker.attached_table.shmid)
+        ctypes.memmove(self.base + HASH_KEY_AT, HASH_KEY, len(HASH_KEY))
+        maker.close()
+        self.cache = memcache_shm.attach(self.name)  # handles keep the hash key of their beginning
+        self.checker = memcache_shm.attach(self.name)  # so that `cache` is in the same state whenever a child is forked
+        self.table = self.checker.attached_table
+        self.size_bytes = size_bytes
+        self.keys: set[str] = set()
+        self.cas: dict[str, Any] = {}
+        self.probes = [next(self.names("p", shard=number)) for number in range(self.shards)]
+        self.second_probe = next(self.names("q", shard=0))
+        self.tracer.is_typical = lambda pid: pid % self.process_slots not in self.own_slots()
+        for probe in [*self.probes, self.second_probe]:
+            self.set(probe, PROBE)
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.cache.close()
+        self.checker.close()
+        del self.table
+        self.tracer.helper.unmap_segment(self.base)
+        memcache_shm.unlink(self.name)
+
+    @property
+    def shards(self) -> int:
+        return int(self.table.geometry.shards)
+
+    @property
+    def process_slots(self) -> int:
+        return int(self.table.geometry.plan.process_slots)
+
+    def own_slots(self) -> list[int]:
+        """The process slots that this process's handles have: who tries them first must look further."""
+        at = self.table.geometry.plan.processes_offset
+        return [slot for slot in range(self.process_slots) if self._peek("<I", at + 8 * slot + 4) == os.getpid()]
+
+    # Keys
+
+    def names(self, prefix: str, bucket: int | None = None, buckets: int = 16, shard: int | None = None) -> Iterator[str]:
+        """Keys that live in this bucket while there are `buckets` (a power of two), and in this shard."""
+        for number in itertools.count():
+            key = f"{prefix}{number:05}"
+            if bucket is not None and self.hash(key) % buckets != bucket:
+                continue
+            if shard is not None and self.shard_of(key) != shard:
+                continue
+            self.keys.add(key)
+            yield key
+
+    def hash(self, key: str) -> int:
+        return siphash(HASH_KEY, key.encode())
+
+    def shard_of(self, key: str) -> int:
+        return self.hash(key) * self.shards >> 64
+
+    # Filling
+
+    def set(self, key: str, value: bytes, expire: int = 0) -> None:
+        self.keys.add(key)
+        self.cache.set(key, value, expire=expire)
+
+    def fill(self, count: int, value: bytes = b"bystander", prefix: str = "b", **where: int) -> list[str]:
+        """Store so many keys; their names."""
+        made = list(itertools.islice(self.names(prefix, **where), count))
+        for key in made:
+            self.set(key, value)
+        return made
+
+    def remember_cas(self, key: str) -> None:
+        self.cas[key] = self.cache.gets(key)[1]
+
+    # What no public call can do
+
+    def shift_clock(self, seconds: int) -> None:
+        """Put the table's clock forward."""
+        self._poke("<q", CLOCK_SHIFT_AT, self._peek("<q", CLOCK_SHIFT_AT) + seconds * 10**9)
+
+    def intents(self) -> list[int]:
+        """The operation each shard's intent tells, with DONE; 0: none."""
+        return [self._peek("<I", self._control(shard) + INTENT_AT) for shard in range(self.shards)]
+
+    def locks(self) -> list[int]:
+        return [self._peek("<I", self._control(shard) + LOCK_AT) for shard in range(self.shards)]
+
+    def give_locks_to(self, pid: int) -> None:
+        """Let the dead owner of all locks held have had the process slot that `pid` will claim first."""
+        slot = pid % self.process_slots
+        for shard, lock in enumerate(self.locks()):
+            if lock:
+                self._poke("<I", self._control(shard) + LOCK_AT, slot + 1)
+
+    def operation_in(self, state: bytes) -> int:
+        """The operation that the first shard's intent tells in these bytes of the segment."""
+        at = self._control(0) + INTENT_AT
+        return int(struct.unpack_from("<I", state, at)[0]) & 0xFF
+
+    def operations(self, words: dict[int, list[int]]) -> set[int]:
+        """The operations that the intents told, of the values that the words of the segment had."""
+        places = [(self._control(shard) + INTENT_AT) // 8 for shard in range(self.shards)]
+        return {value & 0xFF for place in places for value in words.get(place, ())} - {0}
+
+    def _control(self, shard: int) -> int:
+        plan = self.table.geometry.plan
+        return int(plan.controls_offset + shard * (plan.shards_offset - plan.controls_offset) // self.shards)
+
+    def _peek(self, form: str, at: int) -> int:
+        number: int = struct.unpack(form, ctypes.string_at(self.base + at, struct.calcsize(form)))[0]
+        return number
+
+    def _poke(self, form: str, at: int, number: int) -> None:
+        data = struct.pack(form, number)
+        ctypes.memmove(self.base + at, data, len(data))
+
+    # The table's state
+
+    def save(self) -> bytes:
+        return ctypes.string_at(self.base, self.size_bytes)
+
+    def restore(self, state: bytes) -> None:
+        ctypes.memmove(self.base, state, len(state))
+
+    def read(self) -> dict[str, Pair]:
+        """Value and CAS id of every key anybody has used."""
+        found = {}
+        for key in self.keys:
+            value, cas = self.checker.gets(key)
+            found[key] = None if value is None else (value, cas)
+        return found

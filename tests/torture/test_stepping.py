@@ -1,0 +1,64 @@
+"""A bounded sample of the kill points of every operation; `make torture` takes them all."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import pytest
+from torture.scenarios import CELLS, SCENARIOS, Scenario, few
+from torture.stage import Stage
+from torture.stepping import Stepper, step_scenario
+
+SAMPLE = 10  # states of an operation, and as many kill points anywhere in it
+SMALLEST = "delete"  # of which every instruction that changes the segment is taken
+LONG_REPAIRS = ("split", "merge")  # of more than a hundred items: not in the sample
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_killed_after_some_instructions(state_dir: Path, no_leaks: None, scenario: Scenario) -> None:
+    nested = scenario.nested and not scenario.name.startswith(LONG_REPAIRS)
+    tally = step_scenario(scenario, SAMPLE, nested=min(nested, 1))
+    assert tally.kills >= SAMPLE
+    assert tally.checked > 1
+
+
+def test_killed_at_every_change(state_dir: Path, no_leaks: None) -> None:
+    scenario = next(scenario for scenario in SCENARIOS if scenario.name == SMALLEST)
+    with Stage(**scenario.geometry) as stage:
+        scenario.prepare(stage)
+        stepper = Stepper(stage, scenario)
+        points = sorted({point for step in stepper.trace.steps_with_changes() for point in (step - 1, step)})
+        tally = stepper.kill(points, scenario.name)
+    assert tally.kills > tally.states
+
+
+def test_harness_notices_a_lost_item(state_dir: Path, no_leaks: None) -> None:
+    """A bystander's slot is cleared beside the call: reads before any write tell."""
+
+    def spoil(stage: Stage, _pid: int) -> None:
+        stage.cache.delete("b00000")
+
+    scenario = Scenario("spoilt", CELLS, few, lambda s: s.cache.touch("target", 0), (), arrange=spoil)
+    with Stage(**scenario.geometry) as stage:
+        scenario.prepare(stage)
+        stepper = Stepper(stage, scenario)
+        stepper.outcomes.after.update(stepper.outcomes.before)
+        with pytest.raises(AssertionError, match=r"killed .* neither as before nor as after the call: .*b00000"):
+            stepper.kill([0], scenario.name)
+
+
+def test_harness_notices_lost_space(state_dir: Path, no_leaks: None) -> None:
+    """A kill point behind which a granule is marked that nobody has."""
+
+    def leak(stage: Stage, _pid: int) -> None:
+        plan = stage.table.geometry.plan
+        at = stage.base + plan.shards_offset + plan.records.bitmap_offset + 1
+        ctypes.memset(at, 0x10, 1)
+
+    scenario = Scenario("leaking", CELLS, few, lambda s: s.cache.touch("target", 0), (), arrange=leak)
+    with Stage(**scenario.geometry) as stage:
+        scenario.prepare(stage)
+        stepper = Stepper(stage, scenario)
+        with pytest.raises(AssertionError, match=r"killed .*: leak: "):
+            stepper.kill([0], scenario.name)

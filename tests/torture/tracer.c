@@ -1,0 +1,224 @@
+/* Stepping a process through one call and killing it at a chosen instruction (x86-64, Linux).
+ *
+ * The traced child is a fork of the tracer: both have every library and the table's segment at the same addresses. A child stops
+ * itself before the call and after it; what lies between the first and the last instruction of the watched libraries is the window.
+ * Kill point k is where k instructions of the window have run. To get there quickly a debug register stops the child at the wanted
+ * address; where those are refused, every instruction is stepped. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/shm.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct range {
+    uint64_t start, end;
+};
+
+struct change { /* a word of the segment has another value after `step` instructions */
+    uint32_t step, word;
+    uint64_t value;
+};
+
+enum { STOPPED = 1, FINISHED = 0, FAILED = -1, NO_ROOM = -2 };
+
+/* A child that stands before its call; 0 in the child itself, which goes on only when it is traced. -1: no fork. */
+int spawn(void)
+{
+    int status;
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (ptrace(PTRACE_TRACEME, 0, 0, 0) != 0)
+            _exit(120);
+        raise(SIGSTOP);
+        return 0;
+    }
+    if (pid > 0) {
+        waitpid(pid, &status, 0);
+        if (!WIFSTOPPED(status) || ptrace(PTRACE_SETOPTIONS, pid, 0, PTRACE_O_EXITKILL) != 0)
+            return -1;
+    }
+    return pid;
+}
+
+/* The child's way out: one more stop, so that the tracer sees the call's end. */
+void finish(int status)
+{
+    raise(SIGSTOP);
+    _exit(status);
+}
+
+static int await(pid_t pid)
+{
+    int status;
+    if (waitpid(pid, &status, 0) != pid || !WIFSTOPPED(status))
+        return FAILED;
+    if (WSTOPSIG(status) == SIGTRAP)
+        return STOPPED;
+    return WSTOPSIG(status) == SIGSTOP ? FINISHED : FAILED;
+}
+
+static int step(pid_t pid)
+{
+    return ptrace(PTRACE_SINGLESTEP, pid, 0, 0) == 0 ? await(pid) : FAILED;
+}
+
+static uint64_t where(pid_t pid)
+{
+    return (uint64_t)ptrace(PTRACE_PEEKUSER, pid, offsetof(struct user, regs.rip), 0);
+}
+
+static int within(const struct range *ranges, int n, uint64_t rip)
+{
+    for (int i = 0; i < n; i++)
+        if (rip >= ranges[i].start && rip < ranges[i].end)
+            return 1;
+    return 0;
+}
+
+/* Step until the window begins. */
+int step_in(int pid, const struct range *ranges, int n)
+{
+    int r;
+    while ((r = step(pid)) == STOPPED)
+        if (within(ranges, n, where(pid)))
+            return STOPPED;
+    return r;
+}
+
+/* Compare the segment with the shadow and note the words that changed. */
+static long note(const uint64_t *segment, uint64_t *shadow, size_t words, uint32_t at, struct change *changes, long n, long most)
+{
+    enum { BLOCK = 512 };
+    for (size_t block = 0; block < words; block += BLOCK) {
+        size_t end = block + BLOCK < words ? block + BLOCK : words;
+        if (memcmp(segment + block, shadow + block, (end - block) * 8) == 0)
+            continue;
+        for (size_t i = block; i < end; i++) {
+            if (segment[i] == shadow[i])
+                continue;
+            if (n == most)
+                return NO_ROOM;
+            shadow[i] = segment[i];
+            changes[n++] = (struct change){at, (uint32_t)i, segment[i]};
+        }
+    }
+    return n;
+}
+
+/* Step through the whole window of a child that stands at its beginning, to the child's end. rips[k]: the instruction at kill point
+ * k. Returns the number of kill points; the last is right behind the last watched instruction. */
+long trace(int pid, const struct range *ranges, int n, const uint64_t *segment, uint64_t *shadow, uint64_t bytes, uint64_t *rips,
+           long most, struct change *changes, long most_changes, long *n_changes)
+{
+    long k = 0, last = 0;
+    int r;
+    *n_changes = 0;
+    rips[0] = where(pid);
+    while ((r = step(pid)) == STOPPED) {
+        if (++k == most)
+            return NO_ROOM;
+        rips[k] = where(pid);
+        if (within(ranges, n, rips[k]))
+            last = k;
+        *n_changes = note(segment, shadow, bytes / 8, (uint32_t)k, changes, *n_changes, most_changes);
+        if (*n_changes < 0)
+            return NO_ROOM;
+    }
+    return r == FINISHED ? last + 2 : FAILED;
+}
+
+/* Watch one address; 0 where debug registers are refused. */
+static int watch(pid_t pid, uint64_t rip)
+{
+    return ptrace(PTRACE_POKEUSER, pid, offsetof(struct user, u_debugreg[0]), rip) == 0 &&
+           ptrace(PTRACE_POKEUSER, pid, offsetof(struct user, u_debugreg[7]), 1) == 0;
+}
+
+/* Let the child run to the `visits`-th time it comes to an address. */
+int run_to(int pid, uint64_t rip, uint64_t visits)
+{
+    int r = STOPPED;
+    if (visits > 0 && !watch(pid, rip))
+        return NO_ROOM;
+    while (visits > 0) {
+        r = ptrace(PTRACE_CONT, pid, 0, 0) == 0 ? await(pid) : FAILED;
+        if (r != STOPPED)
+            return r;
+        visits -= where(pid) == rip;
+    }
+    return r;
+}
+
+/* Let it run `count` single instructions; STOPPED when it then stands at `rip`. */
+int step_to(int pid, uint64_t count, uint64_t rip)
+{
+    int r = STOPPED;
+    while (r == STOPPED && count-- > 0)
+        r = step(pid);
+    return r == STOPPED && where(pid) != rip ? FAILED : r;
+}
+
+/* Let it go on to its end; the exit status of the call, or -1. */
+int complete(int pid)
+{
+    int status;
+    ptrace(PTRACE_POKEUSER, pid, offsetof(struct user, u_debugreg[7]), 0);
+    for (;;) {
+        if (ptrace(PTRACE_CONT, pid, 0, 0) != 0 || waitpid(pid, &status, 0) != pid)
+            return FAILED;
+        if (WIFEXITED(status))
+            return WEXITSTATUS(status);
+        if (!WIFSTOPPED(status) || WSTOPSIG(status) != SIGSTOP)
+            return FAILED;
+    }
+}
+
+/* SIGKILL, and reap: the kernel has undone the semaphore by then. 0 when it died of it. */
+int destroy(int pid)
+{
+    int status;
+    kill(pid, SIGKILL);
+    while (waitpid(pid, &status, 0) == pid)
+        if (WIFSIGNALED(status))
+            return WTERMSIG(status) == SIGKILL ? 0 : FAILED;
+        else if (WIFEXITED(status))
+            return FAILED;
+    return FAILED;
+}
+
+/* Bring a copy of the segment from kill point to kill point; the index of the first change not applied. */
+long apply(uint64_t *copy, const struct change *changes, long from, long n, uint32_t upto)
+{
+    while (from < n && changes[from].step <= upto) {
+        copy[changes[from].word] = changes[from].value;
+        from++;
+    }
+    return from;
+}
+
+/* The first word in which segment and copy differ where the mask has ones; -1: none. */
+long differs(const uint64_t *segment, const uint64_t *copy, const uint64_t *mask, uint64_t bytes)
+{
+    for (uint64_t i = 0; i < bytes / 8; i++)
+        if ((segment[i] ^ copy[i]) & mask[i])
+            return (long)i;
+    return -1;
+}
+
+/* A mapping of the segment of the tracer's own, which its children inherit; NULL when it cannot be had. */
+void *map_segment(int shmid)
+{
+    void *at = shmat(shmid, NULL, 0);
+    return at == (void *)-1 ? NULL : at;
+}
+
+int unmap_segment(const void *at)
+{
+    return shmdt(at);
+}
