@@ -17,6 +17,7 @@ from memcache_shm.storage.siphash import siphash
 
 # Where the things of layout.pxd lie that no public call shows or sets.
 HASH_KEY_AT = 32  # Header.hash_key0, hash_key1
+COARSE_CLOCK_AT = 128  # Header.coarse_s, beside Header.retired
 CLOCK_SHIFT_AT = 136  # Header.clock_shift_ns
 DONE = 0x100  # beside the operation in an intent
 LOCK_AT = 64  # ShardControl.lock

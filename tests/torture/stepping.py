@@ -23,7 +23,7 @@ from typing import Any
 
 from support.isolation import enter_own_namespace
 from torture.scenarios import SCENARIOS, Scenario
-from torture.stage import Stage
+from torture.stage import COARSE_CLOCK_AT, Stage
 from torture.tracer import Trace
 from torture.verify import Outcomes, check_after_kill
 
@@ -64,8 +64,10 @@ class Stepper:
             arranged = scenario.arrange
             self.arrange = lambda pid: arranged(stage, pid)
         plan = stage.table.geometry.plan
-        self.own_words = range(plan.processes_offset // 8, plan.controls_offset // 8)  # differ with the process slot: not compared
-        self.uncounted = range(plan.counters_offset // 8, plan.controls_offset // 8)
+        self.uncounted = {COARSE_CLOCK_AT // 8, *range(plan.counters_offset // 8, plan.controls_offset // 8)}
+        self.own_words = self.uncounted | {
+            *range(plan.processes_offset // 8, plan.counters_offset // 8)
+        }  # not compared: differ with time and pid
         before = stage.read()
         lingering = len(stage.checker) - sum(1 for pair in before.values() if pair)
         stage.restore(self.start)
