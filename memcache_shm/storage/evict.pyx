@@ -10,11 +10,11 @@ from libc.stdint cimport uint32_t, uint64_t
 from memcache_shm.storage.arena cimport Runs, clear
 from memcache_shm.storage.atomics cimport load_relaxed64, store_relaxed64, store_release64
 from memcache_shm.storage.counters cimport EVICTED_UNFETCHED, EVICTIONS, EXPIRED_UNFETCHED, RECLAIMED
-from memcache_shm.storage.index cimport Path, compact, walk, walk_on
+from memcache_shm.storage.index cimport Path, bucket_count, compact, walk, walk_on
 from memcache_shm.storage.layout cimport (
-    FETCHED_AT, KIND_ENTRY, LENGTH_MASK, Record, USES_AT, split_buckets, word_granule, word_kind,
+    FETCHED_AT, KIND_ENTRY, Record, USES_AT, word_granule, word_kind,
 )
-from memcache_shm.storage.records cimport body_offset, record_at, record_runs, record_sane
+from memcache_shm.storage.records cimport Sizes, are_sane, key_offset, record_at, record_runs, sizes_of, value_length
 from memcache_shm.storage.recovery cimport OP_EVICT, OP_EXPIRE, publish
 from memcache_shm.storage.view cimport Shard, View, count, earlier, table_ns, ticks
 
@@ -22,16 +22,18 @@ from memcache_shm.storage.view cimport Shard, View, count, earlier, table_ns, ti
 cdef void free_record(View *v, Shard *s, uint64_t word) noexcept nogil:
     """Give back the granules of a record that no slot leads to any more."""
     cdef Record *r = record_at(&s.records, word_granule(word))
+    cdef Sizes sizes
     cdef Runs runs
     cdef uint32_t i
-    cdef uint64_t size
-    if r == NULL or not record_sane(v, &s.records, r) or not record_runs(v, &s.records, r, &runs):
+    if r == NULL:
+        return
+    sizes = sizes_of(r)
+    if not are_sane(v, &s.records, r, sizes) or not record_runs(v, &s.records, r, &runs):
         return                      # scribbled memory: the next repair finds the space again
     s.control.records -= 1
     if r.version > load_relaxed64(&s.control.cutoff):
-        size = body_offset(r) + r.key_length + <uint64_t> (r.length & LENGTH_MASK)
         s.control.items -= 1
-        s.control.bytes -= size
+        s.control.bytes -= key_offset(sizes) + sizes.key_length + <uint64_t> value_length(sizes)
     for i in range(runs.n):
         clear(&s.records, runs.start[i], runs.granules[i])
 
@@ -93,7 +95,7 @@ cdef bint reap_bucket(View *v, Shard *s, uint32_t bucket, uint32_t now, uint64_t
 cdef bint reap(View *v, Shard *s, uint64_t pinned, uint32_t budget) noexcept nogil:
     """Drop dead records, from where the last sweep stopped, until a bucket had some or `budget` buckets were seen. Costs nothing
     while none can be dead: every record is above the cut-off, and the earliest expiry lies ahead."""
-    cdef uint32_t now = 0, n_buckets = split_buckets(load_relaxed64(&s.control.split)), seen = 0
+    cdef uint32_t now = 0, n_buckets = bucket_count(v, s), seen = 0
     cdef bint found = False
     if s.control.next_expiry != 0:
         now = ticks(table_ns(v))
@@ -125,7 +127,7 @@ cdef bint seek(Shard *s, uint32_t bucket, uint32_t position, Path *p, uint32_t *
 
 cdef uint64_t *next_victim(View *v, Shard *s, uint64_t pinned, uint32_t *bucket) noexcept nogil:
     """Turn the hand to the next item that had no use since last time; NULL when the shard holds nothing evictable."""
-    cdef uint32_t n_buckets = split_buckets(load_relaxed64(&s.control.split))
+    cdef uint32_t n_buckets = bucket_count(v, s)
     cdef uint32_t b = <uint32_t> (s.control.hand >> 8), position = s.control.hand & 0xff
     cdef uint32_t visited = 0, i = 0
     cdef uint64_t w

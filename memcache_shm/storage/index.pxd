@@ -2,9 +2,10 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from memcache_shm.storage.atomics cimport load_acquire32, load_acquire64
+from memcache_shm.storage.atomics cimport load_acquire32, load_acquire64, load_relaxed64
 from memcache_shm.storage.layout cimport (
-    BUCKET_SLOTS, CHUNK_BUCKETS, CHUNK_BYTES, GRANULE_MASK, KIND_LINK, NODE_BYTES, NODE_SLOTS, word_granule, word_kind,
+    BUCKET_SLOTS, CHUNK_BUCKETS, CHUNK_BYTES, GRANULE_MASK, KIND_LINK, NODE_BYTES, NODE_SLOTS, Record, split_buckets, word_granule,
+    word_kind,
 )
 from memcache_shm.storage.view cimport Arena, Shard, View
 
@@ -18,10 +19,18 @@ cdef struct Path:               # where a walk along a bucket and its overflow n
 
 cdef struct Place:              # what a search under the lock found
     uint64_t *slot              # the key's slot or NULL
+    Record *record              # where that one leads
+    uint64_t granule            # of that record
     uint64_t *empty             # first empty slot on the path or NULL
     uint64_t *tail              # last slot of the path: where a link to a further node would go
     uint32_t bucket
     uint32_t nodes
+
+
+cdef inline uint32_t bucket_count(View *v, Shard *s) noexcept nogil:
+    """The number of buckets; at least 1 and what the directory has room for (scribbled memory)."""
+    cdef uint32_t n = split_buckets(load_relaxed64(&s.control.split))
+    return 1 if n == 0 else n if n <= v.max_buckets else v.max_buckets
 
 
 cdef inline uint64_t *bucket_at(Shard *s, uint32_t bucket) noexcept nogil:

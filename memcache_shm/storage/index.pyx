@@ -18,14 +18,14 @@ from libc.string cimport memcmp, memset
 
 from memcache_shm.storage.arena cimport all_free, clear, find_run, mark
 from memcache_shm.storage.atomics cimport (
-    __builtin_clz, fence_release, load_relaxed64, store_release32, store_release64,
+    __builtin_clz, fence_release, load_relaxed32, load_relaxed64, store_release32, store_release64,
 )
 from memcache_shm.storage.counters cimport MERGES, SPLITS
 from memcache_shm.storage.layout cimport (
     BUCKET_SLOTS, CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, MAX_NODES, MIN_BUCKETS, NODE_BYTES,
     NODE_SLOTS, Record, ZONE_STEP, bucket_of, entry_pattern, link_word, pattern_mask, split_buckets, split_next, word_granule, word_kind,
 )
-from memcache_shm.storage.records cimport body_offset, record_at, record_sane
+from memcache_shm.storage.records cimport Sizes, are_sane, key_of, record_at, sizes_of
 from memcache_shm.storage.recovery cimport OP_MERGE, OP_SPLIT, begin, done
 from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start
 
@@ -47,10 +47,6 @@ cdef bint walk_on(Shard *s, Path *p) noexcept nogil:
     return p.slots != NULL
 
 
-cdef uint32_t buckets(Shard *s) noexcept nogil:
-    return split_buckets(load_relaxed64(&s.control.split))
-
-
 cdef void bump(Shard *s) noexcept nogil:
     """A new generation: readers that started before it will look again."""
     cdef uint64_t split = load_relaxed64(&s.control.split)
@@ -61,16 +57,21 @@ cdef void bump(Shard *s) noexcept nogil:
 cdef uint64_t record_hash(View *v, Shard *s, uint64_t word) noexcept nogil:
     """The hash of the key that an entry word leads to; 0 when the record is damaged."""
     cdef Record *r = record_at(&s.records, word_granule(word))
-    if r == NULL or not record_sane(v, &s.records, r):
+    cdef Sizes sizes
+    if r == NULL:
         return 0
-    return hash_key(v, <const char *> r + body_offset(r), r.key_length)
+    sizes = sizes_of(r)
+    return hash_key(v, key_of(r, sizes), sizes.key_length) if are_sane(v, &s.records, r, sizes) else 0
 
 
-cdef bint same_key(View *v, Shard *s, uint64_t word, const char *key, size_t klen) noexcept nogil:
-    cdef Record *r = record_at(&s.records, word_granule(word))
-    if r == NULL or r.key_length != klen or not record_sane(v, &s.records, r):
+cdef bint same_key(View *v, Shard *s, Record *r, const char *key, size_t klen) noexcept nogil:
+    cdef Sizes sizes
+    if r == NULL:
         return False
-    return memcmp(<const char *> r + body_offset(r), key, klen) == 0
+    sizes = sizes_of(r)
+    if sizes.key_length != klen or not are_sane(v, &s.records, r, sizes):
+        return False
+    return memcmp(key_of(r, sizes), key, klen) == 0
 
 
 cdef void locate(View *v, Shard *s, const char *key, size_t klen, uint64_t h, Place *out) noexcept nogil:
@@ -82,13 +83,15 @@ cdef void locate(View *v, Shard *s, const char *key, size_t klen, uint64_t h, Pl
     out.empty = NULL
     out.tail = NULL
     out.nodes = 0
-    out.bucket = bucket_of(h, buckets(s))
+    out.bucket = bucket_of(h, bucket_count(v, s))
     walk(s, out.bucket, &p)
     while p.slots != NULL:
         for i in range(p.n):
             w = p.slots[i]
             if w & mask == pattern:
-                if same_key(v, s, w, key, klen):
+                out.granule = word_granule(w)
+                out.record = record_at(&s.records, out.granule)
+                if same_key(v, s, out.record, key, klen):
                     out.slot = p.slots + i
                     return
             elif w == 0 and out.empty == NULL:
@@ -121,6 +124,8 @@ cdef void trim_zone(Shard *s) noexcept nogil:
 
 
 cdef void free_node(Shard *s, uint64_t link) noexcept nogil:
+    if node_at(s, link) == NULL:
+        return
     clear(&s.index, <uint32_t> word_granule(link), NODE_BYTES // s.index.granule_bytes)
     s.control.nodes -= 1
     trim_zone(s)
@@ -178,8 +183,10 @@ cdef void move_into_gaps(Shard *s, uint32_t bucket, Path *last, uint32_t keep) n
         for i in range(p.n):
             if p.slots[i] != 0 or moved + keep >= total:
                 continue
-            while word_kind(last.slots[from_]) != KIND_ENTRY:
+            while from_ < last.n and word_kind(last.slots[from_]) != KIND_ENTRY:
                 from_ += 1
+            if from_ == last.n:
+                return                  # scribbled memory: nodes that overlap
             store_release64(p.slots + i, last.slots[from_])
             from_ += 1
             moved += 1
@@ -236,6 +243,14 @@ cdef bint put_entry(View *v, Shard *s, uint32_t bucket, uint64_t word) noexcept 
     return True
 
 
+cdef bint empty_bucket(Shard *s, uint32_t bucket) noexcept nogil:
+    cdef uint64_t *slots = bucket_at(s, bucket)
+    if slots == NULL:
+        return False
+    memset(slots, 0, BUCKET_SLOTS * 8)
+    return True
+
+
 cdef void free_path(Shard *s, uint32_t bucket) noexcept nogil:
     """Give back the nodes behind a bucket that no reader can reach any more, and empty the bucket."""
     cdef Path p
@@ -251,7 +266,7 @@ cdef void free_path(Shard *s, uint32_t bucket) noexcept nogil:
             break
     for i in range(n):
         free_node(s, links[i])
-    memset(bucket_at(s, bucket), 0, BUCKET_SLOTS * 8)
+    empty_bucket(s, bucket)
 
 
 cdef bint take_chunk(Shard *s, uint32_t chunk) noexcept nogil:
@@ -270,7 +285,11 @@ cdef bint take_chunk(Shard *s, uint32_t chunk) noexcept nogil:
 
 
 cdef void give_chunk(Shard *s, uint32_t chunk) noexcept nogil:
-    clear(&s.index, s.directory[chunk], CHUNK_BYTES // s.index.granule_bytes)
+    cdef uint32_t n = CHUNK_BYTES // s.index.granule_bytes
+    cdef uint32_t at = load_relaxed32(&s.directory[chunk])
+    if <uint64_t> at + n > s.index.granules:
+        return
+    clear(&s.index, at, n)
     trim_zone(s)
 
 
@@ -318,8 +337,8 @@ cdef void grow(View *v, Shard *s) noexcept nogil:
     if n % CHUNK_BUCKETS == 0:
         if not take_chunk(s, n // CHUNK_BUCKETS):
             return
-    else:
-        memset(bucket_at(s, n), 0, BUCKET_SLOTS * 8)
+    elif not empty_bucket(s, n):
+        return
     if not copy_movers(v, s, from_, n):
         free_path(s, n)
         if n % CHUNK_BUCKETS == 0:
@@ -338,7 +357,7 @@ cdef void shrink(View *v, Shard *s) noexcept nogil:
     cdef uint32_t last = split_buckets(split) - 1
     cdef uint32_t buddy, i
     cdef Path p
-    if last < MIN_BUCKETS:
+    if last < MIN_BUCKETS or last >= v.max_buckets:
         return
     buddy = last - (<uint32_t> 1 << (31 - __builtin_clz(last)))
     begin(v, s, OP_MERGE)

@@ -15,17 +15,20 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp
 from posix.unistd cimport usleep
 
+from memcache_shm.storage.arena cimport Runs
 from memcache_shm.storage.atomics cimport (
     __builtin_prefetch, cas64_relaxed, cpu_pause, fence_acquire, load_acquire64, load_relaxed32, load_relaxed64,
 )
 from memcache_shm.storage.counters cimport GET_EXPIRED, GET_FLUSHED, GET_HITS, GET_MISSES, READ_LOCKED, READ_RETRIES
 from memcache_shm.storage.index cimport Path, walk, walk_on
 from memcache_shm.storage.layout cimport (
-    ACCESS_AT, ACCESS_MASK, ACCESS_SHIFT, FETCHED_AT, LENGTH_MASK, Record, USES_AT, bucket_of,
+    ACCESS_AT, ACCESS_MASK, ACCESS_SHIFT, FETCHED_AT, Record, SEVERAL_RUNS, USES_AT, bucket_of,
     entry_pattern, hit_mask, pattern_mask, split_buckets, word_granule,
 )
 from memcache_shm.storage.locks cimport LOCKED, give, look_around, take
-from memcache_shm.storage.records cimport body_offset, cas_id, copy_value, record_at, record_sane, word_matches
+from memcache_shm.storage.records cimport (
+    Sizes, are_sane, cas_id, copy_value, key_of, record_at, record_runs, sizes_of, value_length, word_matches,
+)
 from memcache_shm.storage.results cimport BUSY, Found, NOT_FOUND, OK, RETIRED, WOULD_BLOCK
 from memcache_shm.storage.view cimport Shard, View, count, flush_pending, hash_key, is_retired, shard_of, table_ns, ticks
 
@@ -37,11 +40,14 @@ cdef enum:
     AGAIN = 101
 
 
-cdef inline bint is_of(View *v, Shard *s, Record *r, uint64_t word, uint64_t version, const char *key, size_t klen) noexcept nogil:
-    """Whether a record belongs to its slot word and to the key."""
-    if r.key_length != klen or not word_matches(v, word, version) or not record_sane(v, &s.records, r):
+cdef inline bint is_of(View *v, Shard *s, Record *r, Sizes sizes, Found *f, const char *key, size_t klen) noexcept nogil:
+    """Whether a record belongs to its slot word and to the key, and is whole."""
+    cdef Runs runs
+    if sizes.key_length != klen or not word_matches(v, f.word, f.stamp) or not are_sane(v, &s.records, r, sizes):
         return False
-    return memcmp(<const char *> r + body_offset(r), key, klen) == 0
+    if memcmp(key_of(r, sizes), key, klen) != 0:
+        return False
+    return not sizes.length & SEVERAL_RUNS or record_runs(v, &s.records, r, &runs)
 
 
 cdef inline bint same_record(Found *f) noexcept nogil:
@@ -58,6 +64,7 @@ cdef int look(View *v, Shard *s, Found *f, const char *key, size_t klen) noexcep
     cdef uint64_t w
     cdef uint32_t i, n_buckets
     cdef Record *r
+    cdef Sizes sizes
     cdef Path p
     f.split = load_acquire64(&s.control.split)
     n_buckets = split_buckets(f.split)
@@ -78,15 +85,16 @@ cdef int look(View *v, Shard *s, Found *f, const char *key, size_t klen) noexcep
             f.word = w
             f.slot = p.slots + i
             f.record = <unsigned char *> r
-            if not is_of(v, s, r, w, f.stamp, key, klen):
+            sizes = sizes_of(r)
+            if not is_of(v, s, r, sizes, f, key, klen):
                 if not f.locked and not same_record(f):
                     return AGAIN                # replaced while we looked: it may have been the key's
                 continue
             f.flags = r.flags
             f.expiry = load_relaxed32(&r.expiry)
-            f.vlen = r.length & LENGTH_MASK
-            f.version = cas_id(r, f.stamp)
-            return HIT if f.vlen <= v.max_value_bytes else AGAIN
+            f.vlen = value_length(sizes)
+            f.version = cas_id(r, sizes, f.stamp)
+            return HIT
         if not walk_on(s, &p):
             break
     return NOT_FOUND

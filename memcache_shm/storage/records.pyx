@@ -5,10 +5,10 @@ A record is one run of granules, or a few runs chained by `RunLink`s. Lengths an
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from memcache_shm.storage.arena cimport Runs, granules_for
-from memcache_shm.storage.atomics cimport fence_release, store_relaxed64, store_release64
+from memcache_shm.storage.atomics cimport fence_release, load_relaxed32, store_relaxed64, store_release64
 from memcache_shm.storage.layout cimport (
     KEY_MAX, LENGTH_MASK, MAX_RUNS, NO_GRANULE, Record, RunLink, SEVERAL_RUNS, STATE_FOREIGN_CAS, STATE_STALE,
     STATE_TOKEN_SENT,
@@ -29,49 +29,53 @@ cdef uint64_t record_bytes(Fields *f, uint32_t value_length) noexcept nogil:
     return sizeof(Record) + (8 if f.foreign_cas else 0) + f.key_length + <uint64_t> value_length
 
 
-cdef bint record_sane(View *v, Arena *a, Record *r) noexcept nogil:
-    """Header fields within their limits, and a single run within the arena."""
-    cdef uint32_t length = r.length & LENGTH_MASK
-    cdef uint64_t head = body_offset(r) + r.key_length
-    if r.key_length == 0 or r.key_length > KEY_MAX or length > v.max_value_bytes:
+cdef bint are_sane(View *v, Arena *a, Record *r, Sizes sizes) noexcept nogil:
+    """Sizes within their limits, and a single run (of several: the key) within the arena."""
+    cdef uint64_t end = key_offset(sizes) + sizes.key_length
+    if sizes.key_length == 0 or sizes.key_length > KEY_MAX or value_length(sizes) > v.max_value_bytes:
         return False
-    if not r.length & SEVERAL_RUNS:
-        head += length
-    return head <= room_after(a, r)
+    if not sizes.length & SEVERAL_RUNS:
+        end += value_length(sizes)
+    return end <= room_after(a, r)
 
 
-cdef uint32_t record_granules(Arena *a, Record *r) noexcept nogil:
-    """Granules of a sane record's first (mostly only) run."""
-    cdef RunLink *link
-    if r.length & SEVERAL_RUNS:
-        link = <RunLink *> (<uint8_t *> r + sizeof(Record))
-        return link.granules
-    return granules_for(a, body_offset(r) + r.key_length + <uint64_t> (r.length & LENGTH_MASK))
+cdef bint record_sane(View *v, Arena *a, Record *r) noexcept nogil:
+    return are_sane(v, a, r, sizes_of(r))
+
+
+cdef uint32_t record_granules(Arena *a, Record *r, Sizes sizes) noexcept nogil:
+    """Granules of a record's first (mostly only) run; of several runs it is what the link says."""
+    if sizes.length & SEVERAL_RUNS:
+        return load_relaxed32(&(<RunLink *> (<uint8_t *> r + sizeof(Record))).granules)
+    return granules_for(a, key_offset(sizes) + sizes.key_length + <uint64_t> value_length(sizes))
 
 
 cdef bint record_runs(View *v, Arena *a, Record *r, Runs *out) noexcept nogil:
-    """All runs of a record; False when its links do not make sense (scribbled memory)."""
-    cdef RunLink *link
-    cdef uint32_t start
-    out.n = 1
-    out.start[0] = <uint32_t> ((<uint8_t *> r - a.base) // a.granule_bytes)
-    out.granules[0] = record_granules(a, r)
-    if out.granules[0] == 0 or <uint64_t> out.start[0] + out.granules[0] > a.granules:
-        return False
-    if not r.length & SEVERAL_RUNS:
-        return True
-    start = (<RunLink *> (<uint8_t *> r + sizeof(Record))).next
-    while start != NO_GRANULE:
+    """All runs of a record; False when its links make no sense or the runs cannot hold it (scribbled memory)."""
+    cdef Sizes sizes = sizes_of(r)
+    cdef uint32_t granules = record_granules(a, r, sizes)
+    cdef uint64_t start = <uint64_t> (<uint8_t *> r - a.base) // a.granule_bytes
+    cdef uint64_t needed = key_offset(sizes) + sizes.key_length + <uint64_t> value_length(sizes)
+    cdef uint64_t held = 0
+    cdef RunLink *link = <RunLink *> (<uint8_t *> r + sizeof(Record))
+    out.n = 0
+    while True:
+        if granules == 0 or start + granules > a.granules:
+            return False
+        out.start[out.n] = <uint32_t> start
+        out.granules[out.n] = granules
+        out.n += 1
+        held += <uint64_t> granules * a.granule_bytes
+        if not sizes.length & SEVERAL_RUNS:
+            return True
+        start = load_relaxed32(&link.next)
+        if start == NO_GRANULE:
+            return held >= needed
         if out.n == MAX_RUNS or start >= a.granules:
             return False
-        link = <RunLink *> (a.base + <uint64_t> start * a.granule_bytes)
-        out.start[out.n] = start
-        out.granules[out.n] = link.granules
-        if link.granules == 0 or <uint64_t> start + link.granules > a.granules:
-            return False
-        out.n += 1
-        start = link.next
-    return True
+        link = <RunLink *> (a.base + start * a.granule_bytes)
+        granules = load_relaxed32(&link.granules)
+        needed += sizeof(RunLink)
 
 
 cdef bint runs_whole(Arena *a, Record *r, Runs *runs) noexcept nogil:
@@ -94,8 +98,9 @@ cdef bint runs_whole(Arena *a, Record *r, Runs *runs) noexcept nogil:
 cdef void open_value(Cursor *c, Arena *a, Record *r) noexcept nogil:
     """Put the cursor on the first value byte of a record of several runs."""
     cdef RunLink *link = <RunLink *> (<uint8_t *> r + sizeof(Record))
-    cdef uint64_t head = body_offset(r) + r.key_length
-    cdef uint64_t run = <uint64_t> link.granules * a.granule_bytes
+    cdef Sizes sizes = sizes_of(r)
+    cdef uint64_t head = key_offset(sizes) + sizes.key_length
+    cdef uint64_t run = <uint64_t> load_relaxed32(&link.granules) * a.granule_bytes
     cdef uint64_t room = room_after(a, r)
     if run > room:
         run = room
@@ -112,7 +117,7 @@ cdef bint next_run(Cursor *c) noexcept nogil:
     if c.next >= c.arena.granules or c.runs >= MAX_RUNS:
         return False
     link = <RunLink *> (c.arena.base + <uint64_t> c.next * c.arena.granule_bytes)
-    run = <uint64_t> link.granules * c.arena.granule_bytes
+    run = <uint64_t> load_relaxed32(&link.granules) * c.arena.granule_bytes
     if run > room_after(c.arena, link):
         run = room_after(c.arena, link)
     c.at = <uint8_t *> link + sizeof(RunLink)
@@ -123,18 +128,21 @@ cdef bint next_run(Cursor *c) noexcept nogil:
 
 
 cdef void copy_value(Arena *a, Record *r, uint32_t length, char *dst) noexcept nogil:
-    """Copy `length` value bytes (clamped by the caller) out; what lies beyond damaged links is left as it is."""
+    """Copy `length` value bytes (clamped by the caller) out; zeros for what lies beyond damaged links, never this process's own bytes."""
     cdef Cursor c
     cdef uint64_t n
-    cdef uint64_t head
-    if not r.length & SEVERAL_RUNS:
-        head = body_offset(r) + r.key_length
+    cdef Sizes sizes = sizes_of(r)
+    cdef uint64_t head = key_offset(sizes) + sizes.key_length
+    if not sizes.length & SEVERAL_RUNS:
         if head + length <= room_after(a, r):
             memcpy(dst, <uint8_t *> r + head, length)
+        else:
+            memset(dst, 0, length)
         return
     open_value(&c, a, r)
     while length > 0:
         if c.left == 0 and not next_run(&c):
+            memset(dst, 0, length)
             return
         n = c.left if c.left < length else length
         memcpy(dst, c.at, n)
@@ -158,13 +166,15 @@ cdef void put(Cursor *c, const void *src, uint64_t length) noexcept nogil:
         c.left -= n
 
 
-cdef void put_value_of(Cursor *to, Arena *a, Record *r) noexcept nogil:
-    """Append the value of another record, run by run."""
+cdef void put_value_of(Cursor *to, Arena *a, Record *r, uint64_t length) noexcept nogil:
+    """Append the value of another record, which has `length` bytes, run by run."""
     cdef Cursor c
     cdef uint64_t n
-    cdef uint64_t length = r.length & LENGTH_MASK
-    if not r.length & SEVERAL_RUNS:
-        put(to, <uint8_t *> r + body_offset(r) + r.key_length, length)
+    cdef Sizes sizes = sizes_of(r)
+    cdef uint64_t head = key_offset(sizes) + sizes.key_length
+    if not sizes.length & SEVERAL_RUNS:
+        if head + length <= room_after(a, r):
+            put(to, <uint8_t *> r + head, length)
         return
     open_value(&c, a, r)
     while length > 0:
@@ -192,10 +202,9 @@ cdef void fill(Arena *a, Runs *runs, Fields *f) noexcept nogil:
     either no version or a whole record."""
     cdef Record *r = <Record *> (a.base + <uint64_t> runs.start[0] * a.granule_bytes)
     cdef Cursor c
-    cdef uint32_t length = f.head_length + f.tail_length
-    cdef uint8_t *body
-    if f.middle != NULL:
-        length += f.middle.length & LENGTH_MASK
+    cdef uint32_t length = f.head_length + f.middle_length + f.tail_length
+    cdef uint64_t head = sizeof(Record) + (sizeof(RunLink) if runs.n > 1 else 0) + (8 if f.foreign_cas else 0) + f.key_length
+    cdef uint8_t *body = <uint8_t *> r + head - f.key_length
     store_relaxed64(&r.version, 0)
     fence_release()
     r.expiry = f.expiry
@@ -206,18 +215,19 @@ cdef void fill(Arena *a, Runs *runs, Fields *f) noexcept nogil:
     r.spare = 0
     if runs.n > 1:
         link_runs(a, runs)
-    body = <uint8_t *> r + body_offset(r)
     if f.foreign_cas:
         memcpy(body - 8, &f.foreign_cas, 8)
     memcpy(body, f.key, f.key_length)
     if runs.n == 1 and f.middle == NULL and f.tail_length == 0:
         memcpy(body + f.key_length, f.head, f.head_length)
     else:
-        open_value(&c, a, r)
-        if runs.n == 1:
-            c.left = length
+        c.arena = a                     # from what this process knows, not from what was just stored: others may write there
+        c.at = <uint8_t *> r + head
+        c.left = <uint64_t> runs.granules[0] * a.granule_bytes - head
+        c.next = runs.start[1] if runs.n > 1 else <uint32_t> NO_GRANULE
+        c.runs = 1
         put(&c, f.head, f.head_length)
         if f.middle != NULL:
-            put_value_of(&c, a, f.middle)
+            put_value_of(&c, a, f.middle, f.middle_length)
         put(&c, f.tail, f.tail_length)
     store_release64(&r.version, f.version)

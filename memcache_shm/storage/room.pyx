@@ -10,14 +10,16 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from memcache_shm.storage.arena cimport (
     Runs, clear, find_run, free_before, gather_runs, granules_for, is_used, mark, next_used, search_run,
 )
-from memcache_shm.storage.atomics cimport load_relaxed64, store_release32
+from memcache_shm.storage.atomics cimport load_relaxed32, store_release32
 from memcache_shm.storage.counters cimport SEVERAL_RUN_RECORDS
 from memcache_shm.storage.evict cimport drop_victim, evict_one, is_dead, next_victim, reap, seek
-from memcache_shm.storage.index cimport Path, Place, locate, shrink
+from memcache_shm.storage.index cimport Path, Place, bucket_count, locate, shrink
 from memcache_shm.storage.layout cimport (
-    BUCKET_SPARSE, GRANULE_MASK, KIND_ENTRY, Record, RunLink, SEVERAL_RUNS, ZONE_STEP, split_buckets, word_granule, word_kind,
+    BUCKET_SPARSE, GRANULE_MASK, KIND_ENTRY, Record, RunLink, SEVERAL_RUNS, ZONE_STEP, word_granule, word_kind,
 )
-from memcache_shm.storage.records cimport Fields, body_offset, cas_id, fill, record_at, record_granules, record_runs, record_sane
+from memcache_shm.storage.records cimport (
+    Fields, Sizes, are_sane, cas_id, fill, key_of, record_at, record_granules, record_runs, record_sane, sizes_of, value_length,
+)
 from memcache_shm.storage.recovery cimport OP_MOVE, publish
 from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start, records_end, shard_of, table_ns, ticks
 
@@ -34,16 +36,18 @@ cdef uint64_t *slot_of_record(View *v, Shard *s, uint32_t granule, uint32_t *buc
     """The slot of the item whose record starts at this granule, recognised by its key leading back here; else NULL."""
     cdef Record *r = record_at(&s.records, granule)
     cdef Place place
+    cdef Sizes sizes
     cdef uint64_t h
-    cdef const char *key
-    if r == NULL or not record_sane(v, &s.records, r):
+    if r == NULL:
         return NULL
-    key = <const char *> r + body_offset(r)
-    h = hash_key(v, key, r.key_length)
+    sizes = sizes_of(r)
+    if not are_sane(v, &s.records, r, sizes):
+        return NULL
+    h = hash_key(v, key_of(r, sizes), sizes.key_length)
     if shard_of(v, h) != s:
         return NULL
-    locate(v, s, key, r.key_length, h, &place)
-    if place.slot == NULL or word_granule(place.slot[0]) != granule:
+    locate(v, s, key_of(r, sizes), sizes.key_length, h, &place)
+    if place.slot == NULL or place.granule != granule:
         return NULL
     bucket[0] = place.bucket
     return place.slot
@@ -52,17 +56,17 @@ cdef uint64_t *slot_of_record(View *v, Shard *s, uint32_t granule, uint32_t *buc
 cdef uint64_t *owner_of(View *v, Shard *s, uint32_t granule, uint32_t *bucket, uint32_t *length) noexcept nogil:
     """The slot of the item that has a run starting at this granule, and the run's length; NULL when no run starts there."""
     cdef uint64_t *slot = slot_of_record(v, s, granule, bucket)
-    cdef RunLink *link
+    cdef Record *r = record_at(&s.records, granule)
     cdef Runs runs
-    cdef uint32_t i
+    cdef uint32_t i, first
     if slot != NULL:
-        length[0] = record_granules(&s.records, record_at(&s.records, granule))
+        length[0] = record_granules(&s.records, r, sizes_of(r))
         return slot
-    link = <RunLink *> record_at(&s.records, granule)
-    if link == NULL or link.first >= s.records.granules:
+    if r == NULL:
         return NULL
-    slot = slot_of_record(v, s, link.first, bucket)
-    if slot == NULL or not record_runs(v, &s.records, record_at(&s.records, link.first), &runs):
+    first = load_relaxed32(&(<RunLink *> r).first)
+    slot = slot_of_record(v, s, first, bucket)
+    if slot == NULL or not record_runs(v, &s.records, record_at(&s.records, first), &runs):
         return NULL
     for i in range(1, runs.n):
         if runs.start[i] == granule:
@@ -75,12 +79,17 @@ cdef bint move(View *v, Shard *s, uint64_t *slot, uint32_t below) noexcept nogil
     """Copy a record of one run to a free run under `below`; False when there is none."""
     cdef uint64_t old = slot[0]
     cdef Record *r = record_at(&s.records, word_granule(old))
-    cdef uint32_t n = record_granules(&s.records, r)
+    cdef Sizes sizes
+    cdef uint32_t n
     cdef Fields f
     cdef Runs runs
     cdef int64_t at
-    if r.length & SEVERAL_RUNS:
+    if r == NULL:
         return False
+    sizes = sizes_of(r)
+    if sizes.length & SEVERAL_RUNS or not are_sane(v, &s.records, r, sizes):
+        return False
+    n = record_granules(&s.records, r, sizes)
     at = search_run(&s.records, 0, below, n, 1, WHOLE_BITMAP)
     if at < 0:
         return False
@@ -89,16 +98,17 @@ cdef bint move(View *v, Shard *s, uint64_t *slot, uint32_t below) noexcept nogil
     runs.granules[0] = n
     mark(&s.records, <uint32_t> at, n)
     f.version = r.version
-    f.foreign_cas = cas_id(r, 0)
-    f.key = <const char *> r + body_offset(r)
-    f.key_length = r.key_length
+    f.foreign_cas = cas_id(r, sizes, 0)
+    f.key = key_of(r, sizes)
+    f.key_length = sizes.key_length
     f.flags = r.flags
     f.expiry = r.expiry
     f.head = f.tail = NULL
     f.head_length = f.tail_length = 0
     f.middle = r
+    f.middle_length = value_length(sizes)
     fill(&s.records, &runs, &f)
-    record_at(&s.records, <uint64_t> at).state = r.state
+    record_at(&s.records, <uint64_t> at).state = sizes.state
     publish(v, s, OP_MOVE, slot, (old & ~<uint64_t> GRANULE_MASK) | <uint64_t> at)
     clear(&s.records, <uint32_t> word_granule(old), n)
     return True
@@ -106,7 +116,7 @@ cdef bint move(View *v, Shard *s, uint64_t *slot, uint32_t below) noexcept nogil
 
 cdef uint64_t *holder_of(View *v, Shard *s, uint32_t granule, uint32_t *bucket) noexcept nogil:
     """The slot of the item one of whose runs holds this granule, found by looking at all; NULL when none does."""
-    cdef uint32_t n_buckets = split_buckets(load_relaxed64(&s.control.split)), b, i, position, k
+    cdef uint32_t n_buckets = bucket_count(v, s), b, i, position, k
     cdef Record *r
     cdef Runs runs
     cdef Path p
@@ -207,6 +217,8 @@ cdef bint make_run(View *v, Shard *s, uint32_t n, uint64_t pinned) noexcept nogi
             return False
         granule = <uint32_t> word_granule(slot[0])
         drop_victim(v, s, slot, bucket)
+        if granule >= s.records.granules:
+            continue
         low = granule - free_before(&s.records, granule, n)
         if not place_window(v, s, n, pinned, &low):
             return False
@@ -275,5 +287,5 @@ cdef bint several_runs(View *v, Shard *s, uint64_t size_bytes, uint32_t head_byt
                 if i == 0:
                     return False
                 break
-            if s.control.records < <uint64_t> BUCKET_SPARSE * split_buckets(load_relaxed64(&s.control.split)):
+            if s.control.records < <uint64_t> BUCKET_SPARSE * bucket_count(v, s):
                 shrink(v, s)

@@ -16,15 +16,14 @@ from memcache_shm.storage.counters cimport (
     INCR_HITS, INCR_MISSES, RECLAIMED, STORE_NO_MEMORY, STORE_TOO_LARGE, TOTAL_ITEMS, TOUCH_HITS, TOUCH_MISSES,
 )
 from memcache_shm.storage.evict cimport drop, evict_one, free_record, reap
-from memcache_shm.storage.index cimport Place, bucket_at, extend, grow, locate, shrink
+from memcache_shm.storage.index cimport Place, bucket_at, bucket_count, extend, grow, locate, shrink
 from memcache_shm.storage.layout cimport (
     ACCESS_AT, ACCESS_MASK, ACCESS_SHIFT, BUCKET_FILL, BUCKET_SPARSE, CHUNK_BUCKETS, CHUNK_BYTES, EXPIRY_HZ, FETCHED_AT, KIND_ENTRY,
-    LENGTH_MASK, MAX_NODES, MIN_BUCKETS, NODE_BYTES, NO_GRANULE, Record, RunLink, USES_AT, VERSION_AT, VERSION_MASK, entry_pattern,
-    split_buckets, word_granule, word_kind,
+    MAX_NODES, MIN_BUCKETS, NODE_BYTES, NO_GRANULE, Record, RunLink, USES_AT, VERSION_AT, VERSION_MASK, entry_pattern, word_kind,
 )
 from memcache_shm.storage.locks cimport LOCKED, give, take
 from memcache_shm.storage.numbers cimport format_number, parse_number
-from memcache_shm.storage.records cimport Fields, cas_id, copy_value, fill, record_at, record_bytes
+from memcache_shm.storage.records cimport Fields, cas_id, copy_value, fill, record_bytes, sizes_of, value_length
 from memcache_shm.storage.recovery cimport OP_DELETE, OP_EVICT, OP_EXPIRE, OP_STORE, OP_TOUCH, begin, done, end, note, publish
 from memcache_shm.storage.results cimport (
     ADD, APPEND, CAS, EXISTS, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, PREPEND, READ_ONLY, SET, TOO_LARGE,
@@ -77,7 +76,7 @@ cdef void search(View *v, Target *t) noexcept nogil:
     t.record = NULL
     if t.place.slot == NULL:
         return
-    r = record_at(&t.shard.records, word_granule(t.place.slot[0]))
+    r = t.place.record
     expired = r.expiry != 0 and r.expiry <= ticks(table_ns(v))
     if not expired and r.version > load_relaxed64(&t.shard.control.cutoff):
         t.record = r
@@ -102,7 +101,7 @@ cdef int leave(View *v, Target *t, int result) noexcept nogil:
 
 cdef void balance(View *v, Shard *s, uint64_t pinned) noexcept nogil:
     """One split when the buckets are full on average, a few merges when they are sparse."""
-    cdef uint32_t n = split_buckets(load_relaxed64(&s.control.split))
+    cdef uint32_t n = bucket_count(v, s)
     cdef uint32_t _merge
     if s.control.records > <uint64_t> n * BUCKET_FILL:
         if n < v.max_buckets:
@@ -145,7 +144,7 @@ cdef bint ensure_slot(View *v, Target *t, uint64_t pinned) noexcept nogil:
 cdef bint make_room(View *v, Target *t, Fields *f, uint32_t length, Runs *runs) noexcept nogil:
     """Take granules for the new record and make sure of a slot for it."""
     cdef Shard *s = t.shard
-    cdef uint64_t pinned = word_granule(t.place.slot[0]) if t.place.slot != NULL else <uint64_t> NO_GRANULE
+    cdef uint64_t pinned = t.place.granule if t.place.slot != NULL else <uint64_t> NO_GRANULE
     cdef uint64_t split = load_relaxed64(&s.control.split)
     cdef uint32_t i
     if t.place.slot == NULL and v.max_records != 0 and s.control.records >= v.max_records:
@@ -213,7 +212,7 @@ cdef int permitted(View *v, Target *t, int mode, uint64_t cas) noexcept nogil:
         if t.record == NULL:
             count(v, CAS_MISSES, 1)
             return NOT_FOUND
-        if cas_id(t.record, t.record.version) != cas:
+        if cas_id(t.record, sizes_of(t.record), t.record.version) != cas:
             count(v, CAS_BADVAL, 1)
             return EXISTS
         count(v, CAS_HITS, 1)
@@ -242,13 +241,14 @@ cdef int store(View *v, int mode, const char *key, size_t klen, const char *valu
     f.expiry = expiry
     f.head = f.tail = value
     f.head_length = <uint32_t> vlen
-    f.tail_length = 0
+    f.tail_length = f.middle_length = 0
     f.middle = NULL
     if mode == APPEND or mode == PREPEND:
         f.flags = t.record.flags
         f.expiry = t.record.expiry
         f.middle = t.record
-        length += t.record.length & LENGTH_MASK
+        f.middle_length = value_length(sizes_of(t.record))
+        length += f.middle_length
         if mode == APPEND:
             f.head_length = 0
             f.tail_length = <uint32_t> vlen
@@ -271,7 +271,7 @@ cdef int remove(View *v, const char *key, size_t klen, uint64_t cas, bint wait) 
     if t.record == NULL:
         count(v, DELETE_MISSES, 1)
         return leave(v, &t, NOT_FOUND)
-    if cas != 0 and cas_id(t.record, t.record.version) != cas:
+    if cas != 0 and cas_id(t.record, sizes_of(t.record), t.record.version) != cas:
         return leave(v, &t, EXISTS)
     count(v, DELETE_HITS, 1)
     drop(v, t.shard, t.place.slot, t.place.bucket, OP_DELETE)
@@ -291,7 +291,7 @@ cdef int arith(View *v, const char *key, size_t klen, bint decr, uint64_t delta,
     if t.record == NULL:
         count(v, DECR_MISSES if decr else INCR_MISSES, 1)
         return leave(v, &t, NOT_FOUND)
-    length = t.record.length & LENGTH_MASK
+    length = value_length(sizes_of(t.record))
     if length > NUMBER_BYTES:
         return leave(v, &t, NOT_NUMBER)
     copy_value(&t.shard.records, t.record, length, text)
@@ -314,7 +314,7 @@ cdef int arith(View *v, const char *key, size_t klen, bint decr, uint64_t delta,
     f.expiry = t.record.expiry
     f.head = f.tail = text
     f.head_length = digits
-    f.tail_length = 0
+    f.tail_length = f.middle_length = 0
     f.middle = NULL
     result[0] = number
     return leave(v, &t, write_record(v, &t, &f, digits, version))
