@@ -229,6 +229,26 @@ class Claim:
         """Whether the daemon's end is the table's end."""
         return self.state.made_by == "daemon"
 
+    def recreate(self) -> Table:
+        """An empty table of the same geometry under the name, in place of one that was removed from outside; it is the claim's now.
+
+        Whose it was (`made_by`) does not change; what is left of the old one is removed, and this process's handle of it closed.
+        Raises OSError when the system refuses, MemcacheError when the state directory cannot be written.
+        """
+        old = self.state
+        self._lock.lock()
+        try:
+            self.table.retire()
+            remove_leftovers(old)
+            statefile.make_directory(old.directory, old.mode)
+            table, state = _create(old.directory, old.name, self.table.geometry, old.mode, old.evict, made_by=old.made_by)
+            self.state = statefile.write_state(state.directory, state.with_owner(served=True))
+        finally:
+            self._lock.unlock()
+        self.table.close()
+        self.table = table
+        return table
+
     def release(self, *, keep: bool = False) -> None:
         """Give the name up; remove the table if a daemon made it, unless `keep`. For the process that claimed it."""
         self._lock.lock()
