@@ -50,6 +50,7 @@ class Options:
     name: str | None  # None: made of the port or the socket
     keep: bool
     mode: int
+    stuck_s: int  # 0: never
 
 
 def parse(words: Sequence[str], commands: str) -> Options:
@@ -67,6 +68,7 @@ def parse(words: Sequence[str], commands: str) -> Options:
         name=space.name,
         keep=space.keep,
         mode=space.mode,
+        stuck_s=space.stuck_s,
     )
 
 
@@ -166,6 +168,13 @@ def _add_process(group: argparse._ArgumentGroup) -> None:
         metavar="NUM",
         help=f"worker processes (default: one a CPU, here {cpus})",
     )
+    group.add_argument(
+        "--stuck-s",
+        type=_stuck_s,
+        default=10,
+        metavar="SECONDS",
+        help="report a worker without a sign of life for so long, abort it after twice, kill it after three times (default 10; 0: never)",
+    )
     group.add_argument("-v", "--verbose", dest="verbosity", action="count", default=0, help="say more on standard error; -vv more still")
     group.add_argument(
         "-V",
@@ -175,6 +184,11 @@ def _add_process(group: argparse._ArgumentGroup) -> None:
         help="print the version",
     )
     group.add_argument("-h", "--help", action="help", help="print this help")
+
+
+def _stuck_s(text: str) -> int:
+    """The type of --stuck-s. A wait for a shard's lock may last 1 s, so that a lower limit would meet workers that only wait."""
+    return 0 if text.strip() == "0" else arguments.whole(2, 86400, " (or 0: never)")(text)
 
 
 def _hosts(space: argparse.Namespace) -> tuple[tuple[str, int], ...]:

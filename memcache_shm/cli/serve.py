@@ -50,9 +50,11 @@ def _config(options: Options, listeners: Sequence[Listener], claim: registry.Cla
     return ServerConfig(
         table=claim.table,
         listeners=listeners,
+        renew_table=claim.recreate,
         workers=options.workers,
         max_connections=options.max_connections,
         verbosity=options.verbosity,
+        stuck_s=options.stuck_s,
         on_start=on_start,
     )
 

@@ -10,5 +10,7 @@ class Acceptor:
     def __init__(self, counters: Counters, listeners: Sequence[int], wake: int, max_connections: int) -> None: ...
     def set_channel(self, which: int, fd: int) -> None:
         """The supervisor's end of a worker's channel; -1 for a worker that is gone."""
+    def avoid(self, which: int, avoided: bool) -> None:
+        """Whether new connections go to others than that worker."""
     def run(self, timeout_ms: int = -1) -> None:
-        """Accept until the wake descriptor is readable, a channel closed, or nothing came in time. Raises OSError."""
+        """Accept until the wake descriptor is readable, a worker came up or went, or the time is over. Raises OSError."""

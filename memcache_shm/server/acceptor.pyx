@@ -1,12 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """The supervisor's accept loop: take connections in batches, hand each to the worker with the fewest.
 
-Native, so that connection churn keeps up with memcached; it returns to Python when a signal was noted or a worker's channel
-closed. It reads no client byte. A worker counts as ready once it has reached its loop; while none is, the
-listeners' backlog holds the clients.
+Native, so that connection churn keeps up with memcached; it returns to Python when a signal was noted, a worker came up or went,
+or the time is over. It reads no client byte. A worker counts as ready once it has reached its loop, unless it is avoided (the
+supervisor hears nothing of it) or full (its channel takes nothing more); while none is ready, the listeners' backlog holds the
+clients.
 """
 
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+from libc.limits cimport INT_MAX
 from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -17,12 +19,12 @@ from memcache_shm.server.linux cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, POLLOUT, SCM_RIGHTS, SOCK_CLOEXEC,
     SOCK_NONBLOCK, SOL_SOCKET, accept4, close, cmsghdr, iovec, msghdr, poll, pollfd, recv, send, sendmsg,
 )
-from memcache_shm.storage.atomics cimport store_release64
+from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, store_release64
 
 cdef enum:
     BATCH = 64                  # accepted before they are handed over
     PAUSE_MS = 50               # after the kernel refused a descriptor: other processes may give some back
-    FULL_MS = 1000              # how long all workers' channels may be full before connections are given up
+    FULL_MS = 1000              # how long all workers' channels may be full before accepted connections are given up
 
 cdef bytes refusal = b"ERROR Too many open connections\r\n"
 cdef const char *REFUSAL = refusal
@@ -32,6 +34,8 @@ cdef size_t REFUSAL_SIZE = len(refusal)
 cdef struct Parcel:             # connections on their way to one worker
     int fds[HANDOVER_MAX]
     int count
+    bint avoided                # by the supervisor: it gets none
+    bint full                   # nor now, until its channel takes messages again
 
 
 cdef class Acceptor:
@@ -65,9 +69,16 @@ cdef class Acceptor:
     def set_channel(self, int which, int fd):
         """The supervisor's end of a worker's channel; -1 for a worker that is gone."""
         self._fds[1 + which].fd = fd
+        self._fds[1 + which].events = POLLIN
+        self._parcels[which].avoided = False
+        self._parcels[which].full = False
+
+    def avoid(self, int which, bint avoided):
+        """Whether new connections go to others."""
+        self._parcels[which].avoided = avoided
 
     def run(self, int timeout_ms=-1):
-        """Accept and hand over. Returns when the wake descriptor is readable, a channel closed, or nothing came in time."""
+        """Accept and hand over. Returns when the wake descriptor is readable, a worker came up or went, or the time is over."""
         cdef int result
         with nogil:
             result = self._serve(timeout_ms)
@@ -76,10 +87,12 @@ cdef class Acceptor:
 
     cdef int _serve(self, int timeout_ms) noexcept nogil:
         """0: back to Python; -1: errno says."""
+        cdef uint64_t now_ms = clock_ns(CLOCK_MONOTONIC) // 1000000
+        cdef uint64_t until_ms = now_ms + timeout_ms if timeout_ms >= 0 else UINT64_MAX
         cdef int count
         cdef int at
-        while True:
-            count = poll(self._fds, self._watched(), PAUSE_MS if self._paused else timeout_ms)
+        while now_ms <= until_ms:
+            count = poll(self._fds, self._watched(), PAUSE_MS if self._paused else <int> min(until_ms - now_ms, INT_MAX))
             if count < 0:
                 return 0 if errno == EINTR else -1
             if self._paused:
@@ -87,33 +100,48 @@ cdef class Acceptor:
                 self._counters.daemon.paused_us += PAUSE_MS * 1000
             elif count == 0:
                 return 0
-            if self._fds[0].revents or self._channel_closed():
+            if self._hear_workers() or self._fds[0].revents:
                 return 0
             for at in range(1 + self._workers, self._watched()):
                 if self._fds[at].revents:
                     self._accept(self._fds[at].fd)
+            now_ms = clock_ns(CLOCK_MONOTONIC) // 1000000
+        return 0
 
     cdef int _watched(self) noexcept nogil:
-        """Without a worker that is up, or without descriptors, the listeners wait."""
+        """Without a worker that is ready, or without descriptors, the listeners wait."""
+        return 1 + self._workers + (0 if self._paused or not self._any_ready() else self._listeners)
+
+    cdef bint _any_ready(self) noexcept nogil:
         cdef int which
         for which in range(self._workers):
-            if self._is_up(which) and not self._paused:
-                return 1 + self._workers + self._listeners
-        return 1 + self._workers
+            if self._is_ready(which):
+                return True
+        return False
 
-    cdef inline bint _is_up(self, int which) noexcept nogil:
-        return self._fds[1 + which].fd >= 0 and self._counters.worker[which].up != 0
+    cdef inline bint _is_ready(self, int which) noexcept nogil:
+        cdef Parcel *parcel = &self._parcels[which]
+        return self._fds[1 + which].fd >= 0 and self._counters.worker[which].up != 0 and not parcel.avoided and not parcel.full
 
-    cdef bint _channel_closed(self) noexcept nogil:
-        """Read the bytes by which workers say that they are up. True: one is gone; its channel is watched no longer."""
+    cdef bint _hear_workers(self) noexcept nogil:
+        """Read the bytes by which workers say that they are up. True: one said so or is gone; its channel is watched no longer then."""
+        cdef bint heard = False
         cdef char byte
-        cdef bint closed = False
+        cdef ssize_t got
         cdef int which
-        for which in range(1, 1 + self._workers):
-            if self._fds[which].revents and recv(self._fds[which].fd, &byte, 1, MSG_DONTWAIT) <= 0 and errno != EAGAIN:
-                self._fds[which].fd = -1
-                closed = True
-        return closed
+        for which in range(self._workers):
+            if self._fds[1 + which].revents & POLLOUT:
+                self._set_full(which, False)
+            if self._fds[1 + which].revents & ~POLLOUT:
+                got = recv(self._fds[1 + which].fd, &byte, 1, MSG_DONTWAIT)
+                if got == 0 or (got < 0 and errno != EAGAIN):       # at the end of input errno says nothing
+                    self._fds[1 + which].fd = -1
+                heard = True
+        return heard
+
+    cdef void _set_full(self, int which, bint full) noexcept nogil:
+        self._parcels[which].full = full
+        self._fds[1 + which].events = POLLIN | POLLOUT if full else POLLIN
 
     cdef void _accept(self, int listener) noexcept nogil:
         """A batch of connections of one listener."""
@@ -124,10 +152,13 @@ cdef class Acceptor:
         for which in range(self._workers):
             self._open += self._counters.open_connections(which)
         for _taken in range(BATCH):
+            if not self._any_ready():
+                break
             fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd < 0:
                 if errno != EAGAIN and errno != EINTR and errno != ECONNABORTED:
                     self._paused = True
+                    self._counters.daemon.accept_errno = errno
                     self._counters.daemon.no_descriptor += 1
                 break
             self._counters.daemon.accepted += 1
@@ -135,7 +166,7 @@ cdef class Acceptor:
                 self._refuse(fd)
             else:
                 self._open += 1
-                self._assign(fd)
+                self._assign(fd, 0)
         for which in range(self._workers):
             self._hand_over(which)
 
@@ -144,15 +175,15 @@ cdef class Acceptor:
         send(fd, REFUSAL, REFUSAL_SIZE, MSG_NOSIGNAL | MSG_DONTWAIT)
         close(fd)
 
-    cdef void _assign(self, int fd) noexcept nogil:
-        """Into the parcel of the worker that has the fewest connections."""
+    cdef void _assign(self, int fd, int fallback) noexcept nogil:
+        """Into the parcel of the ready worker that has the fewest connections; `fallback`'s when none is ready any more."""
         cdef uint64_t fewest = UINT64_MAX
         cdef uint64_t count
-        cdef int best = 0
+        cdef int best = fallback
         cdef int which
         cdef WorkerFigures *figures
         for which in range(self._workers):
-            if self._is_up(which):
+            if self._is_ready(which):
                 count = self._counters.open_connections(which)
                 if count < fewest:
                     fewest = count
@@ -165,19 +196,20 @@ cdef class Acceptor:
             self._hand_over(best)
 
     cdef void _hand_over(self, int which) noexcept nogil:
-        """Send a parcel; the worker owns its connections from then on."""
+        """Send a parcel; the worker owns its connections from then on. What a full channel does not take goes to the others."""
         cdef Parcel *parcel = &self._parcels[which]
         cdef WorkerFigures *figures = &self._counters.worker[which]
-        cdef pollfd room
         cdef bint sent
         cdef int at
         if parcel.count == 0:
             return
         sent = self._send(which)
         if not sent and errno == EAGAIN:
-            room.fd = self._fds[1 + which].fd
-            room.events = POLLOUT
-            sent = poll(&room, 1, FULL_MS) > 0 and self._send(which)
+            self._set_full(which, True)
+            if self._any_ready():
+                self._share_out(which)
+                return
+            sent = self._send_late(which)
         for at in range(parcel.count):
             close(parcel.fds[at])
         if sent:
@@ -186,6 +218,25 @@ cdef class Acceptor:
             figures.handed -= parcel.count
             self._counters.daemon.dropped += parcel.count
         parcel.count = 0
+
+    cdef void _share_out(self, int which) noexcept nogil:
+        """A full worker's parcel to those that are ready. Each call makes one worker full, so this ends."""
+        cdef Parcel parcel = self._parcels[which]
+        cdef WorkerFigures *figures = &self._counters.worker[which]
+        cdef int at
+        figures.handed -= parcel.count
+        self._parcels[which].count = 0
+        for at in range(parcel.count):
+            self._assign(parcel.fds[at], which)
+        for at in range(self._workers):
+            self._hand_over(at)
+
+    cdef bint _send_late(self, int which) noexcept nogil:
+        """All workers are full: wait for this one."""
+        cdef pollfd room
+        room.fd = self._fds[1 + which].fd
+        room.events = POLLOUT
+        return poll(&room, 1, FULL_MS) > 0 and self._send(which)
 
     cdef bint _send(self, int which) noexcept nogil:
         """One message: the count, and the descriptors as ancillary data. False: errno says."""

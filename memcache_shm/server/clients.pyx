@@ -161,7 +161,9 @@ cdef class Clients:
     cdef bint _next(self, Connection *c, Buffer *source) noexcept nogil:
         """Parse and execute one request. False: there is no further one."""
         cdef Request request
-        cdef int step = next_request(&c.parser, source.data + source.start, waiting(source), self.max_value, &request)
+        cdef int step
+        self.figures.beats += 1
+        step = next_request(&c.parser, source.data + source.start, waiting(source), self.max_value, &request)
         source.start += request.used
         c.need = request.need
         c.at_eof = request.at_eof

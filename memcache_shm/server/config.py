@@ -24,6 +24,8 @@ class ServerConfig:
 
     table: Table
     listeners: Sequence[Listener]
+    #: Makes a table like ``table`` in its place when that was removed from outside. Raises MemcacheError or OSError.
+    renew_table: Callable[[], Table]
     workers: int = 1
     #: Above it a client reads "ERROR Too many open connections" and is closed.
     max_connections: int = 1024
@@ -31,5 +33,7 @@ class ServerConfig:
     verbosity: int = 0
     #: Called once with the bound addresses, when every worker serves.
     on_start: Callable[[Sequence[Address]], None] = _ignore_addresses
+    #: A worker without a sign of life for so long is reported, after the same time again aborted, then killed; 0: never.
+    stuck_s: float = 10.0
     #: A graceful stop waits this long for replies that slow clients still have to take.
     drain_s: float = 5.0

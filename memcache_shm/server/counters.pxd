@@ -1,9 +1,10 @@
 """Figures of one daemon, in a mapping that supervisor and workers share: nothing here belongs to the table."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 cdef enum:
     TABLE_FIGURES = 48          # room for the table's figures at the last `stats reset`
+    SUPERVISED_MAX = 8          # room for the supervisor's own figures
 
 
 cdef struct WorkerFigures:      # written by its worker only, unless said otherwise
@@ -18,7 +19,10 @@ cdef struct WorkerFigures:      # written by its worker only, unless said otherw
     uint64_t busy               # requests that failed because a shard's lock did not come
     uint64_t pid                # by the supervisor only
     uint64_t up                 # 1 from the worker's first wait on; zeroed by the supervisor before a fork
-    uint64_t spare[5]           # to two cache lines
+    uint64_t beats              # advances with every request and every round of the loop: the worker lives
+    uint64_t lost               # connections it could not take for want of descriptors
+    uint64_t generation         # of the table it ought to serve, by the supervisor only
+    uint64_t spare[2]           # to two cache lines
 
 
 cdef struct DaemonFigures:      # written by the supervisor only, unless said otherwise
@@ -29,7 +33,11 @@ cdef struct DaemonFigures:      # written by the supervisor only, unless said ot
     uint64_t verbosity          # by any worker
     uint64_t started_s          # monotonic clock
     uint64_t dropped            # connections of workers that died
-    uint64_t spare
+    uint64_t accept_errno       # why accepting paused last
+    uint64_t supervised[SUPERVISED_MAX]     # by the names in counters.pyx
+    int64_t shmid               # of the table that took the place of a removed one; before the workers' generation
+    int64_t semid
+    uint8_t uuid[16]
     uint64_t base[TABLE_FIGURES]    # table figures at the last reset, by any worker, the last one wins
 
 

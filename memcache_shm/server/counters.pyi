@@ -1,5 +1,7 @@
 """Figures of one daemon, shared by supervisor and workers."""
 
+SUPERVISED: tuple[str, ...]
+
 class Counters:
     """Made before the fork; each figure has one writer."""
 
@@ -12,6 +14,18 @@ class Counters:
     def set_pid(self, which: int, pid: int) -> None: ...
     def is_up(self, which: int) -> bool:
         """Whether the worker has reached its loop."""
+    def beats(self, which: int) -> int:
+        """Advances with all a worker does."""
+    def lost(self) -> int:
+        """Connections that workers could not take for want of descriptors."""
+    def pauses(self) -> tuple[int, int]:
+        """How often accepting paused for want of descriptors or memory, and the last errno."""
+    def note(self, name: str, count: int = 1) -> None:
+        """For the supervisor alone: add to one of the figures in ``SUPERVISED``."""
+    def succeed(self, shmid: int, semid: int, uuid: str) -> None:
+        """For the supervisor alone: that table takes the place of the present one; each worker attaches it in its next round."""
+    def successor(self) -> tuple[int, int, str]:
+        """What ``succeed`` was told last: shmid, semid, uuid."""
     def pids(self) -> list[int]: ...
     @property
     def uptime_s(self) -> int:

@@ -9,8 +9,21 @@ import mmap
 import time
 
 from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 
-from memcache_shm.server.counters cimport TABLE_FIGURES, DaemonFigures, WorkerFigures
+from memcache_shm.server.counters cimport SUPERVISED_MAX, TABLE_FIGURES, DaemonFigures, WorkerFigures
+from memcache_shm.storage.atomics cimport load_acquire64, store_release64
+
+#: What only the supervisor counts, as `stats shm` names it.
+SUPERVISED = (
+    "shm_workers_killed",       # ended by a signal, whoever sent it
+    "shm_workers_exited",       # ended by themselves while the daemon ran
+    "shm_workers_stuck",        # found without a sign of life
+    "shm_start_failures",       # descriptors or the fork refused by the kernel
+    "shm_shards_swept",         # repaired at once after a worker's death
+    "shm_tables_renewed",       # removed from outside and made anew
+)
+assert len(SUPERVISED) <= SUPERVISED_MAX
 
 
 cdef class Counters:
@@ -34,12 +47,38 @@ cdef class Counters:
         figures.closed = figures.handed
         figures.released = 0
         figures.up = 0
+        figures.generation = 0
 
     def set_pid(self, int which, int pid):
         self.worker[which].pid = pid
 
     def is_up(self, int which):
         return self.worker[which].up != 0
+
+    def beats(self, int which):
+        return load_acquire64(&self.worker[which].beats)
+
+    def lost(self):
+        cdef int which
+        return sum(self.worker[which].lost for which in range(self.workers))
+
+    def pauses(self):
+        return self.daemon.no_descriptor, self.daemon.accept_errno
+
+    def note(self, name, uint64_t count=1):
+        self.daemon.supervised[SUPERVISED.index(name)] += count
+
+    def succeed(self, int shmid, int semid, str uuid):
+        cdef bytes raw = bytes.fromhex(uuid)
+        cdef int which
+        self.daemon.shmid = shmid
+        self.daemon.semid = semid
+        memcpy(self.daemon.uuid, <const char *> raw, 16)
+        for which in range(self.workers):
+            store_release64(&self.worker[which].generation, self.worker[which].generation + 1)
+
+    def successor(self):
+        return self.daemon.shmid, self.daemon.semid, (<bytes> self.daemon.uuid[:16]).hex()
 
     def pids(self):
         return [self.worker[which].pid for which in range(self.workers)]
@@ -61,7 +100,7 @@ cdef class Counters:
         cdef WorkerFigures total
         cdef WorkerFigures *one
         total.handed = total.closed = total.bytes_read = total.bytes_written = 0
-        total.cmd_meta = total.too_large = total.yields = total.busy = 0
+        total.cmd_meta = total.too_large = total.yields = total.busy = total.lost = 0
         for which in range(self.workers):
             one = &self.worker[which]
             total.handed += one.handed
@@ -72,6 +111,7 @@ cdef class Counters:
             total.too_large += one.too_large
             total.yields += one.yields
             total.busy += one.busy
+            total.lost += one.lost
         return {
             "curr_connections": total.handed - total.closed,
             "total_connections": self.daemon.accepted,
@@ -84,7 +124,8 @@ cdef class Counters:
             "store_too_large": total.too_large,
             "conn_yields": total.yields,
             "shm_busy": total.busy,
-            "shm_dropped_connections": self.daemon.dropped,
+            "shm_dropped_connections": self.daemon.dropped + total.lost,
+            **{name: self.daemon.supervised[at] for at, name in enumerate(SUPERVISED)},
         }
 
     def set_base(self, figures):

@@ -10,3 +10,5 @@ class Executor:
     """Executes the requests of one worker's clients."""
 
     def __init__(self, table: Table, pool: Pool, counters: Counters, which: int, stats_text: Callable[[bytes], bytes]) -> None: ...
+    def set_table(self, table: Table) -> None:
+        """Another table from the next request on."""

@@ -52,6 +52,10 @@ cdef class Executor:
         if self.room(OUT_SIZE) == NULL:
             raise MemoryError("no room for a worker's out buffer")
 
+    def set_table(self, Table table):
+        """Another table from the next request on; between requests nothing refers to one."""
+        self.table = table
+
     cdef void execute(self, Parser *parser, const Request *request) noexcept nogil:
         """Do it and put the reply, if one is due, behind the others in `out`."""
         handlers[request.op](self, parser, request)

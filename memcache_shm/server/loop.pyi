@@ -1,5 +1,7 @@
 """A worker's loop."""
 
+from collections.abc import Callable
+
 from memcache_shm.server.executor import Executor
 
 def die_with_parent(signal_number: int) -> None:
@@ -8,6 +10,7 @@ def die_with_parent(signal_number: int) -> None:
 class WorkerLoop:
     """One epoll for all of a worker's connections."""
 
-    def __init__(self, executor: Executor, channel: int, stop: int, drain_s: float) -> None: ...
+    def __init__(self, executor: Executor, channel: int, stop: int, drain_s: float, renew_table: Callable[[], None]) -> None:
+        """``renew_table`` is called between requests when the supervisor has made another table; it must not raise."""
     def run(self) -> None:
         """Serve until the channel ends or ``stop`` becomes readable, then answer what has been read, and return."""

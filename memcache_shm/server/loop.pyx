@@ -1,5 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
-"""A worker's loop: one epoll for all its connections, the supervisor's channel and the stop signal. It knows no protocol."""
+"""A worker's loop: one epoll for all its connections, the supervisor's channel and the stop signal. It knows no protocol.
+
+It advances `beats` in every round, so a message without descriptors on the channel makes an idle worker show that it lives.
+"""
 
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint64_t
@@ -11,10 +14,11 @@ from memcache_shm.server.counters cimport WorkerFigures
 from memcache_shm.server.executor cimport Executor
 from memcache_shm.server.handover cimport HANDOVER_MAX
 from memcache_shm.server.linux cimport (
-    CLOCK_MONOTONIC, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, MSG_CMSG_CLOEXEC,
-    MSG_DONTWAIT, PR_SET_PDEATHSIG, clock_gettime, close, cmsghdr, epoll_create1, epoll_ctl, epoll_event, epoll_wait, iovec,
-    msghdr, prctl, recvmsg, timespec,
+    CLOCK_MONOTONIC, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN,
+    MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, PR_SET_PDEATHSIG, clock_gettime, close, cmsghdr, epoll_create1, epoll_ctl, epoll_event,
+    epoll_wait, iovec, msghdr, prctl, recvmsg, send, timespec,
 )
+from memcache_shm.storage.atomics cimport load_acquire64
 
 cdef enum:
     EVENTS = 256                # taken from the kernel at a time
@@ -45,9 +49,11 @@ cdef class WorkerLoop:
     cdef int _stop              # readable means: stop
     cdef uint64_t _drain_ms     # how long slow clients may take their last replies
     cdef uint64_t _adopted      # connections the supervisor sent so far
+    cdef uint64_t _generation   # of the table it serves; the fork brought the first
+    cdef object _renew_table    # Callable[[], None]: attach the table that took its place
     cdef bint _stopping
 
-    def __init__(self, Executor executor, int channel, int stop, double drain_s):
+    def __init__(self, Executor executor, int channel, int stop, double drain_s, renew_table):
         self._epoll = epoll_create1(EPOLL_CLOEXEC)
         if self._epoll < 0:
             raise OSError(errno, "epoll_create1")
@@ -56,6 +62,7 @@ cdef class WorkerLoop:
         self._channel = channel
         self._stop = stop
         self._drain_ms = <uint64_t> (drain_s * 1000)
+        self._renew_table = renew_table
         self._add(channel, &CHANNEL)
         self._add(stop, &STOP)
 
@@ -72,6 +79,7 @@ cdef class WorkerLoop:
         cdef int error
         with nogil:
             self._figures.up = 1
+            send(self._channel, b"U", 1, MSG_NOSIGNAL | MSG_DONTWAIT)       # last: who hears it finds us up
             error = self._serve()
             if not error:
                 error = self._drain()
@@ -92,6 +100,8 @@ cdef class WorkerLoop:
         cdef uint64_t now = _now_ms()
         while self._receive_connections():
             pass
+        epoll_ctl(self._epoll, EPOLL_CTL_DEL, self._channel, NULL)      # both stay readable, and have told what they had to tell
+        epoll_ctl(self._epoll, EPOLL_CTL_DEL, self._stop, NULL)
         self._clients.drain()
         while self._clients.all != NULL and now < until:
             if self._round(<int> (until - now)) < 0:
@@ -106,6 +116,9 @@ cdef class WorkerLoop:
         cdef int at
         if count < 0:
             return 0 if errno == EINTR else -1
+        self._figures.beats += 1
+        if load_acquire64(&self._figures.generation) != self._generation:
+            self._renew()
         for at in range(count):
             if events[at].data.ptr == &CHANNEL:
                 self._stopping |= not self._receive_connections()
@@ -115,6 +128,11 @@ cdef class WorkerLoop:
                 self._clients.ready(<Connection *> events[at].data.ptr)
         self._clients.take_turns()
         return 0
+
+    cdef void _renew(self) noexcept with gil:
+        """Between two rounds, when no request refers to the table."""
+        self._generation = load_acquire64(&self._figures.generation)
+        self._renew_table()
 
     cdef bint _receive_connections(self) noexcept nogil:
         """One message of the channel. False: there is none, or the supervisor closed its end."""
@@ -142,7 +160,8 @@ cdef class WorkerLoop:
         for at in range(came):
             self._clients.adopt(fds[at], self._adopted + at)
         self._adopted += announced
-        self._figures.closed += announced - came     # lost for want of descriptors
+        self._figures.closed += announced - came
+        self._figures.lost += announced - came      # for want of descriptors
         return True
 
     def __dealloc__(self):

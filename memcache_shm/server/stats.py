@@ -50,12 +50,20 @@ def _lines(figures: Iterable[tuple[str, object]]) -> bytes:
     return "".join(f"STAT {name} {figure}\r\n" for name, figure in figures).encode() + _END
 
 
+def forget_table(counters: Counters) -> None:
+    """A new table counts from 0: after a reset only what the daemon itself counts is still taken off."""
+    own = counters.sums()
+    counters.set_base([base if name in own else 0 for name, base in zip(EVENTS, counters.base(), strict=False)])
+
+
 class StatsPrinter:
     """Called with what followed the word ``stats``; returns the whole reply."""
 
     def __init__(self, config: ServerConfig, counters: Counters) -> None:
         self._config = config
         self._counters = counters
+        #: The one that is served now; a removed table has a successor.
+        self.table = config.table
         self._groups: dict[bytes, _Printer] = {
             b"": self._plain,
             b"settings": self._settings,
@@ -76,7 +84,7 @@ class StatsPrinter:
 
     def _all(self) -> dict[str, int]:
         """The table's figures and the daemon's; a name of both is their sum."""
-        figures = dict(self._config.table.stats())
+        figures = dict(self.table.stats())
         for name, figure in self._counters.sums().items():
             figures[name] = figures.get(name, 0) + figure
         return figures
@@ -84,7 +92,7 @@ class StatsPrinter:
     def _since_reset(self) -> dict[str, int]:
         figures = self._all()
         for name, base in zip(EVENTS, self._counters.base(), strict=False):
-            figures[name] = figures.get(name, 0) - base
+            figures[name] = max(0, figures.get(name, 0) - base)
         figures["cmd_get"] = figures["get_hits"] + figures["get_misses"]
         return figures
 
@@ -118,14 +126,14 @@ class StatsPrinter:
         paths = [address.path for address in addresses if address.path]
         return _lines(
             {
-                "maxbytes": config.table.stats()["limit_maxbytes"],
+                "maxbytes": self.table.stats()["limit_maxbytes"],
                 "maxconns": config.max_connections,
                 "tcpport": inet[0].port if inet else 0,
                 "udpport": 0,
                 "inter": ",".join(address.host for address in inet) or "NULL",
                 "verbosity": self._counters.verbosity,
                 "oldest": 0,
-                "evictions": "on" if config.table.evicts else "off",
+                "evictions": "on" if self.table.evicts else "off",
                 "domain_socket": paths[0] if paths else "NULL",
                 "umask": "700",
                 "shutdown_command": "no",
@@ -141,7 +149,7 @@ class StatsPrinter:
                 "binding_protocol": "ascii",
                 "auth_enabled_sasl": "no",
                 "auth_enabled_ascii": "no",
-                "item_size_max": config.table.max_value,
+                "item_size_max": self.table.max_value,
                 "maxconns_fast": "yes",
                 "hashpower_init": 0,
                 "slab_reassign": "no",
@@ -228,7 +236,7 @@ class StatsPrinter:
         return b"RESET\r\n"
 
     def _shm(self, words: list[bytes]) -> bytes:
-        table = self._config.table
+        table = self.table
         own = {name: figure for name, figure in self._all().items() if name.startswith("shm_")}
         head = {"shm_uuid": table.uuid, "shm_id": table.shmid, "sem_id": table.semid, "geometry": table.geometry.describe()}
         pids = {f"worker_{which}_pid": pid for which, pid in enumerate(self._counters.pids())}

@@ -11,20 +11,27 @@ it has read, closes its connections and leaves.
 from __future__ import annotations
 
 import logging
+import math
 import os
-import resource
 import select
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
+from typing import NoReturn
 
+from memcache_shm.errors import MemcacheError
 from memcache_shm.server.acceptor import Acceptor
 from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.counters import Counters
+from memcache_shm.server.crew import HANDLED, Crew, Death, WorkerBootError
+from memcache_shm.server.descriptors import DescriptorWatch, raise_limit
+from memcache_shm.server.outage import Outage
+from memcache_shm.server.stats import forget_table
+from memcache_shm.server.watchdog import Watchdog
 from memcache_shm.server.worker import run_worker
 
 log = logging.getLogger(__name__)
@@ -32,17 +39,10 @@ log = logging.getLogger(__name__)
 EXIT_OK = 0
 EXIT_FAILED = 1
 
-_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
-#: Workers that die before they reach their loop, one after the other, mean that another try is useless.
-_BOOT_DEATHS_MAX = 3
-#: Descriptors of a process besides its connections: listeners, channels, pipes, standard streams, the interpreter's own.
-_OTHER_DESCRIPTORS = 128
+#: How often the table and the descriptors are looked after.
+_LOOK_EVERY_S = 1.0
 #: What a worker needs besides its drain time, before it is killed at a stop.
 _STOP_GRACE_S = 1.0
-
-
-class WorkerBootError(Exception):
-    """Workers die before they serve."""
 
 
 def serve(config: ServerConfig) -> int:
@@ -58,23 +58,29 @@ class Supervisor:
         self._counters = Counters(config.workers)
         self._counters.verbosity = config.verbosity
         self._wake, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._noted: list[int] = []
-        self._pids: dict[int, int] = {}
-        self._channels: dict[int, socket.socket] = {}
-        self._boot_deaths = 0
+        self._stop_signals = 0
+        self._child_ended = False
         listeners = [listener.fileno() for listener in config.listeners]
         self._acceptor = Acceptor(self._counters, listeners, self._wake, config.max_connections)
+        self._crew = Crew(self._counters, self._acceptor, self._work)
+        self._watchdog = Watchdog(self._counters, self._acceptor, self._crew, config.stuck_s)
+        self._descriptors = DescriptorWatch(self._counters)
+        self._table_outage = Outage()
+        self._look_s = time.monotonic() + _LOOK_EVERY_S
+        self._pid = os.getpid()
+        self._started = False
 
     def run(self) -> int:
         """The life of the daemon; see ``serve``."""
-        _raise_descriptor_limit(self._config.max_connections)
+        raise_limit(self._config.max_connections)
         status = EXIT_OK
         with self._handled_signals():
             try:
-                self._boot()
-                while not self._stop_asked():
-                    self._acceptor.run()
+                while not self._stop_signals:
+                    self._crew.fill()
+                    self._acceptor.run(self._pause_ms())
                     self._act()
+                    self._look_after()
             except WorkerBootError as error:
                 log.error("%s", error)
                 status = EXIT_FAILED
@@ -82,59 +88,40 @@ class Supervisor:
                 self._stop()
         return status
 
-    def _boot(self) -> None:
-        """Fork all workers before any connection comes, and wait until each serves."""
-        for which in range(self._config.workers):
-            self._spawn(which)
-        while not self._stop_asked() and not all(map(self._counters.is_up, range(self._config.workers))):
-            select.select([self._wake, *(channel.fileno() for channel in self._channels.values())], [], [], 0.05)
-            self._act()
-        if not self._stop_asked():
-            self._config.on_start([listener.address for listener in self._config.listeners])
-
-    def _spawn(self, which: int) -> None:
-        """Fork one worker into its place. Signals wait meanwhile: the child must not write into our wake pipe."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._counters.begin(which)
-        parent = os.getpid()
-        sys.stderr.flush()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
-        pid = os.fork()
-        if pid == 0:
-            ours.close()
-            self._forget_in_child()
-            run_worker(self._config, self._counters, which, theirs, parent)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        theirs.close()
-        self._pids[pid] = which
-        self._channels[which] = ours
-        self._counters.set_pid(which, pid)
-        self._acceptor.set_channel(which, ours.fileno())
+    def _work(self, which: int, channel: socket.socket) -> NoReturn:
+        """The life of a forked child."""
+        self._forget_in_child()
+        run_worker(self._config, self._counters, which, channel, self._pid)
 
     def _forget_in_child(self) -> None:
         """Close what belongs to the supervisor, so that channels end and ports are free when it is gone."""
         signal.set_wakeup_fd(-1)
         for listener in self._config.listeners:
             listener.close()
-        for channel in self._channels.values():
+        for channel in self._crew.channels:
             channel.close()
         os.close(self._wake)
         os.close(self._wake_writer)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._noted.append(number)
+        if number == signal.SIGCHLD:
+            self._child_ended = True
+        else:
+            self._stop_signals += 1
 
-    def _stop_asked(self) -> bool:
-        return signal.SIGINT in self._noted or signal.SIGTERM in self._noted
+    def _pause_ms(self) -> int:
+        """Until something is due, unless something is noted before."""
+        due_s = min(self._look_s, self._crew.due_s, self._watchdog.due_s)
+        return max(0, math.ceil((due_s - time.monotonic()) * 1000))
 
     def _act(self) -> None:
-        """Do what the noted signals ask for; stop signals stay noted."""
+        """Do what the noted signals ask for; a stop is asked for until the end."""
         self._drain_wake()
-        if signal.SIGCHLD in self._noted:
-            self._noted = [number for number in self._noted if number != signal.SIGCHLD]
-            for which, status in self._reap():
-                if not self._stop_asked():
-                    self._refill(which, status)
+        if self._child_ended and not self._stop_signals:
+            self._child_ended = False
+            for death in self._crew.reap():
+                self._crew.judge(death)
+                self._sweep_after(death)
 
     def _drain_wake(self) -> None:
         try:
@@ -143,62 +130,69 @@ class Supervisor:
         except BlockingIOError:
             return
 
-    def _reap(self) -> list[tuple[int, int]]:
-        """The places of the workers that ended, with their wait status."""
-        ended = []
-        while self._pids:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                break
-            if pid in self._pids:
-                which = self._pids.pop(pid)
-                self._acceptor.set_channel(which, -1)
-                self._channels.pop(which).close()
-                ended.append((which, status))
-        return ended
+    def _sweep_after(self, death: Death) -> None:
+        """Repair what a worker left half done, rather than leave that to the next writer of the same shard."""
+        repaired = self._config.table.sweep()
+        if repaired:
+            self._counters.note("shm_shards_swept", repaired)
+            log.warning("%d shard%s repaired after worker %d (pid %d)", repaired, "s" * (repaired > 1), death.which, death.pid)
 
-    def _refill(self, which: int, status: int) -> None:
-        """Raises WorkerBootError at the third death in a row before a worker served."""
-        self._boot_deaths = 0 if self._counters.is_up(which) else self._boot_deaths + 1
-        if self._boot_deaths >= _BOOT_DEATHS_MAX:
-            raise WorkerBootError(f"{self._boot_deaths} workers in a row ended before they served, the last {_how(status)}")
-        log.warning("worker %d ended, %s; starting another", which, _how(status))
-        self._spawn(which)
+    def _look_after(self) -> None:
+        """What is done by the clock; and once, what is done when every worker serves."""
+        now = time.monotonic()
+        if not self._started and self._crew.is_complete:
+            self._started = True
+            self._crew.has_served()
+            self._config.on_start([listener.address for listener in self._config.listeners])
+        if now >= self._watchdog.due_s:
+            self._watchdog.look(now)
+        if now >= self._look_s:
+            self._look_s = now + _LOOK_EVERY_S
+            self._descriptors.look()
+            if self._config.table.is_removed():
+                self._renew_table()
+
+    def _renew_table(self) -> None:
+        """Segment or semaphores were removed from outside: make the table anew and tell the workers. No connection is lost."""
+        old = self._config.table
+        try:
+            new = self._config.renew_table()
+        except (MemcacheError, OSError) as error:
+            self._table_outage.goes_on(f"the table was removed from outside (segment {old.shmid}) and cannot be made anew: {error}")
+            return
+        self._config = replace(self._config, table=new)
+        self._counters.note("shm_tables_renewed")
+        forget_table(self._counters)
+        self._counters.succeed(new.shmid, new.semid, new.uuid)
+        for place in self._crew.living:
+            self._crew.poke(place)
+        log.warning("the table was removed from outside (segment %d); an empty one took its place (segment %d)", old.shmid, new.shmid)
+        self._table_outage.is_over("the table is back")
 
     def _stop(self) -> None:
         """No more connections; the workers finish and are reaped. A second signal, or the limit of time, kills them."""
         for listener in self._config.listeners:
             listener.remove()
-        asked = len(self._noted)
-        for channel in self._channels.values():
-            channel.shutdown(socket.SHUT_WR)
+        asked = self._stop_signals
+        self._crew.end_channels()
         deadline = time.monotonic() + self._config.drain_s + _STOP_GRACE_S
-        while self._pids:
-            self._reap()
+        while any(self._crew.living):
+            self._crew.reap()
             left = deadline - time.monotonic()
-            again = [number for number in self._noted[asked:] if number != signal.SIGCHLD]
-            if self._pids and (left <= 0 or again):
-                self._kill_workers()
-            elif self._pids:
+            if left <= 0 or self._stop_signals > asked:
+                self._crew.kill_all()
+            elif any(self._crew.living):
                 select.select([self._wake], [], [], left)
                 self._drain_wake()
         os.close(self._wake)
         os.close(self._wake_writer)
 
-    def _kill_workers(self) -> None:
-        """They are ours and not yet reaped, so the pids are still theirs."""
-        for pid in self._pids:
-            os.kill(pid, signal.SIGKILL)
-        for pid in list(self._pids):
-            os.waitpid(pid, 0)
-            self._channels.pop(self._pids.pop(pid)).close()
-
     @contextmanager
     def _handled_signals(self) -> Iterator[None]:
         """Our handlers for the daemon's life, the caller's and its signal mask afterwards. What the caller held back comes now."""
         previous_wake = signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
-        previous = {number: signal.signal(number, self._note) for number in _HANDLED}
-        mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+        previous = {number: signal.signal(number, self._note) for number in HANDLED}
+        mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         try:
             yield
         finally:
@@ -206,22 +200,3 @@ class Supervisor:
             signal.set_wakeup_fd(previous_wake)
             for number, handler in previous.items():
                 signal.signal(number, handler)
-
-
-def _how(status: int) -> str:
-    """A wait status in words."""
-    code = os.waitstatus_to_exitcode(status)
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-
-
-def _raise_descriptor_limit(connections: int) -> None:
-    """Any worker may come to hold every connection, when the others die."""
-    wanted = connections + _OTHER_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= wanted or soft == resource.RLIM_INFINITY:
-        return
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard) if hard != resource.RLIM_INFINITY else hard))
-    except (ValueError, PermissionError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        log.warning("only %d descriptors allowed, %d wanted for %d connections", hard, wanted, connections)

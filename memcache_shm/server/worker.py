@@ -5,6 +5,7 @@ Everything here runs after the fork. The worker inherits the table's mapping and
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -13,17 +14,22 @@ import socket
 from types import FrameType
 from typing import NoReturn
 
+from memcache_shm.errors import MemcacheError, TableRemovedError
 from memcache_shm.server.buffers import Pool
 from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.counters import Counters
 from memcache_shm.server.executor import Executor
 from memcache_shm.server.loop import WorkerLoop, die_with_parent
 from memcache_shm.server.stats import StatsPrinter
+from memcache_shm.storage.table import Table
 
 log = logging.getLogger(__name__)
 
 EXIT_OK = 0
 EXIT_FAILED = 1
+#: Descriptors or memory were short (EX_TEMPFAIL of sysexits.h): another try may do better.
+EXIT_TRY_LATER = 75
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC)
 
 
 def run_worker(config: ServerConfig, counters: Counters, which: int, channel: socket.socket, parent: int) -> NoReturn:
@@ -34,8 +40,11 @@ def run_worker(config: ServerConfig, counters: Counters, which: int, channel: so
         if os.getppid() == parent:
             _serve(config, counters, which, channel)
             status = EXIT_OK
+    except OSError as error:
+        log.error("worker %d (pid %d): %s", which, os.getpid(), error)
+        status = EXIT_TRY_LATER if error.errno in _SHORT else EXIT_FAILED
     except Exception:
-        log.exception("worker %d failed", which)
+        log.exception("worker %d (pid %d) failed", which, os.getpid())
     finally:
         os._exit(status)
 
@@ -44,10 +53,28 @@ def _serve(config: ServerConfig, counters: Counters, which: int, channel: socket
     stop = _stop_descriptor()
     stats = StatsPrinter(config, counters)
     executor = Executor(config.table, Pool(), counters, which, stats)
-    loop = WorkerLoop(executor, channel.fileno(), stop, config.drain_s)
+
+    def renew_table() -> None:
+        _renew_table(executor, stats, counters)
+
+    loop = WorkerLoop(executor, channel.fileno(), stop, config.drain_s, renew_table)
     gc.freeze()
-    channel.send(b"U")
     loop.run()
+
+
+def _renew_table(executor: Executor, stats: StatsPrinter, counters: Counters) -> None:
+    """Attach the table that the supervisor made in place of a removed one; connections go on. A worker that cannot is replaced."""
+    old = stats.table
+    try:
+        new = Table.attach(*counters.successor())
+    except TableRemovedError:
+        return  # that one is gone as well: the supervisor will make yet another
+    except (MemcacheError, OSError) as error:
+        log.error("worker (pid %d) cannot attach the new table: %s", os.getpid(), error)
+        os._exit(EXIT_TRY_LATER)
+    executor.set_table(new)
+    stats.table = new
+    old.close()
 
 
 def _stop_descriptor() -> int:

@@ -33,6 +33,7 @@ def test_defaults() -> None:
         name=None,
         keep=False,
         mode=0o600,
+        stuck_s=10,
     )
 
 
@@ -50,6 +51,8 @@ def test_defaults() -> None:
         ("--mode=0o640", "mode", 0o640),
         ("--name app", "name", "app"),
         ("--keep", "keep", True),
+        ("--stuck-s 0", "stuck_s", 0),
+        ("--stuck-s=2", "stuck_s", 2),
         ("1024 256", "geometry", Geometry.by_elements(1024, 256)),
         ("-v 1024 256 -t 1", "geometry", Geometry.by_elements(1024, 256)),
         ("-m 10", "geometry", Geometry.by_memory(10 * MIB, MIB)),
@@ -94,6 +97,9 @@ def test_meaning(line: str, name: str, value: object) -> None:
         ("-a 8", "-a"),
         ("-a 7777", "-a"),
         ("--mode rw", "--mode"),
+        ("--stuck-s 1", "--stuck-s"),
+        ("--stuck-s -1", "--stuck-s"),
+        ("--stuck-s never", "--stuck-s"),
         ("--name a/b", "--name"),
         ("-l ''", "-l"),
         ("-l 1.2.3.4:x", "-l"),

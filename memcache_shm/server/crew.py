@@ -1,0 +1,254 @@
+"""The workers' places: who sits there, who died, and when the next one is due.
+
+A worker that had served for a while is replaced at once. When young ones die in a row, or the kernel refuses a fork or a
+descriptor, the next try waits longer each time: the others serve meanwhile. Three in a row that end before they serve end the daemon,
+unless it has served before and they were killed from outside or short of something: then time may help.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NoReturn
+
+from memcache_shm.server.acceptor import Acceptor
+from memcache_shm.server.counters import Counters
+from memcache_shm.server.outage import Outage
+from memcache_shm.server.worker import EXIT_FAILED, EXIT_TRY_LATER
+
+log = logging.getLogger(__name__)
+
+#: Held back around a fork: the child must not write into the supervisor's wake pipe.
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+_BOOT_DEATHS_MAX = 3
+#: A worker that dies at a younger age than this died early.
+_EARLY_S = 1.0
+_DELAY_FIRST_S = 0.05
+_DELAY_MOST_S = 2.0
+
+
+class WorkerBootError(Exception):
+    """Workers die before they serve, or cannot be started."""
+
+
+@dataclass
+class Place:
+    """One of the daemon's workers, by its number."""
+
+    which: int
+    pid: int = 0  # 0: nobody
+    channel: socket.socket | None = None  # the supervisor's end
+    started_s: float = 0.0  # monotonic clock
+    early_deaths: int = 0  # in a row
+    due_s: float = 0.0  # when another worker may be started
+
+
+@dataclass(frozen=True)
+class Death:
+    """A worker that ended, reaped."""
+
+    which: int
+    pid: int
+    status: int  # of waitpid
+    served: bool
+
+    @property
+    def by_signal(self) -> bool:
+        return os.WIFSIGNALED(self.status)
+
+    @property
+    def how(self) -> str:
+        """The wait status in words."""
+        if not self.by_signal:
+            return f"ended with exit status {os.waitstatus_to_exitcode(self.status)}"
+        dumped = ", core dumped" if os.WCOREDUMP(self.status) else ""
+        return f"killed by {_signal_name(os.WTERMSIG(self.status))}{dumped}"
+
+    @property
+    def by_circumstance(self) -> bool:
+        """Not the worker's own fault: somebody killed it, or something was short."""
+        if self.by_signal:
+            return os.WTERMSIG(self.status) in (signal.SIGKILL, signal.SIGTERM)
+        return os.WEXITSTATUS(self.status) == EXIT_TRY_LATER
+
+
+class Crew:
+    """All places of a daemon. ``work`` is what a child does: it gets its number and its end of the channel, and never returns."""
+
+    def __init__(self, counters: Counters, acceptor: Acceptor, work: Callable[[int, socket.socket], NoReturn]) -> None:
+        self._counters = counters
+        self._acceptor = acceptor
+        self._work = work
+        self._places = [Place(which) for which in range(counters.workers)]
+        self._boot_deaths = 0
+        self._start_failures = 0
+        self._outage = Outage()
+        self._served = False
+
+    @property
+    def living(self) -> Iterator[Place]:
+        """The places with a worker."""
+        return (place for place in self._places if place.pid)
+
+    @property
+    def channels(self) -> Iterator[socket.socket]:
+        """The supervisor's ends."""
+        return (place.channel for place in self._places if place.channel is not None)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every place has a worker that serves."""
+        return all(place.pid and self._counters.is_up(place.which) for place in self._places)
+
+    @property
+    def due_s(self) -> float:
+        """When the next empty place is to be filled; infinity when there is none."""
+        return min((place.due_s for place in self._places if not place.pid), default=float("inf"))
+
+    def has_served(self) -> None:
+        """All workers came up once: troubles are no longer those of a start."""
+        self._served = True
+
+    # Filling
+
+    def fill(self) -> None:
+        """Start a worker in each empty place whose time has come. Raises WorkerBootError when a start is hopeless."""
+        now = time.monotonic()
+        for place in self._places:
+            if not place.pid and place.due_s <= now:
+                try:
+                    self._start(place)
+                except OSError as error:
+                    self._put_off(error, now)
+                    return
+                self._start_failures = 0
+        if all(place.pid for place in self._places):
+            self._outage.is_over("all workers are started again")
+
+    def _start(self, place: Place) -> None:
+        """Raises OSError when the kernel refuses the channel or the child."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            place.pid = self._fork(place, ours, theirs)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        place.channel = ours
+        place.started_s = time.monotonic()
+        self._counters.set_pid(place.which, place.pid)
+        self._acceptor.set_channel(place.which, place.channel.fileno())
+
+    def _fork(self, place: Place, ours: socket.socket, theirs: socket.socket) -> int:
+        """The child's pid; the child itself never returns."""
+        self._counters.begin(place.which)
+        sys.stderr.flush()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+        try:
+            pid = os.fork()
+        except OSError:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            raise
+        if pid == 0:
+            try:
+                ours.close()
+                self._work(place.which, theirs)
+            finally:
+                os._exit(EXIT_FAILED)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return pid
+
+    def _put_off(self, error: OSError, now: float) -> None:
+        self._start_failures += 1
+        self._counters.note("shm_start_failures")
+        if not self._served and self._start_failures >= _BOOT_DEATHS_MAX:
+            raise WorkerBootError(f"cannot start a worker: {error.strerror}; see the limits of processes and descriptors (ulimit -u, -n)")
+        due_s = now + _delay_s(self._start_failures)
+        for place in self._places:
+            place.due_s = max(place.due_s, due_s)
+        self._outage.goes_on(f"cannot start a worker: {error.strerror}; trying again and again, the others serve meanwhile")
+
+    # Emptying
+
+    def reap(self) -> list[Death]:
+        """The workers that ended since the last call; their places are due again, sooner or later."""
+        deaths = []
+        places = {place.pid: place for place in self.living}
+        while places:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            if pid in places:
+                deaths.append(self._vacate(places.pop(pid), status))
+        return deaths
+
+    def _vacate(self, place: Place, status: int) -> Death:
+        assert place.channel is not None
+        death = Death(place.which, place.pid, status, self._counters.is_up(place.which))
+        now = time.monotonic()
+        early = not death.served or now - place.started_s < _EARLY_S
+        place.early_deaths = place.early_deaths + 1 if early else 0
+        place.due_s = now + _delay_s(place.early_deaths - 1)
+        place.pid = 0
+        self._acceptor.set_channel(place.which, -1)
+        place.channel.close()
+        place.channel = None
+        return death
+
+    def judge(self, death: Death) -> None:
+        """Log and count it. Raises WorkerBootError at the third death in a row before a worker served."""
+        self._counters.note("shm_workers_killed" if death.by_signal else "shm_workers_exited")
+        if death.served:
+            self._boot_deaths = 0
+        elif not (self._served and death.by_circumstance):
+            self._boot_deaths += 1
+        if self._boot_deaths >= _BOOT_DEATHS_MAX:
+            raise WorkerBootError(f"{self._boot_deaths} workers in a row ended before they served, the last {death.how}")
+        wait_s = self._places[death.which].due_s - time.monotonic()
+        log.warning(
+            "worker %d (pid %d) %s; starting another%s",
+            death.which,
+            death.pid,
+            death.how,
+            f" in {wait_s:.1f} s" if wait_s >= _DELAY_FIRST_S else "",
+        )
+
+    def poke(self, place: Place) -> None:
+        """Wake a worker that waits, by a message without descriptors. Never blocks: one whose channel is full has enough to wake for."""
+        assert place.channel is not None
+        try:
+            place.channel.send(b"\0", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            return  # full, or its worker is dying: SIGCHLD will tell
+
+    def end_channels(self) -> None:
+        """Tell all workers to finish."""
+        for channel in self.channels:
+            channel.shutdown(socket.SHUT_WR)
+
+    def kill_all(self) -> None:
+        """They are ours and not yet reaped, so the pids are still theirs."""
+        for place in self.living:
+            os.kill(place.pid, signal.SIGKILL)
+        for place in self.living:
+            self._vacate(place, os.waitpid(place.pid, 0)[1])
+
+
+def _delay_s(failures: int) -> float:
+    """How long to wait after so many failures in a row."""
+    return min(_DELAY_FIRST_S * 2.0 ** min(failures - 1, 10), _DELAY_MOST_S) if failures > 0 else 0.0
+
+
+def _signal_name(number: int) -> str:
+    """Not every real-time signal has a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

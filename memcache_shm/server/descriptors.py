@@ -1,0 +1,53 @@
+"""Descriptors: as many as the connections need, and what is told when they are out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+
+from memcache_shm.server.counters import Counters
+from memcache_shm.server.outage import Outage
+
+log = logging.getLogger(__name__)
+
+#: Descriptors of a process besides its connections: listeners, channels, pipes, standard streams, the interpreter's own.
+_OTHERS = 128
+
+
+def raise_limit(connections: int) -> None:
+    """Any worker may come to hold every connection, when the others die."""
+    wanted = connections + _OTHERS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= wanted or soft == resource.RLIM_INFINITY:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard) if hard != resource.RLIM_INFINITY else hard))
+    except (ValueError, PermissionError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        log.warning("only %d descriptors allowed, %d wanted for %d connections", hard, wanted, connections)
+
+
+class DescriptorWatch:
+    """Tells when accepting pauses or workers lose connections for want of descriptors, and when that is over."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._pauses = 0
+        self._lost = 0
+        self._accepting = Outage()
+        self._taking = Outage()
+
+    def look(self) -> None:
+        """Compare with the last look."""
+        pauses, code = self._counters.pauses()
+        if pauses != self._pauses:
+            self._accepting.goes_on(f"accepting pauses: {os.strerror(code)}; clients wait (see ulimit -n, -c)")
+        else:
+            self._accepting.is_over("accepting goes on")
+        lost = self._counters.lost()
+        if lost != self._lost:
+            self._taking.goes_on(f"{lost - self._lost} connections lost: a worker is out of descriptors (see ulimit -n, -c)")
+        else:
+            self._taking.is_over("no more connections lost")
+        self._pauses, self._lost = pauses, lost
