@@ -71,12 +71,12 @@ def load_helper() -> ctypes.PyDLL:
     return helper
 
 
-def code_of(part: str) -> list[tuple[int, int]]:
-    """Where the executable code of the libraries lies whose path contains `part`."""
+def code_of(*parts: str) -> list[tuple[int, int]]:
+    """Where the executable code of the libraries lies whose path contains one of `parts`."""
     found = []
     for line in Path("/proc/self/maps").read_text().splitlines():
         fields = line.split(maxsplit=5)
-        if len(fields) == 6 and part in fields[5] and fields[5].endswith(".so") and "x" in fields[1]:
+        if len(fields) == 6 and "x" in fields[1] and any(part in fields[5] for part in parts):
             start, end = fields[0].split("-")
             found.append((int(start, 16), int(end, 16)))
     return found
@@ -92,9 +92,13 @@ class Trace:
     status: int  # of the call: 0, or FAILED_CALL
     visits: list[int] = field(default_factory=list)  # how to get to a kill point: this many visits ...
     anchor: list[int] = field(default_factory=list)  # ... of the instruction at that kill point, then single steps
+    in_clock: list[bool] = field(default_factory=list)
 
     def plan(self) -> None:
-        """For each kill point the cheapest way there: visits by debug register, then single steps."""
+        """For each kill point the cheapest way there: visits by debug register, then single steps. The clock's own code is no place
+        to count visits at: how often it loops is up to the moment."""
+        clock = code_of("[vdso]")
+        self.in_clock = [any(start <= rip < end for start, end in clock) for rip in self.rips]
         seen: Counter[int] = Counter()
         cost, anchor = 0, 0
         self.visits, self.anchor = [0], [0]
@@ -102,7 +106,7 @@ class Trace:
             repeated = rip == self.rips[k - 1]  # a string instruction repeating itself: a debug register stops before the first round only
             seen[rip] += not repeated or k == 1
             cost += 1
-            if not repeated and seen[rip] <= cost:
+            if not repeated and not self.in_clock[k] and seen[rip] <= cost:
                 cost, anchor = seen[rip], k
             self.visits.append(seen[rip])
             self.anchor.append(anchor)
