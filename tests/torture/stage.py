@@ -42,7 +42,7 @@ class Stage:
         ctypes.memmove(self.base + HASH_KEY_AT, HASH_KEY, len(HASH_KEY))
         maker.close()
         self.cache = memcache_shm.attach(self.name)  # handles keep the hash key of their beginning
-        self.checker = memcache_shm.attach(self.name)  # so that `cache` is in the same state whenever a child is forked
+        self.checker = memcache_shm.attach(self.name)
         self.table = self.checker.attached_table
         self.size_bytes = size_bytes
         self.keys: set[str] = set()
@@ -66,6 +66,11 @@ class Stage:
     @property
     def shards(self) -> int:
         return int(self.table.geometry.shards)
+
+    def renew_handle(self) -> None:
+        """The children's handle in its first state, in which they all get it: `checker` does this process's own work."""
+        self.cache.close()
+        self.cache = memcache_shm.attach(self.name)
 
     @property
     def process_slots(self) -> int:

@@ -25,7 +25,7 @@ struct change { /* a word of the segment has another value after `step` instruct
     uint64_t value;
 };
 
-enum { STOPPED = 1, FINISHED = 0, FAILED = -1, NO_ROOM = -2 };
+enum { STOPPED = 1, FINISHED = 0, FAILED = -1, NO_ROOM = -2, OUTSIDE = 500 };
 
 /* A child that stands before its call; 0 in the child itself, which goes on only when it is traced. -1: no fork. */
 int spawn(void)
@@ -81,10 +81,26 @@ static int within(const struct range *ranges, int n, uint64_t rip)
     return 0;
 }
 
-/* Step until the window begins. */
-int step_in(int pid, const struct range *ranges, int n)
+/* Let the child run to the first of up to four addresses. */
+static int run_in(pid_t pid, const uint64_t *entries, int n)
+{
+    uint64_t control = 0;
+    for (int i = 0; i < n; i++) {
+        control |= 1u << (2 * i);
+        if (ptrace(PTRACE_POKEUSER, pid, offsetof(struct user, u_debugreg[i]), entries[i]) != 0)
+            return NO_ROOM;
+    }
+    if (ptrace(PTRACE_POKEUSER, pid, offsetof(struct user, u_debugreg[7]), control) != 0)
+        return NO_ROOM;
+    return ptrace(PTRACE_CONT, pid, 0, 0) == 0 ? await(pid) : FAILED;
+}
+
+/* Bring it to the window's beginning: one of `entries`, or without them stepped to. */
+int step_in(int pid, const struct range *ranges, int n, const uint64_t *entries, int n_entries)
 {
     int r;
+    if (n_entries > 0 && (r = run_in(pid, entries, n_entries)) != NO_ROOM)
+        return r;
     while ((r = step(pid)) == STOPPED)
         if (within(ranges, n, where(pid)))
             return STOPPED;
@@ -111,26 +127,30 @@ static long note(const uint64_t *segment, uint64_t *shadow, size_t words, uint32
     return n;
 }
 
-/* Step through the whole window of a child that stands at its beginning, to the child's end. rips[k]: the instruction at kill point
- * k. Returns the number of kill points; the last is right behind the last watched instruction. */
+/* Step through the window of a child that stands at its beginning. rips[k]: the instruction at kill point k. Returns the number of
+ * kill points; the last is right behind the last watched instruction. The window has ended when none came for a while: nothing that
+ * the watched libraries call takes so long, but string instructions, which repeat themselves. */
 long trace(int pid, const struct range *ranges, int n, const uint64_t *segment, uint64_t *shadow, uint64_t bytes, uint64_t *rips,
            long most, struct change *changes, long most_changes, long *n_changes)
 {
-    long k = 0, last = 0;
-    int r;
+    long k = 0, last = 0, outside = 0;
+    int r = STOPPED;
     *n_changes = 0;
     rips[0] = where(pid);
-    while ((r = step(pid)) == STOPPED) {
+    while (outside < OUTSIDE && (r = step(pid)) == STOPPED) {
         if (++k == most)
             return NO_ROOM;
         rips[k] = where(pid);
-        if (within(ranges, n, rips[k]))
+        outside += rips[k] != rips[k - 1];
+        if (within(ranges, n, rips[k])) {
             last = k;
+            outside = 0;
+        }
         *n_changes = note(segment, shadow, bytes / 8, (uint32_t)k, changes, *n_changes, most_changes);
         if (*n_changes < 0)
             return NO_ROOM;
     }
-    return r == FINISHED ? last + 2 : FAILED;
+    return r != FAILED ? last + 2 : FAILED;
 }
 
 /* Watch one address; 0 where debug registers are refused. */

@@ -12,7 +12,7 @@ import os
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def load_helper() -> ctypes.PyDLL:
     for name, result, arguments in (
         ("spawn", ctypes.c_int, []),
         ("finish", None, [ctypes.c_int]),
-        ("step_in", ctypes.c_int, [ctypes.c_int, pointer, ctypes.c_int]),
+        ("step_in", ctypes.c_int, [ctypes.c_int, pointer, ctypes.c_int, pointer, ctypes.c_int]),
         (
             "trace",
             ctypes.c_long,
@@ -151,17 +151,19 @@ class Tracer:
             self.helper.finish(FAILED_CALL)
         self.helper.finish(0)
 
-    def trace(self, call: Callable[[], Any], arrange: Callable[[int], None] | None = None, entry: int = 0) -> Trace:
-        """Step through the whole call. `entry`: where its window begins, when that is known."""
+    def trace(self, call: Callable[[], Any], arrange: Callable[[int], None] | None = None, entries: Sequence[int] = ()) -> Trace:
+        """Step through the whole call. `entries`: where its window begins, when that is known."""
         pid = self.spawn(call, arrange)
         shadow = ctypes.create_string_buffer(ctypes.string_at(self.segment, self.size_bytes), self.size_bytes)
         rips = (ctypes.c_uint64 * MOST_STEPS)()
         changes = (Change * MOST_CHANGES)()
         n_changes = ctypes.c_long()
         try:
-            entered = self.helper.run_to(pid, entry, 1) if entry and not self.plain else REFUSED
-            if entered == REFUSED:
-                entered = self.helper.step_in(pid, self.ranges, len(self.ranges))
+            entered = self._step_in(pid, entries)
+            if entered == FINISHED and entries:
+                self.helper.destroy(pid)
+                ctypes.memmove(self.segment, shadow, self.size_bytes)
+                return self.trace(call, arrange)
             if entered != STOPPED:
                 raise RuntimeError("the call never came into the watched libraries")
             n = self.helper.trace(
@@ -183,7 +185,15 @@ class Tracer:
         if n < 0:
             self.helper.destroy(pid)
             raise RuntimeError(f"the call could not be traced to its end ({n})")
-        return Trace(rips[:n], changes, n_changes.value, self.helper.complete(pid))
+        status = self.helper.complete(pid)
+        if ctypes.string_at(self.segment, self.size_bytes) != shadow.raw:
+            raise RuntimeError("the window ended before the last change")
+        return Trace(rips[:n], changes, n_changes.value, status)
+
+    def _step_in(self, pid: int, entries: Sequence[int] = ()) -> int:
+        known = (ctypes.c_uint64 * len(entries))(*entries)
+        result: int = self.helper.step_in(pid, self.ranges, len(self.ranges), known, 0 if self.plain else len(known))
+        return result
 
     def kill_at(self, trace: Trace, k: int, call: Callable[[], Any], arrange: Callable[[int], None] | None = None) -> bool:
         """Kill a fresh child at kill point `k`; False when it did not come there (its way was another, for a clock's sake)."""
@@ -196,7 +206,7 @@ class Tracer:
 
     def _go(self, pid: int, trace: Trace, k: int) -> int:
         if self.plain:
-            result = self.helper.step_in(pid, self.ranges, len(self.ranges))
+            result = self._step_in(pid)
             return self.helper.step_to(pid, k, trace.rips[k]) if result == STOPPED else result
         result = self.helper.run_to(pid, trace.rips[0], 1)
         if result == REFUSED:
