@@ -34,10 +34,10 @@ cdef enum:
     WHOLE_BITMAP = 0xffffffff       # search budget: everything
 
 
-cdef bint walk_on(Shard *s, Path *p) noexcept nogil:
-    """Go to the next node of the path; False at its end (bounded, so that damaged links cannot trap anybody)."""
+cdef bint follow(Shard *s, Path *p, uint64_t w) noexcept nogil:
+    """Go where the path's last slot leads, whose word was `w`; False at the path's end (bounded: damaged links trap nobody). A reader
+    passes on the word that it has scanned: the slot may hold an item by now, which it would have missed."""
     cdef uint64_t *last = p.slots + p.n - 1
-    cdef uint64_t w = load_acquire64(last)
     if word_kind(w) != KIND_LINK or p.nodes >= MAX_NODES:
         return False
     p.slots = node_at(s, w)
@@ -45,6 +45,11 @@ cdef bint walk_on(Shard *s, Path *p) noexcept nogil:
     p.nodes += 1
     p.link = last
     return p.slots != NULL
+
+
+cdef bint walk_on(Shard *s, Path *p) noexcept nogil:
+    """`follow` for the shard's owner."""
+    return follow(s, p, p.slots[p.n - 1])
 
 
 cdef void bump(Shard *s) noexcept nogil:

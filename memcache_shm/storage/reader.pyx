@@ -20,7 +20,7 @@ from memcache_shm.storage.atomics cimport (
     __builtin_prefetch, cas64_relaxed, cpu_pause, fence_acquire, load_acquire64, load_relaxed32, load_relaxed64,
 )
 from memcache_shm.storage.counters cimport GET_EXPIRED, GET_FLUSHED, GET_HITS, GET_MISSES, READ_LOCKED, READ_RETRIES
-from memcache_shm.storage.index cimport Path, walk, walk_on
+from memcache_shm.storage.index cimport Path, follow, walk
 from memcache_shm.storage.layout cimport (
     ACCESS_AT, ACCESS_MASK, ACCESS_SHIFT, FETCHED_AT, Record, SEVERAL_RUNS, USES_AT, bucket_of,
     entry_pattern, hit_mask, pattern_mask, split_buckets, word_granule,
@@ -53,7 +53,7 @@ cdef inline bint is_of(View *v, Shard *s, Record *r, Sizes sizes, Found *f, cons
 cdef inline bint same_record(Found *f) noexcept nogil:
     """Whether slot and version are still what `f` has of them."""
     fence_acquire()
-    if (load_relaxed64(f.slot) ^ f.word) & ~hit_mask():
+    if (load_acquire64(f.slot) ^ f.word) & ~hit_mask():    # acquired: the word may repeat, with a new record behind it
         return False
     return load_relaxed64(&(<Record *> f.record).version) == f.stamp
 
@@ -95,7 +95,7 @@ cdef int look(View *v, Shard *s, Found *f, const char *key, size_t klen) noexcep
             f.vlen = value_length(sizes)
             f.version = cas_id(r, sizes, f.stamp)
             return HIT
-        if not walk_on(s, &p):
+        if not follow(s, &p, w):
             break
     return NOT_FOUND
 

@@ -201,5 +201,5 @@ cdef class Table:
             "shm_buckets": buckets, "shm_overflow_nodes": nodes, "shm_records": records, "shm_arena_bytes": granules,
             "shm_arena_used_bytes": used, "shm_repairs": repairs, "shm_repairs_completed": completed,
             "shm_repairs_cancelled": cancelled, "shm_repair_us": repair_ns // 1000,
-            "shm_repair_us_per_mib": (repair_ns << 20) // (1000 * max(repairs, 1) * self.geometry.plan.shard_bytes),
+            "shm_repair_us_per_mib": (<object> repair_ns << 20) // (1000 * (<object> repairs or 1) * self.geometry.plan.shard_bytes),
         }
