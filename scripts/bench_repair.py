@@ -1,6 +1,6 @@
 """How long a shard's repair takes: writers are killed until enough of them died amid a change, and `stats shm` tells.
 
-    python scripts/bench_repair.py [MEMORY_MIB ...]
+python scripts/bench_repair.py [MEMORY_MIB ...]
 """
 
 from __future__ import annotations
