@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from memcache_shm.client import inputs
 from memcache_shm.client.cache import Cache
 from memcache_shm.client.types import Serde
 from memcache_shm.errors import IllegalInputError
@@ -36,6 +37,8 @@ def open(
 
     The other arguments are pymemcache's, which see `memcache_shm.client.cache`.
     """
+    inputs.check_handling(serde, key_prefix, encoding)
+    inputs.check_mode(mode)
     unspecified = memory is max_item is elements is element_size is None
     geometry = _geometry(memory, max_item, elements, element_size)
     table, state = registry.open_or_create(name, geometry, any_geometry=unspecified, mode=mode, evict=evict)
@@ -70,6 +73,7 @@ def attach(
     right to write: reading then needs read permission only. The others as for `open`. Raises TableNotFoundError,
     TableRemovedError, LayoutError, PermissionError.
     """
+    inputs.check_handling(serde, key_prefix, encoding)
     table, state = registry.attach(name, readonly=readonly, user=user)
     return Cache(
         table,
@@ -103,6 +107,6 @@ def _geometry(memory: int | str | None, max_item: int | str | None, elements: in
             raise IllegalInputError("elements and element_size go together; give both")
         if memory is not None or max_item is not None:
             raise IllegalInputError("give either memory and max_item, or elements and element_size")
-        return Geometry.by_elements(elements, parse_size(element_size, "element_size"))
+        return Geometry.by_elements(inputs.check_count(elements, "elements"), parse_size(element_size, "element_size"))
     except ValueError as error:
         raise IllegalInputError(str(error)) from None

@@ -6,6 +6,7 @@ values are taken as bytes, and that an empty key is refused here instead of by t
 
 from __future__ import annotations
 
+import codecs
 from typing import NoReturn
 
 from memcache_shm.errors import IllegalInputError
@@ -14,6 +15,8 @@ KEY_MAX_BYTES = 250
 UINT32_MAX = 2**32 - 1
 UINT64_MAX = 2**64 - 1
 INT64_MAX = 2**63 - 1
+MODE_MAX = 0o777
+OWNER_MODE = 0o600
 
 
 def encode_key(key: object, allow_unicode_keys: bool, key_prefix: bytes) -> bytes:
@@ -88,3 +91,35 @@ def check_cas(cas: object) -> int:
     if not cas.isdigit() or int(cas) > UINT64_MAX:
         raise IllegalInputError(f"cas must only contain values in 0-9 and fit into 64 bits, got bad value: {cas!r}")
     return int(cas)
+
+
+# Arguments of `open` and `attach`: checked before anything is made
+
+
+def check_count(value: object, name: str) -> int:
+    """`value` as the number of something, for the argument `name`; its range is the geometry's business."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise IllegalInputError(f"{name} must be integer, got bad value: {value!r}")
+    return value
+
+
+def check_mode(mode: object) -> int:
+    """`mode` as permission bits with which at least the owner can use the table."""
+    if not isinstance(mode, int) or isinstance(mode, bool) or not 0 <= mode <= MODE_MAX or mode & OWNER_MODE != OWNER_MODE:
+        shown = oct(mode) if isinstance(mode, int) and not isinstance(mode, bool) else repr(mode)
+        raise IllegalInputError(f"mode must be permission bits such as 0o600 or 0o640, reading and writing for the owner, not {shown}")
+    return mode
+
+
+def check_handling(serde: object, key_prefix: object, encoding: object) -> None:
+    """How a cache object is to treat keys and values. A bad `key_prefix` raises what pymemcache raises: TypeError."""
+    if serde is not None and not all(callable(getattr(serde, method, None)) for method in ("serialize", "deserialize")):
+        raise IllegalInputError(f"serde must have the methods serialize and deserialize, got bad value: {serde!r}")
+    if not isinstance(key_prefix, str | bytes):
+        raise TypeError("key_prefix should be bytes.")
+    if isinstance(key_prefix, str) and not key_prefix.isascii():
+        raise IllegalInputError(f"Non-ASCII key_prefix: {key_prefix!r}")
+    try:
+        codecs.lookup(encoding)  # type: ignore[arg-type]  # that is what is tested
+    except (LookupError, TypeError, ValueError):
+        raise IllegalInputError(f"encoding must be the name of a codec such as 'ascii' or 'utf8', got bad value: {encoding!r}") from None

@@ -128,11 +128,13 @@ def search_directories(user: str | int | None = None) -> list[str]:
 
 
 def _uid_of(user: str | int) -> int:
-    if isinstance(user, int):
+    if isinstance(user, int) and not isinstance(user, bool):
         return user
+    if not isinstance(user, str):
+        raise IllegalInputError(f"user: {user!r} is neither a user's name nor a number")
     try:
         return pwd.getpwnam(user).pw_uid
-    except KeyError:
+    except (KeyError, ValueError):  # ValueError: a NUL in it
         raise IllegalInputError(f"user: no user is called {user!r} on this host") from None
 
 

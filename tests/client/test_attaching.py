@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,8 +50,57 @@ def test_open_with_impossible_geometry(state_dir: Path, arguments: dict[str, str
     assert not state_dir.exists()
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "-x", "a b", "x" * 201, "a\n"])
-def test_impossible_names(state_dir: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"memory": []},
+        {"memory": 1.5},
+        {"memory": "1m", "max_item": b"1k"},
+        {"element_size": 10, "elements": "x"},
+        {"element_size": 10, "elements": 1.5},
+        {"element_size": 10, "elements": True},
+        {"elements": 10, "element_size": 10.0},
+        {"mode": "x"},
+        {"mode": True},
+        {"mode": None},
+        {"mode": -1},
+        {"mode": 0o1600},
+        {"mode": 0o066},
+        {"mode": 0o400},
+        {"serde": 5},
+        {"serde": pickle},
+        {"key_prefix": "\xe9"},
+        {"encoding": 5},
+        {"encoding": "no-such-codec"},
+        {"encoding": "a\0b"},
+    ],
+    ids=str,
+)
+def test_open_with_arguments_of_no_sense(state_dir: Path, arguments: dict[str, Any]) -> None:
+    """Refused in one line that names the argument, before anything is made."""
+    name = next(reversed(arguments))
+    with pytest.raises(memcache_shm.IllegalInputError, match=name) as refusal:
+        memcache_shm.open("app", **arguments)
+    assert "\n" not in str(refusal.value)
+    assert not state_dir.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"user": []}, {"user": 1.5}, {"user": True}, {"user": "a\0b"}, {"serde": 5}, {"encoding": None}], ids=str
+)
+def test_attach_with_arguments_of_no_sense(cache: memcache_shm.Cache, arguments: dict[str, Any]) -> None:
+    with pytest.raises(memcache_shm.IllegalInputError, match=next(iter(arguments))):
+        memcache_shm.attach("test", **arguments)
+
+
+def test_key_prefix_is_refused_as_pymemcache_does(state_dir: Path) -> None:
+    with pytest.raises(TypeError, match="key_prefix"):
+        memcache_shm.open("app", key_prefix=5)  # type: ignore[arg-type]
+    assert not state_dir.exists()
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "-x", "a b", "x" * 201, "a\n", 5, None, b"app"])
+def test_impossible_names(state_dir: Path, name: Any) -> None:
     for call in (memcache_shm.open, memcache_shm.attach, memcache_shm.unlink):
         with pytest.raises(memcache_shm.IllegalInputError, match="name"):
             call(name)
