@@ -3,7 +3,8 @@
 Two kinds of lock on one file, because they are lost in opposite ways:
 
 flock       belongs to the open file: forked children share it, and a second open in the same process conflicts with the
-            first. It brackets the short critical sections.
+            first. It brackets the short critical sections. A fork by another thread waits for the section's end, else the child
+            would keep the name as long as it lives.
 POSIX lock  belongs to the process: forked workers do not have it, so it ends with the supervisor and with nothing else.
             But it is lost when its process closes *any* descriptor of the file: a process that claimed a name never
             opens that name's lock file again (`State.owner_is_me` tells).
@@ -14,8 +15,11 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
 
 from memcache_shm.errors import BusyError, MemcacheError
 from memcache_shm.storage.statefile import lock_path
@@ -23,14 +27,22 @@ from memcache_shm.storage.statefile import lock_path
 WAIT_LIMIT_S = 5.0  # the critical sections take milliseconds; who takes longer is stopped
 _RETRY_S = 0.01  # flock(2) has no wait with a limit
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux with 64-bit offsets: type, whence, start, length, pid
+T = TypeVar("T")
+
+_section = threading.RLock()  # held by the thread that is in a critical section, whatever the name
+os.register_at_fork(before=_section.acquire, after_in_parent=_section.release, after_in_child=_section.release)
 
 
 class NameLock:
-    """An open lock file, held by flock from construction (or `lock`) to `unlock`; a context manager for one section."""
+    """An open lock file, held by flock from construction (or `lock`) to `unlock`; a context manager for one section.
+
+    The thread that enters a section is the one that leaves it.
+    """
 
     def __init__(self, directory: str, name: str, mode: int = 0o600) -> None:
         self._path = lock_path(directory, name)
-        self._descriptor = _open_locked(self._path, mode)
+        self._descriptor = _enter(lambda: _open_locked(self._path, mode), self._path)
+        self._inside = True
 
     def __enter__(self) -> NameLock:
         return self
@@ -40,11 +52,14 @@ class NameLock:
 
     def lock(self) -> None:
         """Enter a critical section again; BusyError when another process is in one for too long."""
-        _flock_within_limit(self._descriptor, self._path)
+        _enter(lambda: _try_flock(self._descriptor) or None, self._path)
+        self._inside = True
 
     def unlock(self) -> None:
         """Leave the critical section, keep the file open and its POSIX lock."""
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self._inside = False
+        _section.release()
 
     def claim(self) -> bool:
         """Take the POSIX lock for the life of this process; False when another process has it."""
@@ -65,6 +80,8 @@ class NameLock:
 
     def close(self) -> None:
         """Give up both locks."""
+        if self._inside:
+            self.unlock()
         os.close(self._descriptor)
 
 
@@ -86,18 +103,46 @@ def _lock_owner(descriptor: int) -> int | None:
     return None if kind == fcntl.F_UNLCK else int(pid)
 
 
-def _open_locked(path: str, mode: int) -> int:
-    """A descriptor of the file that has the name now, with the flock on it."""
+def _enter(attempt: Callable[[], T | None], path: str) -> T:
+    """The first result of `attempt` that is not None, with `_section` held; BusyError when none comes within the limit."""
+    deadline = time.monotonic() + WAIT_LIMIT_S
     while True:
-        descriptor = _open(path, mode)
+        _section.acquire()
         try:
-            _flock_within_limit(descriptor, path)
-            if _is_file_of(descriptor, path):
-                return descriptor
+            result = attempt()
         except BaseException:
-            os.close(descriptor)
+            _section.release()
             raise
-        os.close(descriptor)  # its last owner unlinked it while we waited
+        if result is not None:
+            return result
+        _section.release()
+        if time.monotonic() > deadline:
+            raise BusyError(f"another process holds {path} for over {WAIT_LIMIT_S:.0f} s (see /proc/locks)")
+        time.sleep(_RETRY_S)
+
+
+def _open_locked(path: str, mode: int) -> int | None:
+    """A descriptor of the file that has the name now, with the flock on it; None when another has that.
+
+    The file is opened anew for each try: between two, a child may be forked, and it must not share the one that gets the lock.
+    """
+    descriptor = _open(path, mode)
+    try:
+        if _try_flock(descriptor) and _is_file_of(descriptor, path):  # else its last owner unlinked it just now
+            return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def _try_flock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _open(path: str, mode: int) -> int:
@@ -120,15 +165,3 @@ def _is_file_of(descriptor: int, path: str) -> bool:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
         return False
-
-
-def _flock_within_limit(descriptor: int, path: str) -> None:
-    deadline = time.monotonic() + WAIT_LIMIT_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise BusyError(f"another process holds {path} for over {WAIT_LIMIT_S:.0f} s (see /proc/locks)") from None
-        time.sleep(_RETRY_S)
