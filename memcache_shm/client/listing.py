@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memcache_shm.storage import registry
+from memcache_shm.storage import inventory
 from memcache_shm.storage.geometry import Geometry
 
 
@@ -13,7 +13,7 @@ class TableInfo:
     """One table, as `memcache-shm ls` shows it. `items` and `fill` are None where it cannot be attached."""
 
     name: str
-    state: str  # one of `registry.Status`
+    state: str  # one of `inventory.Status`
     geometry: str
     items: int | None
     fill: float | None  # of its elements, or of its memory: 0 to 1
@@ -25,10 +25,10 @@ class TableInfo:
 
 def list_tables() -> list[TableInfo]:
     """The tables in one's own state directory and in root's, by name."""
-    return [_info(listed) for listed in registry.list_tables()]
+    return [_info(listed) for listed in inventory.list_tables()]
 
 
-def _info(listed: registry.Listed) -> TableInfo:
+def _info(listed: inventory.Listed) -> TableInfo:
     geometry = Geometry.from_dict(listed.state.geometry)
     items = fill = None
     if listed.table is not None:

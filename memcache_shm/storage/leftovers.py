@@ -14,6 +14,13 @@ _HEADER_BYTES = 4096  # the header with the uuid is in the first page
 _CREATED_WITHIN_S = 5  # from the set's last change by semctl, its creation, to the state file
 
 
+def kernel_rows(kind: str) -> list[dict[str, int]]:
+    """The kernel's list of segments ("shm") or semaphore sets ("sem") in this IPC namespace, by column name."""
+    with open(f"/proc/sysvipc/{kind}", encoding="ascii") as table:
+        columns = table.readline().split()
+        return [dict(zip(columns, map(int, line.split()), strict=True)) for line in table]
+
+
 def remove_leftovers(state: State) -> None:
     """Remove the segment and the semaphore set of `state` as far as they exist and are its own. Raises PermissionError."""
     try:
@@ -26,6 +33,8 @@ def remove_leftovers(state: State) -> None:
 
 
 def _segment_is_of(state: State) -> bool:
+    if not any(row["shmid"] == state.shmid and row["cuid"] == state.uid for row in kernel_rows("shm")):
+        return False  # gone, or the id is another user's by now
     try:
         segment = sysv_ipc.attach(state.shmid, None, sysv_ipc.SHM_RDONLY)
     except (sysv_ipc.ExistentialError, ValueError):
@@ -37,11 +46,8 @@ def _segment_is_of(state: State) -> bool:
 
 
 def _semaphores_are_of(state: State) -> bool:
-    with open("/proc/sysvipc/sem", encoding="ascii") as table:
-        columns = table.readline().split()
-        for line in table:
-            row = dict(zip(columns, map(int, line.split()), strict=True))
-            if row["semid"] == state.semid:
-                age_s = abs(row["ctime"] - state.created)
-                return row["key"] == 0 and row["cuid"] == state.uid and age_s <= _CREATED_WITHIN_S
+    for row in kernel_rows("sem"):
+        if row["semid"] == state.semid:
+            age_s = abs(row["ctime"] - state.created)
+            return row["key"] == 0 and row["cuid"] == state.uid and age_s <= _CREATED_WITHIN_S
     return False

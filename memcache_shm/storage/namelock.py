@@ -25,7 +25,7 @@ from memcache_shm.errors import BusyError, MemcacheError
 from memcache_shm.storage.statefile import lock_path
 
 WAIT_LIMIT_S = 5.0  # the critical sections take milliseconds; who takes longer is stopped
-_RETRY_S = 0.01  # flock(2) has no wait with a limit
+_RETRY_S = 0.002  # flock(2) has no wait with a limit
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux with 64-bit offsets: type, whence, start, length, pid
 T = TypeVar("T")
 
@@ -81,6 +81,7 @@ class NameLock:
     def close(self) -> None:
         """Give up both locks."""
         if self._inside:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)  # first: who gets the flock must not find a daemon that is none any more
             self.unlock()
         os.close(self._descriptor)
 

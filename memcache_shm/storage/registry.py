@@ -1,4 +1,4 @@
-"""Names of tables: create, attach, claim for a daemon, remove, list.
+"""Names of tables: create, attach, claim for a daemon, remove.
 
 A name is taken by its state file (`statefile`), and changes hands under its lock file (`namelock`):
 
@@ -10,48 +10,25 @@ A name is taken by its state file (`statefile`), and changes hands under its loc
 Who removes: `Claim.release` removes a table that a daemon made (this one, or a killed or `--keep` predecessor whose table
 it adopted), never one that a program made by `open`: that is what `made_by` records.
 
-A creator that is killed between making the segment and writing the state file (some 100 us) leaves a segment that no
-name leads to; `ipcs -m` shows it without attachments.
+A successor is announced in the table that it replaces: who still has that one mapped changes over at its next call.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
 import time
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import replace
 
-from memcache_shm.errors import LayoutError, MemcacheError, TableExistsError, TableNotFoundError, TableRemovedError
-from memcache_shm.storage import statefile
+from memcache_shm.errors import LayoutError, TableExistsError, TableNotFoundError, TableRemovedError
+from memcache_shm.storage import making, segment, statefile
 from memcache_shm.storage.geometry import Geometry
 from memcache_shm.storage.leftovers import remove_leftovers
-from memcache_shm.storage.namelock import NameLock, daemon_pid
+from memcache_shm.storage.namelock import NameLock
 from memcache_shm.storage.statefile import State
 from memcache_shm.storage.table import Table
 
 DEFAULT_MODE = 0o600
-_log = logging.getLogger(__name__)
-
-
-class Status(Enum):
-    """How a table stands, as `memcache-shm ls` shows it."""
-
-    SERVED = "served"  # a daemon has it
-    OPEN = "open"  # made by open(); needs no daemon
-    KEPT = "kept"  # its daemon ended with --keep
-    LEFT_BEHIND = "left behind"  # its daemon was killed; the next start with the same name takes it over
-    GONE = "gone"  # the segment was removed from outside: only the name is left
-
-
-@dataclass(frozen=True)
-class Listed:
-    """One table as `list_tables` found it; `table` is a read-only attachment, None when there is none to be had."""
-
-    state: State
-    status: Status
-    daemon_pid: int | None
-    table: Table | None
 
 
 # Attaching
@@ -75,20 +52,20 @@ def attach(name: str, *, readonly: bool = False, user: str | int | None = None, 
 
 
 def _attach_in(directory: str, name: str, readonly: bool) -> tuple[Table, State] | None:
-    state = _read_if_allowed(directory, name)
+    state = read_if_allowed(directory, name)
     while state is not None:
         try:
-            return _attach_state(state, readonly), state
+            return attach_state(state, readonly), state
         except TableRemovedError:
             # It may have been replaced after its state was read: then the name leads to another one now.
-            newer = _read_if_allowed(directory, name)
+            newer = read_if_allowed(directory, name)
             if newer is not None and newer.uuid == state.uuid:
                 raise
             state = newer
     return None
 
 
-def _read_if_allowed(directory: str, name: str) -> State | None:
+def read_if_allowed(directory: str, name: str) -> State | None:
     """As `read_state`; a state that may not be read is none of ours."""
     try:
         return statefile.read_state(directory, name)
@@ -96,7 +73,8 @@ def _read_if_allowed(directory: str, name: str) -> State | None:
         return None
 
 
-def _attach_state(state: State, readonly: bool) -> Table:
+def attach_state(state: State, readonly: bool) -> Table:
+    """The table that `state` tells of. TableNotFoundError (another IPC namespace), TableRemovedError, LayoutError, PermissionError."""
     if not state.in_this_namespace:
         raise TableNotFoundError(
             f"table {state.name!r} is in another IPC namespace ({state.ipc_namespace});"
@@ -115,7 +93,7 @@ def _attach_state(state: State, readonly: bool) -> Table:
 
 def _removed_error(name: str) -> TableRemovedError:
     return TableRemovedError(
-        f"the segment of table {name!r} was removed from outside;"
+        f"the memory of table {name!r} was removed (ipcrm, a logout with logind's RemoveIPC, or its daemon is just ending);"
         f" open() or a daemon makes a new one, 'memcache-shm rm {name}' forgets the name"
     )
 
@@ -133,22 +111,32 @@ def open_or_create(
 ) -> tuple[Table, State]:
     """The table of that name in one's own directory, made with `geometry` when there is none.
 
-    An existing one of another geometry: TableExistsError, or taken as it is with `any_geometry`.
+    An existing one of another geometry: TableExistsError, or taken as it is with `any_geometry`. TableRemovedError while a
+    daemon of that name has lost its table and is about to make a new one.
     """
     statefile.check_name(name)
     directory = statefile.own_directory()
     found = _attach_existing(directory, name)
     if found is None:
+        _refuse_own_claim(directory, name)
         statefile.make_directory(directory, mode)
         with NameLock(directory, name, mode) as lock:
             found = _attach_existing(directory, name)
             if found is None:
-                _refuse_served(lock, name)
+                _leave_to_daemon(lock, name)
                 found = _create(directory, name, geometry, mode, evict, made_by="open")
     table, state = found
     if not any_geometry:
         _check_same(table, state, geometry)
     return found
+
+
+def _leave_to_daemon(lock: NameLock, name: str) -> None:
+    pid = lock.daemon_pid()
+    if pid is not None:
+        raise TableRemovedError(
+            f"the memory of table {name!r} was removed from outside; {_daemon(pid)} makes a new one within seconds: try again, or stop it"
+        )
 
 
 def _attach_existing(directory: str, name: str) -> tuple[Table, State] | None:
@@ -157,20 +145,22 @@ def _attach_existing(directory: str, name: str) -> tuple[Table, State] | None:
     if state is None:
         return None
     try:
-        return _attach_state(state, readonly=False), state
+        return attach_state(state, readonly=False), state
     except TableRemovedError:
         return None
 
 
 def _create(directory: str, name: str, geometry: Geometry, mode: int, evict: bool, *, made_by: str) -> tuple[Table, State]:
     """Make segment, semaphores and state file; the caller holds the flock."""
-    _clear_stale(directory, name)
-    table = Table.create(geometry, mode=mode, evict=evict)
+    making.clear(directory, name)
+    old = statefile.read_state(directory, name)
+    if old is not None and old.in_this_namespace:
+        remove_leftovers(old)  # now: once the new state is in place nothing leads to them
     state = State(
         name=name,
-        shmid=table.shmid,
-        semid=table.semid,
-        uuid=table.uuid,
+        shmid=-1,
+        semid=-1,
+        uuid="",
         geometry=geometry.to_dict(),
         mode=mode,
         evict=evict,
@@ -182,28 +172,45 @@ def _create(directory: str, name: str, geometry: Geometry, mode: int, evict: boo
         ipc_namespace=statefile.ipc_namespace(),
         served=made_by == "daemon",
     )
+    making.begin(directory, state)
     try:
-        return table, statefile.write_state(directory, state)
+        table, state = _make(directory, state, geometry)
+    except BaseException:
+        making.clear(directory, name)
+        raise
+    making.end(directory, name)
+    if old is not None and old.in_this_namespace:
+        _send_away(old)  # last: they find the new one
+    return table, state
+
+
+def _make(directory: str, note: State, geometry: Geometry) -> tuple[Table, State]:
+    table = Table.create(geometry, mode=note.mode, evict=note.evict)
+    try:
+        ids = {"shmid": table.shmid, "semid": table.semid, "uuid": table.uuid}
+        return table, statefile.write_state(directory, replace(note, created=time.time(), **ids))
     except BaseException:
         table.destroy()
         table.close()
         raise
 
 
-def _clear_stale(directory: str, name: str) -> None:
-    """Remove what a vanished segment left: its semaphores."""
-    stale = statefile.read_state(directory, name)
-    if stale is not None and stale.in_this_namespace:
-        remove_leftovers(stale)
+def _send_away(state: State) -> None:
+    """Tell those who still have a removed table mapped; its memory can be attached by id as long as they have."""
+    with contextlib.suppress(TableRemovedError, LayoutError, PermissionError):
+        segment.retire(state.shmid, state.uuid)
 
 
 def _check_same(table: Table, state: State, geometry: Geometry) -> None:
-    if _asked(table.geometry) == _asked(geometry):
-        return
-    table.close()
-    raise TableExistsError(
-        f"table {state.name!r} exists with {table.geometry.describe()}, not {geometry.describe()};"
-        f" ask for the same, choose another name, or remove it with 'memcache-shm rm {state.name}'"
+    if _asked(table.geometry) != _asked(geometry):
+        table.close()
+        raise _differs(state.name, table.geometry.describe(), geometry.describe())
+
+
+def _differs(name: str, has: str, wanted: str) -> TableExistsError:
+    return TableExistsError(
+        f"table {name!r} exists with {has}, not {wanted}; ask for the same, choose another name,"
+        f" or save it with 'memcache-shm backup {name}' and remove it with 'memcache-shm rm {name}'"
     )
 
 
@@ -292,14 +299,19 @@ def claim(name: str, geometry: Geometry, *, mode: int = DEFAULT_MODE, evict: boo
 
 def _adopt(table: Table, state: State, geometry: Geometry, mode: int, evict: bool) -> tuple[Table, State]:
     _check_same(table, state, geometry)
-    for what, has, wanted in (("eviction", state.evict, evict), ("mode", oct(state.mode), oct(mode))):
+    for has, wanted in ((_eviction(state.evict), _eviction(evict)), (_permissions(state.mode), _permissions(mode))):
         if has != wanted:
             table.close()
-            raise TableExistsError(
-                f"table {state.name!r} exists with {what} {has}, not {wanted};"
-                f" start with the same, or remove it with 'memcache-shm rm {state.name}'"
-            )
+            raise _differs(state.name, has, wanted)
     return table, statefile.write_state(state.directory, state.with_owner(served=True))
+
+
+def _eviction(evict: bool) -> str:
+    return "eviction on" if evict else "eviction off (-M)"
+
+
+def _permissions(mode: int) -> str:
+    return f"--mode {mode:04o}"
 
 
 def _refuse_served(lock: NameLock, name: str) -> None:
@@ -316,8 +328,11 @@ def _refuse_own_claim(directory: str, name: str) -> None:
 
 
 def _served_error(name: str, pid: int) -> TableExistsError:
-    who = f"the daemon with pid {pid}" if pid else "a daemon in another PID namespace"
-    return TableExistsError(f"table {name!r} is served by {who}; stop it, or choose another name")
+    return TableExistsError(f"table {name!r} is served by {_daemon(pid)}; stop it, or choose another name")
+
+
+def _daemon(pid: int) -> str:
+    return f"the daemon with pid {pid}" if pid else "a daemon in another PID namespace"
 
 
 # Removing
@@ -331,11 +346,12 @@ def remove(name: str) -> None:
     """
     statefile.check_name(name)
     directory = statefile.own_directory()
-    if name not in statefile.names_in(directory):
+    if name not in {*statefile.names_in(directory), *making.unfinished(directory)}:
         raise TableNotFoundError(f"no table {name!r} in {directory}; 'memcache-shm ls' shows what there is")
     _refuse_own_claim(directory, name)
     with NameLock(directory, name) as lock:
         _refuse_served(lock, name)
+        making.clear(directory, name)
         state = statefile.read_state(directory, name)
         if state is not None and state.in_this_namespace:
             _destroy(state)
@@ -347,48 +363,8 @@ def _destroy(state: State) -> None:
     try:
         table = Table.attach(state.shmid, state.semid, state.uuid)
     except (TableRemovedError, LayoutError):
+        _send_away(state)
         remove_leftovers(state)
         return
     table.destroy()
     table.close()
-
-
-# Listing
-
-
-def list_tables() -> list[Listed]:
-    """Every table in one's own directory and, as far as it may be read, root's."""
-    listed = []
-    for directory in statefile.search_directories():
-        for name in statefile.names_in(directory):
-            try:
-                state = _read_if_allowed(directory, name)
-            except LayoutError as error:
-                _log.warning("%s", error)
-                continue
-            if state is not None:
-                listed.append(_look_at(state))
-    return listed
-
-
-def _look_at(state: State) -> Listed:
-    table = None
-    gone = False
-    try:
-        table = _attach_state(state, readonly=True)
-    except TableRemovedError:
-        gone = True
-    except (MemcacheError, PermissionError):
-        gone = False  # there, but of another layout or namespace, or not ours to read
-    pid = os.getpid() if state.served and state.owner_is_me else daemon_pid(state.directory, state.name)
-    return Listed(state, _status(state, pid, gone), pid, table)
-
-
-def _status(state: State, pid: int | None, gone: bool) -> Status:
-    if gone:
-        return Status.GONE
-    if pid is not None:
-        return Status.SERVED
-    if state.served:
-        return Status.LEFT_BEHIND
-    return Status.KEPT if state.made_by == "daemon" else Status.OPEN

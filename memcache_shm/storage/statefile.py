@@ -1,14 +1,17 @@
 """The state file of a table: which name means which segment, and who looks after it.
 
 `NAME.json` in the state directory says where a table is; `NAME.lock` beside it orders those who create, claim and
-remove it. The state file appears and changes by rename only, so a reader sees a whole one without taking a lock.
+remove it (and `.NAME.making` tells what is being made, see `making`). The state file appears and changes by rename only, so
+a reader sees a whole one without taking a lock.
 
     NAME.json   written under the flock of NAME.lock by the creator, and by a daemon that adopts the table
+    .NAME.new   the next one while it is being written; only a killed writer leaves it
     NAME.lock   empty; flock = "I create, claim or remove NAME", POSIX lock = "I am the daemon of NAME"
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -193,7 +196,7 @@ def read_state(directory: str, name: str) -> State | None:
 
 def write_state(directory: str, state: State) -> State:
     """Put `state` in place, whole or not at all; the caller holds the flock."""
-    temporary = os.path.join(directory, f".{state.name}.new")  # one writer at a time: what a killed one left is overwritten
+    temporary = _new_path(directory, state.name)  # one writer at a time: what a killed one left is overwritten
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -208,19 +211,26 @@ def write_state(directory: str, state: State) -> State:
     return replace(state, directory=directory)
 
 
+def _new_path(directory: str, name: str) -> str:
+    return os.path.join(directory, f".{name}.new")
+
+
 def drop_state(directory: str, name: str) -> None:
-    """Forget `name`; the caller holds the flock."""
-    try:
-        os.unlink(state_path(directory, name))
-    except FileNotFoundError:
-        return  # half made: the lock file was there before it
+    """Forget `name`, and what a killed writer left; the caller holds the flock."""
+    for path in (state_path(directory, name), _new_path(directory, name)):
+        with contextlib.suppress(FileNotFoundError):  # half made, or half dropped
+            os.unlink(path)
 
 
 def names_in(directory: str) -> list[str]:
     """The names that have a state file in `directory`, sorted."""
+    return sorted(e[: -len(".json")] for e in entries(directory) if e.endswith(".json") and not e.startswith("."))
+
+
+def entries(directory: str) -> list[str]:
+    """What lies in a state directory; nothing where it may not be looked into."""
     try:
         check_directory(directory)
-        entries = os.listdir(directory)
+        return os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
-    return sorted(e[: -len(".json")] for e in entries if e.endswith(".json") and not e.startswith("."))

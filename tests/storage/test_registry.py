@@ -15,10 +15,10 @@ import pytest
 import sysv_ipc
 
 from memcache_shm.errors import BusyError, LayoutError, MemcacheError, TableExistsError, TableNotFoundError, TableRemovedError
-from memcache_shm.storage import namelock, registry, statefile
+from memcache_shm.storage import inventory, namelock, registry, statefile
 from memcache_shm.storage.geometry import Geometry
+from memcache_shm.storage.inventory import Status
 from memcache_shm.storage.namelock import NameLock
-from memcache_shm.storage.registry import Status
 
 GEOMETRY = Geometry.by_elements(16, 100)
 OTHER = Geometry.by_elements(17, 100)
@@ -74,7 +74,7 @@ def ids_exist(state: statefile.State) -> tuple[bool, bool]:
 
 
 def status_of(name: str) -> Status:
-    (status,) = [entry.status for entry in registry.list_tables() if entry.state.name == name]
+    (status,) = [entry.status for entry in inventory.list_tables() if entry.state.name == name]
     return status
 
 
@@ -171,7 +171,7 @@ def test_killed_daemon_is_succeeded(directory: str) -> None:
     assert status_of("app") is Status.LEFT_BEHIND
     with pytest.raises(TableExistsError, match="rm app"):
         registry.claim("app", OTHER)
-    with pytest.raises(TableExistsError, match="eviction True, not False"):
+    with pytest.raises(TableExistsError, match=r"eviction on, not eviction off \(-M\).*backup app.*rm app"):
         registry.claim("app", GEOMETRY, evict=False)
     second = Daemon("app")
     assert second.adopted
@@ -265,7 +265,7 @@ def test_unreadable_state_file(directory: str, text: str) -> None:
     for call in (lambda: registry.attach("app"), lambda: registry.claim("app", GEOMETRY), lambda: registry.remove("app")):
         with pytest.raises(LayoutError, match=r"app\.json.*delete the file"):
             call()
-    assert registry.list_tables() == []
+    assert inventory.list_tables() == []
     path.unlink()
 
 
