@@ -21,6 +21,7 @@ states:
   open         made by memcache_shm.open(); needs no daemon
   kept         its daemon ended with --keep
   left behind  its daemon was killed; the next start with the same name takes it over
+  unfinished   being made this moment, or its maker was killed; the next start, open() or 'rm' clears it
   gone         removed from outside (ipcrm, logout); only the name is left
 """
 

@@ -36,5 +36,6 @@ cdef class Reading:
     cdef bytes fetch(self, Key *key, Found *found)
     cdef bytes fetch_waiting(self, Key *key, Found *found, bint touch, int64_t exptime)
     cdef Table live(self)
+    cdef Table current(self)
     cdef int settle(self, Table table, int result, bint *renewed) except -1
     cdef int renew(self, Table table) except -1

@@ -134,7 +134,7 @@ cdef class Reading:
         return self.fetch(&view, &found) is not None
 
     def __len__(self):
-        return len(self.live())
+        return len(self.current())
 
     def __bool__(self):
         return True     # an empty cache is still a cache: `if cache:` asks whether there is one
@@ -145,8 +145,8 @@ cdef class Reading:
 
     @property
     def attached_table(self):
-        """The table beneath. Raises ClosedError."""
-        return self.live()
+        """The table beneath. Raises ClosedError, TableRemovedError."""
+        return self.current()
 
     @property
     def options(self):
@@ -239,6 +239,13 @@ cdef class Reading:
             raise ClosedError(f"the cache object of table {self.name!r} is closed; attach again")
         return self.table
 
+    cdef Table current(self):
+        """As `live`, for who looks at the table as a whole: asks the kernel, and attaches the successor of a removed one."""
+        cdef Table table = self.live()
+        if table.is_removed():
+            self.renew(table)
+        return self.live()
+
     cdef int settle(self, Table table, int result, bint *renewed) except -1:
         """`result` if it is an answer, RETIRED if the name leads to a new table now (once a call), else the error."""
         if result <= NOT_NUMBER:
@@ -255,8 +262,9 @@ cdef class Reading:
             return 0        # another thread did, or closed
         try:
             fresh, _ = registry.attach(self.name, readonly=self.readonly, directory=self.directory)
-        except (TableNotFoundError, TableRemovedError):
-            raise _error(table, RETIRED, self.name) from None
+        except TableNotFoundError as error:
+            raise TableRemovedError(
+                f"table {self.name!r} was removed (end of its daemon, 'memcache-shm rm', unlink()); {error}") from None
         if self.table is table:
             self.table = fresh
         return 0
@@ -265,7 +273,7 @@ cdef class Reading:
 cdef object _error(Table table, int result, str name):
     """The exception for a result that is no answer."""
     if result == BUSY:
-        return BusyError(f"table {name!r}: process {table.busy_pid()} keeps this key's shard locked; it is stopped or hung")
+        return BusyError(f"table {name!r}: process {table.busy_pid()} keeps a shard locked; it is stopped or hung: continue or kill it")
     if result == TOO_LARGE:
         return TooLargeError(f"table {name!r} takes values up to {table.max_value} bytes; make it with a larger max_item")
     if result == NO_SPACE:
@@ -275,5 +283,5 @@ cdef object _error(Table table, int result, str name):
     if result == READ_ONLY:
         return ReadOnlyError(f"table {name!r} is attached with readonly=True")
     if result == RETIRED:
-        return TableRemovedError(f"table {name!r} was removed; open() makes a new one")
+        return TableRemovedError(f"table {name!r} was removed twice during this call; call again")
     return MemcacheError(f"table {name!r}: unexpected result {result}")

@@ -187,8 +187,8 @@ def _create(directory: str, name: str, geometry: Geometry, mode: int, evict: boo
 def _make(directory: str, note: State, geometry: Geometry) -> tuple[Table, State]:
     table = Table.create(geometry, mode=note.mode, evict=note.evict)
     try:
-        ids = {"shmid": table.shmid, "semid": table.semid, "uuid": table.uuid}
-        return table, statefile.write_state(directory, replace(note, created=time.time(), **ids))
+        state = replace(note, shmid=table.shmid, semid=table.semid, uuid=table.uuid, created=time.time())
+        return table, statefile.write_state(directory, state)
     except BaseException:
         table.destroy()
         table.close()

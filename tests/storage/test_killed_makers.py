@@ -1,6 +1,6 @@
 """Whoever makes, claims, gives up or removes a name may be killed at any moment: the next open works, one table is left, nothing nameless.
 
-Each operation is killed after every fourth system call, in the long run after every one; then several processes at a time at random moments.
+Each operation is killed after every fourth system call (after every one in the long run), then several processes at random moments.
 """
 
 from __future__ import annotations
