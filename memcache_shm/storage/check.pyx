@@ -12,7 +12,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from memcache_shm.storage.arena cimport Runs, all_free, is_used, mark
-from memcache_shm.storage.atomics cimport load_relaxed32, load_relaxed64, store_relaxed64
+from memcache_shm.storage.atomics cimport load_relaxed32, load_relaxed64, store_relaxed64, store_release64
 from memcache_shm.storage.index cimport Path, node_at, walk
 from memcache_shm.storage.layout cimport (
     CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, LENGTH_MASK, MAX_NODES, NODE_BYTES, NODE_SLOTS, Record, ShardControl, bucket_of,
@@ -71,6 +71,7 @@ cdef class _Shard:
     cdef list found
     cdef dict kinds                 # kind -> how many
     cdef set versions
+    cdef list again                 # addresses of slots whose item has a version that another has, too
 
     def __dealloc__(self):
         free(self.records.bitmap)
@@ -82,6 +83,7 @@ cdef class _Shard:
         self.found = []
         self.kinds = {}
         self.versions = set()
+        self.again = []
         self.records = s.records
         self.index = s.index
         self.records.used = &self.used[0]
@@ -110,7 +112,7 @@ cdef class _Shard:
         cdef uint32_t n_buckets = split_buckets(load_relaxed64(&self.shard.control.split)), b
         self.intent()
         if not sensible(self.view, self.shard):
-            self.say("control", "the shard's bounds make no sense: number of buckets, index zone or use counts are out of range")
+            self.say("control", "number of buckets, index zone, use counts or flush cut-off are out of range")
             return 0
         self.chunks(n_buckets)
         for b in range(n_buckets):
@@ -163,7 +165,7 @@ cdef class _Shard:
             for i in range(p.n):
                 w = p.slots[i]
                 if word_kind(w) == KIND_ENTRY:
-                    self.entry(w, bucket, n_buckets, keys)
+                    self.entry(p.slots + i, bucket, n_buckets, keys)
                 elif w != 0 and not (word_kind(w) == KIND_LINK and i == p.n - 1):
                     self.say("slot", f"bucket {bucket} holds the word {w:#018x}, which is neither an item nor a link to go on")
             w = p.slots[p.n - 1]
@@ -179,8 +181,9 @@ cdef class _Shard:
             p.n = NODE_SLOTS
             p.nodes += 1
 
-    cdef int entry(self, uint64_t w, uint32_t bucket, uint32_t n_buckets, set keys) except -1:
+    cdef int entry(self, uint64_t *slot, uint32_t bucket, uint32_t n_buckets, set keys) except -1:
         """One item: the record is whole, at home, alone in its place, and its version is one of a kind."""
+        cdef uint64_t w = slot[0]
         cdef View *v = self.view
         cdef Shard *s = self.shard
         cdef uint64_t at = word_granule(w), h
@@ -196,6 +199,8 @@ cdef class _Shard:
         keys.add(key)
         if not self.place(r, at, key):
             return 0
+        if r.version in self.versions:
+            self.again.append(<uint64_t> slot)
         self.version(r, key)
         self.n_records += 1
         self.first_expiry = earlier(self.first_expiry, r.expiry)
@@ -268,8 +273,6 @@ cdef class _Shard:
                 self.say("count", f"{has} {name} are counted, {derived} are there")
         if self.first_expiry != 0 and (c.next_expiry == 0 or c.next_expiry > self.first_expiry):
             self.say("expiry", f"an item expires at tick {self.first_expiry}, earlier than the shard's bound {c.next_expiry}")
-        if c.cutoff > c.version:
-            self.say("cut-off", f"the flush cut-off {c.cutoff} is ahead of the version counter {c.version}")
         return 0
 
 
@@ -300,15 +303,12 @@ cdef int _hold(View *v, Shard *s) except -1:
     raise NoSpaceError("too many processes write to this table; close one, then check again")
 
 
-cdef list _look(View *v, Shard *s, report):
-    """The findings of a shard that is held."""
+cdef _Shard _look(View *v, Shard *s):
+    """A shard that is held, verified."""
     cdef _Shard picture = _Shard.__new__(_Shard)
     picture.open(v, s)
     picture.verify()
-    report.records += picture.n_records
-    report.items += picture.n_items
-    report.granules += picture.used[0] + picture.used[1]
-    return picture.findings()
+    return picture
 
 
 def check_table(Table table not None, *, repair=False, progress=None):
@@ -338,11 +338,18 @@ def check_table(Table table not None, *, repair=False, progress=None):
 
 
 cdef int _check_shard(View *v, Shard *s, report, bint mend) except -1:
-    found = _look(v, s, report)
+    cdef _Shard picture = _look(v, s)
+    cdef uint64_t slot
+    found = picture.findings()
     report.findings += found
     if found and mend:
+        for slot in picture.again:      # a rebuild keeps no account of versions
+            store_release64(<uint64_t *> slot, 0)
         _repair(v, s)
-        found = _look(v, s, Report())
+        picture = _look(v, s)
         report.repaired.append(s.number)
-    report.left += found
+    report.left += picture.findings()
+    report.records += picture.n_records
+    report.items += picture.n_items
+    report.granules += picture.used[0] + picture.used[1]
     return 0
