@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
 import os
 import subprocess
 import tempfile
@@ -71,6 +72,13 @@ def load_helper() -> ctypes.PyDLL:
     return helper
 
 
+def _unforked(size_bytes: int) -> mmap.mmap:
+    """Memory that children do not get: every fork would copy its page tables."""
+    memory = mmap.mmap(-1, size_bytes)
+    memory.madvise(mmap.MADV_DONTFORK)
+    return memory
+
+
 def code_of(*parts: str) -> list[tuple[int, int]]:
     """Where the executable code of the libraries lies whose path contains one of `parts`."""
     found = []
@@ -125,6 +133,8 @@ class Tracer:
         self.segment = segment
         self.size_bytes = size_bytes
         self.is_typical: Callable[[int], bool] = lambda pid: True  # whether a child of this pid takes the same way as the others
+        self._rips = (ctypes.c_uint64 * MOST_STEPS).from_buffer(_unforked(8 * MOST_STEPS))
+        self._changes = (Change * MOST_CHANGES).from_buffer(_unforked(ctypes.sizeof(Change) * MOST_CHANGES))
         self.plain = False  # no debug registers here: step every instruction
 
     def spawn(self, call: Callable[[], Any], arrange: Callable[[int], None] | None = None) -> int:
@@ -155,8 +165,7 @@ class Tracer:
         """Step through the whole call. `entries`: where its window begins, when that is known."""
         pid = self.spawn(call, arrange)
         shadow = ctypes.create_string_buffer(ctypes.string_at(self.segment, self.size_bytes), self.size_bytes)
-        rips = (ctypes.c_uint64 * MOST_STEPS)()
-        changes = (Change * MOST_CHANGES)()
+        rips, changes = self._rips, self._changes
         n_changes = ctypes.c_long()
         try:
             entered = self._step_in(pid, entries)
@@ -188,7 +197,9 @@ class Tracer:
         status = self.helper.complete(pid)
         if ctypes.string_at(self.segment, self.size_bytes) != shadow.raw:
             raise RuntimeError("the window ended before the last change")
-        return Trace(rips[:n], changes, n_changes.value, status)
+        kept = (Change * n_changes.value)()
+        ctypes.memmove(kept, changes, ctypes.sizeof(kept))
+        return Trace(rips[:n], kept, n_changes.value, status)
 
     def _step_in(self, pid: int, entries: Sequence[int] = ()) -> int:
         known = (ctypes.c_uint64 * len(entries))(*entries)
