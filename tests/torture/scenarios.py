@@ -1,7 +1,7 @@
 """The operations a writer is killed in: a line each.
 
 `through`: the operations that the intent must tell on the way, so that a scenario does what its name says. `nested`: in how many
-states left by a kill the repair by the next writer is stepped, too.
+states left by a kill the repair by the next writer is stepped, too. `later_s`: what the keys will be by then is looked at, too.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torture.stage import Stage
-
-import memcache_shm
-
-STORE, DELETE, TOUCH, EVICT, EXPIRE, SPLIT, MERGE, MOVE, FLUSH = range(1, 10)  # as in recovery.pxd
+from torture.verify import DELETE, EVICT, EXPIRE, FLUSH, MERGE, MOVE, SPLIT, STORE, TOUCH
 
 MEMORY = {"memory": 65536, "max_item": 8192}
 STRICT = MEMORY | {"evict": False}
@@ -35,6 +32,7 @@ class Scenario:
     through: tuple[int, ...]
     evicts: bool = False
     nested: int = 0
+    later_s: int = 0
     arrange: Callable[[Stage, int], None] | None = None  # what is to be set right once the pid of the killed process is known
 
 
@@ -94,16 +92,17 @@ def full_of(size_bytes: int) -> Callable[[Stage], None]:
 
 def holes(stage: Stage) -> None:
     """A table that does not evict, every other item deleted: no run is long."""
-    names = stage.names("f")
-    stored = []
-    try:
-        while True:
-            stored.append(next(names))
-            stage.set(stored[-1], bytes(700))
-    except memcache_shm.NoSpaceError:
-        stage.keys.add("new")
+    full(stage)
+    stored = sorted(key for key in stage.keys if key.startswith("f"))
     for key in stored[::2]:
         stage.cache.delete(key)
+
+
+def full(stage: Stage) -> None:
+    """A table that does not evict and has no room."""
+    names = stage.names("f")
+    while not stage.refused(lambda: stage.set(next(names), bytes(700))):
+        stage.keys.add("new")
 
 
 def broken_up(stage: Stage) -> None:
@@ -164,8 +163,9 @@ def records_below_the_index(stage: Stage) -> None:
 
 SCENARIOS = [
     Scenario("set, new", MEMORY, few, lambda s: s.cache.set("new", b"new value"), (STORE,)),
-    Scenario("set, smaller", MEMORY, few, lambda s: s.cache.set("target", b"v"), (STORE,), nested=3),
+    Scenario("set, smaller", MEMORY, few, lambda s: s.cache.set("target", b"v"), (STORE,), nested=2),
     Scenario("set, larger", MEMORY, few, lambda s: s.cache.set("target", b"v" * 300), (STORE,)),
+    Scenario("set, expiring", MEMORY, expiring, lambda s: s.cache.set("target", b"v", expire=1000), (STORE,), later_s=500),
     Scenario("set, elements", CELLS, few, lambda s: s.cache.set("target", b"v" * 60), (STORE,)),
     Scenario("set, expired", MEMORY, expired, lambda s: s.cache.set("target", b"v"), (EXPIRE, STORE)),
     Scenario("add", MEMORY, few, lambda s: s.cache.add("new", b"v"), (STORE,)),
@@ -178,13 +178,14 @@ SCENARIOS = [
     Scenario("decr", CELLS, number, lambda s: s.cache.decr("n", 90), (STORE,)),
     Scenario("delete", MEMORY, few, lambda s: s.cache.delete("target"), (DELETE,)),
     Scenario("delete, expired", CELLS, expired, lambda s: s.cache.delete("target"), (EXPIRE,)),
-    Scenario("touch", MEMORY, expiring, lambda s: s.cache.touch("target", 1000), (TOUCH,)),
-    Scenario("gat", CELLS, expiring, lambda s: s.cache.gat("target", 1000), (TOUCH,)),
-    Scenario("eviction, elements", FEW, full_of(60), lambda s: s.cache.set("new", b"v"), (EVICT, STORE), evicts=True, nested=3),
+    Scenario("touch", MEMORY, expiring, lambda s: s.cache.touch("target", 1000), (TOUCH,), later_s=500),
+    Scenario("gat", CELLS, expiring, lambda s: s.cache.gat("target", 1000), (TOUCH,), later_s=500),
+    Scenario("eviction, elements", FEW, full_of(60), lambda s: s.cache.set("new", b"v"), (EVICT, STORE), evicts=True, nested=2),
     Scenario("eviction, neighbours", MEMORY, full_of(900), lambda s: s.cache.set("new", b"v" * 1900), (EVICT, STORE), evicts=True),
     Scenario("reaping", FEW, all_expired, lambda s: s.cache.set("new", b"v"), (EXPIRE, STORE)),
     Scenario("several runs", STRICT, holes, lambda s: s.cache.set("new", b"v" * 1900), (STORE,)),
     Scenario("several runs, freed", STRICT, broken_up, lambda s: s.cache.set("target", b"v"), (STORE,)),
+    Scenario("refused", STRICT, full, lambda s: s.refused(lambda: s.cache.add("new", b"v" * 700)), (STORE,)),
     Scenario("split, new chunk", MEMORY, items(112), lambda s: s.cache.set("new", b"v"), (STORE, SPLIT), nested=1),
     Scenario("split", MEMORY, items(119), lambda s: s.cache.set("new", b"v"), (STORE, SPLIT)),
     Scenario("split, overflow", MEMORY, crowded_split, lambda s: s.cache.set("new", b"v"), (STORE, SPLIT)),

@@ -6,7 +6,7 @@ import ctypes
 import itertools
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +20,8 @@ HASH_KEY_AT = 32  # Header.hash_key0, hash_key1
 COARSE_CLOCK_AT = 128  # Header.coarse_s, beside Header.retired
 CLOCK_SHIFT_AT = 136  # Header.clock_shift_ns
 DONE = 0x100  # beside the operation in an intent
+FLUSH_AT = 144  # Header.flush_ns
+FLUSH_APPLIED_AT = 16  # ShardControl.flush_applied
 LOCK_AT = 64  # ShardControl.lock
 INTENT_AT = 192  # ShardControl.intent.operation
 SLOT_BITS = 12  # of the lock word: process slot + 1; the epoch lies above
@@ -27,6 +29,7 @@ SLOT_BITS = 12  # of the lock word: process slot + 1; the epoch lies above
 HASH_KEY = bytes(range(16))  # always the same: so keys share a bucket, and a call takes as many steps, in each run
 PROBE = b"probe"  # the value of the keys by which a kill's consequences are probed
 Pair = tuple[bytes, bytes] | None  # value and CAS id
+State = dict[str, Pair]
 _numbers = itertools.count()
 
 
@@ -113,6 +116,14 @@ class Stage:
             self.set(key, value)
         return made
 
+    def refused(self, store: Callable[[], object]) -> bool:
+        """Whether the table refuses this for want of room."""
+        try:
+            store()
+        except memcache_shm.NoSpaceError:
+            return True
+        return False
+
     def remember_cas(self, key: str) -> None:
         self.cas[key] = self.cache.gets(key)[1]
 
@@ -142,9 +153,9 @@ class Stage:
         return int(struct.unpack_from("<I", state, at)[0]) & 0xFF
 
     def operations(self, words: dict[int, list[int]]) -> set[int]:
-        """The operations that the intents told, of the values that the words of the segment had."""
+        """The operations that the intents told before these were done, of the values that the words of the segment had."""
         places = [(self._control(shard) + INTENT_AT) // 8 for shard in range(self.shards)]
-        return {value & 0xFF for place in places for value in words.get(place, ())} - {0}
+        return {value & 0xFF for place in places for value in words.get(place, ()) if not value & DONE} - {0}
 
     def _control(self, shard: int) -> int:
         plan = self.table.geometry.plan
@@ -166,10 +177,29 @@ class Stage:
     def restore(self, state: bytes) -> None:
         ctypes.memmove(self.base, state, len(state))
 
-    def read(self) -> dict[str, Pair]:
-        """Value and CAS id of every key anybody has used."""
-        found = {}
+    def read(self, later_s: int = 0) -> State:
+        """Value and CAS id of every key anybody has used; with `later_s` also what they will be by then, as "KEY later"."""
+        found = self._read("")
+        if later_s:
+            self.shift_clock(later_s)
+            found |= self._read(" later")
+            self.shift_clock(-later_s)
+        return found
+
+    def _read(self, tense: str) -> State:
+        found: State = {}
         for key in self.keys:
             value, cas = self.checker.gets(key)
-            found[key] = None if value is None else (value, cas)
+            found[key + tense] = None if value is None else (value, cas)
         return found
+
+    def shard_of_entry(self, entry: str) -> int:
+        """The shard of a key in what `read` gives."""
+        return self.shard_of(entry.removesuffix(" later"))
+
+    def buckets(self) -> int:
+        return int(self.table.stats()["shm_buckets"])
+
+    def is_flush_applied(self) -> bool:
+        """The first shard has noted the last flush."""
+        return self._peek("<Q", self._control(0) + FLUSH_APPLIED_AT) == self._peek("<Q", FLUSH_AT)

@@ -25,7 +25,7 @@ from support.isolation import enter_own_namespace
 from torture.scenarios import SCENARIOS, Scenario
 from torture.stage import COARSE_CLOCK_AT, Stage
 from torture.tracer import Trace
-from torture.verify import Outcomes, check_after_kill
+from torture.verify import REPAIR, Outcomes, check_after_kill, observe
 
 DEBUG_REGISTERS = 4
 MOST_STRAYS = 0.02  # of the kills may end elsewhere than traced: a clock's way varies
@@ -70,12 +70,12 @@ class Stepper:
         self.own_words = self.uncounted | {
             *range(plan.processes_offset // 8, plan.counters_offset // 8)
         }  # not compared: differ with time and pid
-        before = stage.read()
-        lingering = len(stage.checker) - sum(1 for pair in before.values() if pair)
+        before, lingering, buckets = observe(stage, scenario.later_s)
         stage.restore(self.start)
         stage.shift_clock(1)  # so that every word that holds a time differs between the two traces
         first = self._trace(entries)
-        self.outcomes = Outcomes(before, stage.read(), scenario.evicts, lingering)
+        stage.shift_clock(-1)
+        self.outcomes = Outcomes(before, stage.read(scenario.later_s), scenario.evicts, lingering, buckets, scenario.later_s)
         stage.restore(self.start)
         self.trace = self._trace(first.rips[:1])
         stage.restore(self.start)
@@ -216,7 +216,7 @@ def step_scenario(
         for part in range(1, repairs + 1):
             stage.restore(stepper.start)
             stepper.leave_amid(part, repairs)
-            again = replace(scenario, name=f"{scenario.name}: repair {part}", call=_write, through=(), nested=0)
+            again = replace(scenario, name=f"{scenario.name}: repair {part}", call=_write, through=(REPAIR,), nested=0)
             repairing = Stepper(stage, again, (entries or [])[:DEBUG_REGISTERS])
             repaired = repairing.kill(repairing.sample(sample) if sample else range(len(repairing.trace.rips)), again.name)
             tell(str(repaired))

@@ -23,6 +23,7 @@ FINISHED = 0
 MOST_STEPS = 1_000_000
 MOST_CHANGES = 400_000
 REFUSED = -2
+STRAYING = 1_000_000  # the cost of a step in the clock's code: what comes after it is reached in another way
 FAILED_CALL = 1
 _SOURCE = Path(__file__).with_name("tracer.c")
 
@@ -113,7 +114,7 @@ class Trace:
         for k, rip in enumerate(self.rips[1:], 1):
             repeated = rip == self.rips[k - 1]  # a string instruction repeating itself: a debug register stops before the first round only
             seen[rip] += not repeated or k == 1
-            cost += 1
+            cost += STRAYING if self.in_clock[k] else 1
             if not repeated and not self.in_clock[k] and seen[rip] <= cost:
                 cost, anchor = seen[rip], k
             self.visits.append(seen[rip])

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from torture.stage import PROBE, Pair, Stage
+from torture.stage import DONE, PROBE, Stage, State
 
 from memcache_shm.storage.check import check_table
 
 WRITE_LIMIT_S = 1.0  # no write waits longer for a dead owner
-
-State = dict[str, Pair]
+NONE, STORE, DELETE, TOUCH, EVICT, EXPIRE, SPLIT, MERGE, MOVE, FLUSH, REPAIR = range(11)  # what an intent tells, as in recovery.pxd
 
 
 @dataclass(frozen=True)
@@ -22,44 +21,67 @@ class Outcomes:
     after: State
     evicts: bool  # the call makes room: what goes in the end may have gone
     lingering: int  # expired items that were counted before the call
+    buckets: int
+    later_s: int  # an expiry between now and then tells whether a touch came about
 
     def check_first(self, stage: Stage, now: State) -> None:
         """A look before any other write."""
         for shard in range(stage.shards):
-            keys = [key for key in stage.keys if stage.shard_of(key) == shard]
+            entries = [entry for entry in now if stage.shard_of_entry(entry) == shard]
             if not self.evicts:
-                assert self._all_of(keys, now, self.before) or self._all_of(keys, now, self.after), self._difference(keys, now)
-        for key in stage.keys:
-            assert now[key] in (self.before[key], self.after[key]), f"{key}: {now[key]}"
+                assert self._all_of(entries, now, self.before) or self._all_of(entries, now, self.after), self._difference(entries, now)
+        for entry, pair in now.items():
+            assert pair in (self.before[entry], self.after[entry]), f"{entry}: {pair}"
 
-    def _all_of(self, keys: list[str], now: State, state: State) -> bool:
-        return all(now[key] == state[key] for key in keys)
+    def _all_of(self, entries: list[str], now: State, state: State) -> bool:
+        return all(now[entry] == state[entry] for entry in entries)
 
-    def _difference(self, keys: list[str], now: State) -> str:
-        wrong = {key: now[key] for key in keys if now[key] != self.before[key]}
-        return f"neither as before nor as after the call: {wrong}; lost after it: {[k for k in keys if now[k] is None and self.after[k]]}"
+    def _difference(self, entries: list[str], now: State) -> str:
+        wrong = {entry: now[entry] for entry in entries if now[entry] != self.before[entry]}
+        lost = [entry for entry in entries if now[entry] is None and self.after[entry]]
+        return f"neither as before nor as after the call: {wrong}; lost: {lost}"
+
+    def is_done(self, stage: Stage, operation: int, now: State) -> bool | None:
+        """Whether what the intent tells has come about, by what can be seen; None where that cannot be told."""
+        if operation & DONE:
+            return True
+        if operation in (SPLIT, MERGE):
+            return None if stage.buckets() != self.buckets else False  # amid publishing
+        if operation == FLUSH:
+            return None if stage.is_flush_applied() else False
+        if operation in (STORE, DELETE, TOUCH):
+            changes = [e for e in now if self.before[e] != self.after[e] and not (self.evicts and self.after[e] is None)]
+            return bool(changes) and all(now[entry] == self.after[entry] for entry in changes)
+        return None
 
     def check_second(self, stage: Stage, first: State, now: State) -> None:
         """After the write that repaired: nothing has changed but what that write changed."""
         used = {pair[1] for state in (self.before, first) for pair in state.values() if pair}
-        for key in stage.keys:
-            if key in stage.probes:
-                assert now[key] is not None and now[key][0] == PROBE, f"{key}: {now[key]}"
-                assert now[key][1] not in used, f"{key} got a CAS id that was used before: {now[key]}"
-            elif now[key] != first[key]:
-                assert self.evicts and now[key] is None, f"{key} was {first[key]} and is {now[key]}"
-        readable = sum(1 for pair in now.values() if pair)
+        for entry, pair in now.items():
+            if entry.removesuffix(" later") in stage.probes:
+                assert pair is not None and pair[0] == PROBE, f"{entry}: {pair}"
+                assert pair[1] not in used, f"{entry} got a CAS id that was used before: {pair}"
+            elif pair != first[entry]:
+                assert self.evicts and pair is None, f"{entry} was {first[entry]} and is {pair}"
+        readable = sum(1 for key in stage.keys if now[key])
         assert readable <= len(stage.checker) <= readable + self.lingering, (
             f"{readable} items can be read, {len(stage.checker)} are counted"
         )
 
 
+def observe(stage: Stage, later_s: int) -> tuple[State, int, int]:
+    """What is there, how many expired items are counted all the same, the number of buckets."""
+    state = stage.read(later_s)
+    return state, len(stage.checker) - sum(1 for key in stage.keys if state[key]), stage.buckets()
+
+
 def check_after_kill(stage: Stage, outcomes: Outcomes) -> None:
     """AssertionError that says what is wrong with the table."""
-    noted = sum(1 for operation in stage.intents() if operation)
-    repairs = stage.table.stats()["shm_repairs"]
-    first = stage.read()
+    noted = [operation for operation in stage.intents() if operation]
+    figures = stage.table.stats()
+    first = stage.read(outcomes.later_s)
     outcomes.check_first(stage, first)
+    are_done = [outcomes.is_done(stage, operation, first) for operation in noted if operation != REPAIR]
     for probe in stage.probes:
         before_s = time.monotonic()
         stage.checker.set(probe, PROBE)
@@ -67,5 +89,10 @@ def check_after_kill(stage: Stage, outcomes: Outcomes) -> None:
     assert stage.locks() == [0] * stage.shards, "a lock is left"
     report = check_table(stage.table)
     assert not report.findings, "; ".join(f"{finding.kind}: {finding.text}" for finding in report.findings[:5])
-    outcomes.check_second(stage, first, stage.read())
-    assert stage.table.stats()["shm_repairs"] == repairs + noted, "a repair was not counted"
+    outcomes.check_second(stage, first, stage.read(outcomes.later_s))
+    grown = {name: figure - figures[name] for name, figure in stage.table.stats().items()}
+    assert grown["shm_repairs"] == len(noted), f"{grown['shm_repairs']} repairs were counted, {len(noted)} intents were noted"
+    completed, cancelled = grown["shm_repairs_completed"], grown["shm_repairs_cancelled"]
+    assert completed + cancelled == len(are_done), f"{completed} completed and {cancelled} cancelled of {len(are_done)} changes"
+    surely, perhaps = are_done.count(True), are_done.count(None)
+    assert surely <= completed <= surely + perhaps, f"{completed} of {noted} were said to be completed, {are_done} are"
