@@ -194,7 +194,8 @@ def death_anywhere(code: Code) -> Iterator[str]:
 def misleading(m: Memory) -> str | None:
     """What a next owner would take wrongly from what a death left."""
     operation = (m["operation"] or "").removesuffix(" done")
-    whole = m["used 0"] == (m[SLOT] == Entry(0)) and m["used 4"] == (m[SLOT] == Entry(4)) and m["items"] == 1 + (m[OTHER] != 0) + (m[EVICTED] != 0)
+    items = 1 + (m[OTHER] != 0) + (m[EVICTED] != 0)
+    whole = m["used 0"] == (m[SLOT] == Entry(0)) and m["used 4"] == (m[SLOT] == Entry(4)) and m["items"] == items
     if not whole and not operation:
         return "a change half done that no intent tells of"
     if m["intent slot"] is not None and operation and (operation, m["intent slot"], m["intent new"]) not in INTENTS:
