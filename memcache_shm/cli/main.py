@@ -57,8 +57,15 @@ def _ping(words: Sequence[str]) -> int:
     return ping(words)
 
 
+def _check(words: Sequence[str]) -> int:
+    from memcache_shm.cli.check import main as check
+
+    return check(words)
+
+
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "ls": (_ls, "list the tables and how they stand"),
     "rm": (_rm, "remove tables"),
+    "check": (_check, "verify every invariant of a table, and mend it"),
     "ping": (_ping, "ask a daemon or a table whether it answers"),
 }

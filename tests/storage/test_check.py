@@ -1,0 +1,418 @@
+"""What a check finds: each kind of damage, exactly; nothing in a table that is only used. And what a repair keeps."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+from model.hammering import FAILED, Fleet, Hammer
+from model.test_model import SETUPS, CacheMachine
+from support.segments import ENTRY, LINK, Entry, Segment, constants
+from support.servers import Daemon
+
+import memcache_shm
+from memcache_shm.storage.check import EXAMPLES, Report, check_table
+from memcache_shm.storage.geometry import Geometry
+from memcache_shm.storage.table import Table
+
+CHECKS_UNDER_LOAD = 20
+SETVAL = 16  # <linux/sem.h>
+TABLES: dict[str, dict[str, Any]] = {
+    "memory": {"memory": "64k", "max_item": "16k", "evict": False},
+    "shards": {"memory": "256k", "max_item": "1k"},
+    "elements": {"elements": 200, "element_size": 400},
+}
+
+
+@contextmanager
+def filled(name: str) -> Iterator[tuple[memcache_shm.Cache, dict[str, bytes], Segment]]:
+    """A table with items of all kinds: small and large, with and without expiry, of several runs, behind overflow nodes."""
+    cache = memcache_shm.open("checked", **TABLES[name])
+    try:
+        with Segment(cache.attached_table) as segment:
+            yield cache, fill(cache), segment
+    finally:
+        cache.close()
+        memcache_shm.unlink("checked")
+
+
+def fill(cache: memcache_shm.Cache) -> dict[str, bytes]:
+    largest = cache.attached_table.max_value
+    held = {}
+    for number in range(55):
+        held[f"large{number}"] = bytes([number]) * min(largest, 900)
+    for number in range(100):
+        held[f"k{number}"] = bytes([number]) * (number % 30)
+    for number, (key, value) in enumerate(held.items()):
+        cache.set(key, value, expire=1000 * (number % 2))
+    for number in range(0, 55, 2):
+        cache.delete(f"large{number}")
+        del held[f"large{number}"]
+    if largest > 10_000:  # no gap is as large: it needs several
+        held["huge"] = random.Random(1).randbytes(12_000)
+        cache.set("huge", held["huge"])
+    assert cache.get_many(held) == held
+    return held
+
+
+def first(segment: Segment) -> Entry:
+    return next(segment.entries())
+
+
+def free_slot(segment: Segment, shard: int, bucket: int) -> int:
+    """The offset of an empty slot of a bucket that is not its last."""
+    return next(at for at, word in list(segment.slots(shard, bucket))[:-1] if word == 0)
+
+
+def has_room(segment: Segment, shard: int, bucket: int) -> bool:
+    return any(word == 0 for _, word in list(segment.slots(shard, bucket))[:-1])
+
+
+def with_room(segment: Segment) -> Entry:
+    """An entry whose bucket has an empty slot."""
+    return next(entry for entry in segment.entries() if has_room(segment, entry.shard, entry.bucket))
+
+
+def flip_granule(segment: Segment, shard: int, granule: int) -> None:
+    byte = segment.bitmap_byte(shard, segment.plan.records, granule)
+    segment.put(byte, segment.get(byte) ^ 1 << granule % 8)
+
+
+# Each damages one thing and returns the keys that it costs.
+
+
+def intent_of_the_dead(segment: Segment) -> list[bytes]:
+    segment.put(segment.control(0, "intent.pid"), 4711)
+    segment.put(segment.control(0, "intent.operation"), 2)
+    return []
+
+
+def use_count_out_of_range(segment: Segment) -> list[bytes]:
+    segment.put(segment.control(0, "used[0]"), segment.plan.records.granules + 1)
+    return []
+
+
+def cutoff_ahead(segment: Segment) -> list[bytes]:
+    """Which of the two words is wrong nobody can tell: what may have been flushed is not served."""
+    segment.put(segment.control(0, "cutoff"), segment.get(segment.control(0, "version")) + 1)
+    return [segment.key(entry) for entry in segment.entries() if entry.shard == 0]
+
+
+def chunk_nowhere(segment: Segment) -> list[bytes]:
+    costs = [segment.key(entry) for entry in segment.entries() if entry.shard == 0]
+    segment.put(segment.directory(0, 1 if segment.buckets(0) > constants()["CHUNK_BUCKETS"] else 0), 0xFFFFFFF0)
+    return costs
+
+
+def slot_of_no_kind(segment: Segment) -> list[bytes]:
+    entry = with_room(segment)
+    segment.put_word(free_slot(segment, entry.shard, entry.bucket), 3 << 62 | 5)
+    return []
+
+
+def link_in_the_middle(segment: Segment) -> list[bytes]:
+    entry = with_room(segment)
+    segment.put_word(free_slot(segment, entry.shard, entry.bucket), LINK << 62 | 5)
+    return []
+
+
+def link_to_nowhere(segment: Segment) -> list[bytes]:
+    for entry in segment.entries():
+        at, word = list(segment.slots(entry.shard, entry.bucket))[-1]
+        if word == 0:
+            segment.put_word(at, LINK << 62 | 0xFFFFFFF)
+            return []
+    raise AssertionError("no bucket has its last slot free")
+
+
+def slot_to_nowhere(segment: Segment) -> list[bytes]:
+    entry = first(segment)
+    key = segment.key(entry)
+    segment.put_word(entry.slot, entry.word | 0xFFFFFFF)
+    return [key]
+
+
+def other_version(segment: Segment) -> list[bytes]:
+    entry = first(segment)
+    segment.put(segment.record(entry, "version"), segment.get(segment.record(entry, "version")) + segment.shards)
+    return [segment.key(entry)]
+
+
+def key_of_no_length(segment: Segment) -> list[bytes]:
+    entry = first(segment)
+    key = segment.key(entry)
+    segment.put(segment.record(entry, "key_length"), 0)
+    return [key]
+
+
+def unknown_state(segment: Segment) -> list[bytes]:
+    entry = first(segment)
+    segment.put(segment.record(entry, "state"), 0x80)
+    return [segment.key(entry)]
+
+
+def far_from_home(segment: Segment) -> list[bytes]:
+    entry = first(segment)
+    key = segment.key(entry)
+    segment.put_word(entry.slot, 0)
+    other = next(
+        bucket for bucket in range(segment.buckets(entry.shard)) if bucket != entry.bucket and has_room(segment, entry.shard, bucket)
+    )
+    segment.put_word(free_slot(segment, entry.shard, other), entry.word)
+    return [key]
+
+
+def other_tag(segment: Segment) -> list[bytes]:
+    entry = first(segment)
+    segment.put_word(entry.slot, entry.word ^ 1 << constants()["TAG_AT"])
+    return [segment.key(entry)]
+
+
+def there_twice(segment: Segment) -> list[bytes]:
+    entry = with_room(segment)
+    segment.put_word(free_slot(segment, entry.shard, entry.bucket), entry.word)
+    return []
+
+
+def version_ahead(segment: Segment) -> list[bytes]:
+    """By so much that the slot word's bits of it are the same."""
+    entry = first(segment)
+    ahead = (constants()["VERSION_MASK"] + 1) * segment.shards
+    segment.put(segment.record(entry, "version"), segment.get(segment.record(entry, "version")) + ahead)
+    return []
+
+
+def run_leads_back_elsewhere(segment: Segment) -> list[bytes]:
+    segment.put(segment.run_link(segment.find(b"huge"), "first"), 1)
+    return [b"huge"]
+
+
+def run_leads_nowhere(segment: Segment) -> list[bytes]:
+    segment.put(segment.run_link(segment.find(b"huge"), "next"), segment.plan.records.granules)
+    return [b"huge"]
+
+
+def runs_end_too_soon(segment: Segment) -> list[bytes]:
+    segment.put(segment.run_link(segment.find(b"huge"), "next"), 0xFFFFFFFF)
+    return [b"huge"]
+
+
+def run_into_another(segment: Segment) -> list[bytes]:
+    """The first run is said to be one granule longer, which is another item's: one of the two has to go."""
+    link = segment.run_link(segment.find(b"huge"), "granules")
+    segment.put(link, segment.get(link) + 1)
+    return [b"huge"]
+
+
+def taken_by_nobody(segment: Segment) -> list[bytes]:
+    flip_granule(segment, 0, segment.get(segment.control(0, "next_fit[0]")) + 3)
+    return []
+
+
+def marked_free(segment: Segment) -> list[bytes]:
+    entry = first(segment)
+    flip_granule(segment, entry.shard, entry.granule)
+    return []
+
+
+def miscounted(name: str, by: int) -> Callable[[Segment], list[bytes]]:
+    def damage(segment: Segment) -> list[bytes]:
+        field = segment.control(0, name)
+        segment.put(field, segment.get(field) + by)
+        return []
+
+    damage.__name__ = f"miscounted_{name}"
+    return damage
+
+
+def no_expiry_ahead(segment: Segment) -> list[bytes]:
+    segment.put(segment.control(0, "next_expiry"), 0)
+    return []
+
+
+LOST = {"leak", "count"}  # follow when an item is not recognised any more
+DAMAGES: list[tuple[Callable[[Segment], list[bytes]], set[str]]] = [
+    (intent_of_the_dead, {"intent"}),
+    (use_count_out_of_range, {"control"}),
+    (cutoff_ahead, {"control"}),
+    (chunk_nowhere, {"directory"} | LOST),
+    (slot_of_no_kind, {"slot"}),
+    (link_in_the_middle, {"slot"}),
+    (link_to_nowhere, {"link"}),
+    (slot_to_nowhere, {"record"} | LOST),
+    (other_version, {"record"} | LOST),
+    (key_of_no_length, {"record"} | LOST),
+    (unknown_state, {"runs"} | LOST),
+    (far_from_home, {"home"} | LOST),
+    (other_tag, {"home"} | LOST),
+    (there_twice, {"twice"}),
+    (version_ahead, {"version"}),
+    (taken_by_nobody, {"leak"}),
+    (marked_free, {"free map"}),
+    (miscounted("used[0]", 1), {"count"}),
+    (miscounted("used[1]", -1), {"count"}),
+    (miscounted("items", -2), {"count"}),
+    (miscounted("bytes", 7), {"count"}),
+    (miscounted("nodes", 1), {"count"}),
+    (no_expiry_ahead, {"expiry"}),
+]
+OF_MEMORY: list[tuple[Callable[[Segment], list[bytes]], set[str]]] = [
+    (run_leads_back_elsewhere, {"runs"} | LOST),
+    (run_leads_nowhere, {"runs"} | LOST),
+    (runs_end_too_soon, {"runs"} | LOST),
+    (run_into_another, {"overlap"} | LOST),
+    (miscounted("records", 1), {"count"}),  # with elements there are as many granules in use: out of range
+]
+CASES = [(name, *case) for name in TABLES for case in DAMAGES] + [("memory", *case) for case in OF_MEMORY]
+
+
+@pytest.mark.parametrize(("name", "damage", "kinds"), CASES, ids=[f"{name}-{damage.__name__}" for name, damage, _ in CASES])
+def test_damage_is_found_and_mended(state_dir: object, name: str, damage: Callable[[Segment], list[bytes]], kinds: set[str]) -> None:
+    with filled(name) as (cache, held, segment):
+        assert check_table(cache.attached_table).findings == []
+        costs = {key.decode() for key in damage(segment)}
+        report = check_table(cache.attached_table)
+        assert {finding.kind for finding in report.findings} == kinds
+        assert len({finding.shard for finding in report.findings}) == 1
+        assert report.left == report.findings
+        assert report.repaired == []
+        repaired = check_table(cache.attached_table, repair=True)
+        assert repaired.findings == report.findings, "a look changes nothing"
+        assert repaired.left == []
+        assert repaired.repaired == [report.findings[0].shard]
+        assert check_table(cache.attached_table).findings == []
+        assert missing_of(cache, held) <= costs
+        still_works(cache)
+
+
+def missing_of(cache: memcache_shm.Cache, held: dict[str, bytes]) -> set[str]:
+    """The keys that are gone; what is there has its value."""
+    found = cache.get_many(held)
+    assert all(held[key] == value for key, value in found.items())
+    return held.keys() - found.keys()
+
+
+def still_works(cache: memcache_shm.Cache) -> None:
+    """Everything can be stored and removed, and is whole afterwards."""
+    for number in range(100):
+        cache.set(f"k{number}", b"new")
+        assert cache.get(f"k{number}") == b"new"
+    for number in range(0, 100, 2):
+        assert cache.delete(f"k{number}")
+    assert check_table(cache.attached_table).findings == []
+
+
+def test_two_items_with_one_version(state_dir: object) -> None:
+    """CAS would take one for the other."""
+    with filled("memory") as (cache, _, segment):
+        entry, other = list(segment.entries())[:2]
+        segment.put(segment.record(other, "version"), segment.get(segment.record(entry, "version")))
+        bits = constants()["VERSION_MASK"] << constants()["VERSION_AT"]
+        segment.put_word(other.slot, (other.word & ~bits) | (entry.word & bits))
+        (finding,) = check_table(cache.attached_table).findings
+        assert finding.kind == "version"
+        assert "which another item has, too" in finding.text
+
+
+def test_what_is_meant_to_be_damaged_is_there(state_dir: object) -> None:
+    """Else the cases above would show nothing."""
+    for name in TABLES:
+        with filled(name) as (_, held, segment):
+            assert sorted(key.decode() for key in map(segment.key, segment.entries())) == sorted(held)
+            assert {entry.word >> 62 for entry in segment.entries()} == {ENTRY}
+            assert segment.shards == (2 if name == "shards" else 1)
+            assert name != "memory" or segment.has_several_runs(segment.find(b"huge"))
+
+
+def test_the_shard_is_named(state_dir: object) -> None:
+    with filled("shards") as (cache, _, segment):
+        segment.put(segment.control(1, "items"), 0)
+        (finding,) = check_table(cache.attached_table).findings
+        assert (finding.shard, finding.kind) == (1, "count")
+        assert finding.text.startswith("0 items are counted, ")
+
+
+def test_many_of_a_kind_are_counted(state_dir: object) -> None:
+    with filled("memory") as (cache, held, segment):
+        for entry in segment.entries():
+            segment.put(segment.record(entry, "version"), 0)
+        counts = [finding.count for finding in check_table(cache.attached_table).findings if finding.kind == "record"]
+        assert counts == [1] * EXAMPLES + [len(held) - EXAMPLES]
+
+
+def test_semaphore_of_no_meaning(make_table: Callable[..., Table]) -> None:
+    """Nothing can mend that: to set a semaphore would take the undo of its owner away."""
+    table = make_table(Geometry.by_elements(10, 10))
+    assert ctypes.CDLL(None).semctl(table.semid, 5, SETVAL, 2) == 0
+    report = check_table(table, repair=True)
+    assert [(finding.shard, finding.kind) for finding in report.left] == [(None, "process slot")]
+
+
+def test_progress_is_told(state_dir: object) -> None:
+    with filled("shards") as (cache, held, _):
+        calls: list[tuple[int, int]] = []
+        report = check_table(cache.attached_table, progress=lambda done, shards: calls.append((done, shards)))
+        assert calls == [(1, 2), (2, 2)]
+        assert (report.shards, report.items, report.records) == (2, len(held), len(held))
+
+
+def test_flushed_and_expired_items_are_no_findings(state_dir: object) -> None:
+    for name in TABLES:
+        with filled(name) as (cache, _, _):
+            cache.set("gone", b"x", expire=-1)
+            cache.flush_all()
+            cache.set("k1", b"x")
+            report = check_table(cache.attached_table)
+            assert report.findings == []
+            assert report.items == len(cache)
+            cache.flush_all(delay=1000)
+            assert check_table(cache.attached_table, repair=True) == report
+
+
+def test_it_takes_the_right_to_write(state_dir: object) -> None:
+    with filled("memory") as (cache, _, _), memcache_shm.attach("checked", readonly=True) as reader:
+        with pytest.raises(memcache_shm.ReadOnlyError, match="lock"):
+            check_table(reader.attached_table)
+        table = cache.attached_table
+        table.close()
+        with pytest.raises(ValueError, match="closed"):
+            check_table(table)
+
+
+@pytest.mark.parametrize("options", [("-m", "4", "-I", "256k"), ("500", "3000")], ids=["memory", "elements"])
+def test_clean_under_load(daemon_with: Callable[..., Daemon], options: tuple[str, ...]) -> None:
+    """Checks of a table that a daemon serves and four processes write to."""
+    daemon = daemon_with(*options, workers=2)
+    fleet = Fleet(lambda number: Hammer(daemon.name, 3000, number).strike, 4)
+    try:
+        with memcache_shm.attach(daemon.name) as cache:
+            before = cache.stats()[b"total_items"]
+            reports: list[Report] = []
+            while len(reports) < CHECKS_UNDER_LOAD or cache.stats()[b"total_items"] < before + 2000:
+                reports.append(check_table(cache.attached_table))
+                assert reports[-1].findings == []
+            assert max(report.items for report in reports) > 0
+    finally:
+        assert FAILED not in fleet.end_all()
+
+
+class CheckedMachine(CacheMachine):
+    """The model's sequences; what they leave behind is checked."""
+
+    def teardown(self) -> None:
+        if hasattr(self, "cache"):
+            assert check_table(self.cache.attached_table).findings == []
+        super().teardown()
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_clean_after_any_sequence(state_dir: Path, name: str) -> None:
+    machine = type(name, (CheckedMachine,), {"setup": SETUPS[name]})
+    run_state_machine_as_test(machine, settings=settings(max_examples=10, stateful_step_count=60, deadline=None))
