@@ -51,7 +51,7 @@ cdef uint32_t record_granules(Arena *a, Record *r, Sizes sizes) noexcept nogil:
 
 
 cdef bint record_runs(View *v, Arena *a, Record *r, Runs *out) noexcept nogil:
-    """All runs of a record; False when its links make no sense or the runs cannot hold it (scribbled memory)."""
+    """All runs of a record; False when its links make no sense or the runs are not just what it needs (scribbled memory)."""
     cdef Sizes sizes = sizes_of(r)
     cdef uint32_t granules = record_granules(a, r, sizes)
     cdef uint64_t start = <uint64_t> (<uint8_t *> r - a.base) // a.granule_bytes
@@ -70,7 +70,7 @@ cdef bint record_runs(View *v, Arena *a, Record *r, Runs *out) noexcept nogil:
             return True
         start = load_relaxed32(&link.next)
         if start == NO_GRANULE:
-            return held >= needed
+            return needed <= held < needed + a.granule_bytes
         if out.n == MAX_RUNS or start >= a.granules:
             return False
         link = <RunLink *> (a.base + start * a.granule_bytes)
