@@ -41,36 +41,32 @@ def attach(name: str, *, readonly: bool = False, user: str | int | None = None, 
     """
     statefile.check_name(name)
     directories = [directory] if directory is not None else statefile.search_directories(user)
+    denied = []
     for place in directories:
-        found = _attach_in(place, name, readonly)
+        try:
+            state = statefile.read_state(place, name)
+        except PermissionError:
+            denied.append(place)
+            continue
+        found = _attach_newest(state, readonly)
         if found is not None:
             return found
-    denied = [place for place in directories if os.path.exists(statefile.state_path(place, name))]
     if denied:
         raise PermissionError(f"table {name!r} in {denied[0]} is not for user {os.geteuid()}; ask its owner for another --mode")
     raise TableNotFoundError(f"no table {name!r} in {' or '.join(directories)}; start a daemon or call open()")
 
 
-def _attach_in(directory: str, name: str, readonly: bool) -> tuple[Table, State] | None:
-    state = read_if_allowed(directory, name)
+def _attach_newest(state: State | None, readonly: bool) -> tuple[Table, State] | None:
     while state is not None:
         try:
             return attach_state(state, readonly), state
         except TableRemovedError:
-            # It may have been replaced after its state was read: then the name leads to another one now.
-            newer = read_if_allowed(directory, name)
+            # It may have been replaced after its state was read: then the name leads to another one now, or to none.
+            newer = statefile.read_state(state.directory, state.name)
             if newer is not None and newer.uuid == state.uuid:
                 raise
             state = newer
     return None
-
-
-def read_if_allowed(directory: str, name: str) -> State | None:
-    """As `read_state`; a state that may not be read is none of ours."""
-    try:
-        return statefile.read_state(directory, name)
-    except PermissionError:
-        return None
 
 
 def attach_state(state: State, readonly: bool) -> Table:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +36,7 @@ def cache(state_dir: Path) -> Iterator[memcache_shm.Cache]:
 @pytest.fixture
 def stopped_owner(cache: memcache_shm.Cache) -> Iterator[int]:
     """The pid of a process that is stopped while it holds the lock."""
+    cache.set("probe", b"0")
     with subprocess.Popen([sys.executable, "-c", WRITER], stdout=subprocess.PIPE) as writer:
         try:
             assert writer.stdout is not None
@@ -54,15 +55,78 @@ def stopped_owner(cache: memcache_shm.Cache) -> Iterator[int]:
             writer.kill()
 
 
-def test_stopped_owner(cache: memcache_shm.Cache, stopped_owner: int) -> None:
+def _busy(call: Callable[[], object], pid: int) -> float:
+    """Make a call that must fail and name `pid`; how long it took, in seconds."""
     started = time.monotonic()
-    with pytest.raises(memcache_shm.BusyError, match=f"process {stopped_owner} "):
-        cache.set("key", b"1")
-    assert time.monotonic() - started < 2
-    assert cache.get("probe", b"none") in (b"none", b"1")
-    assert cache.get("busy") in (None, b"x" * 60_000)
+    with pytest.raises(memcache_shm.BusyError, match=f"process {pid} keeps a shard locked.*continue or kill it"):
+        call()
+    return time.monotonic() - started
+
+
+def test_stopped_owner(cache: memcache_shm.Cache, stopped_owner: int) -> None:
+    """Writes fail within a second, reads go on; nothing is stolen, and all goes on once the owner does."""
+    taken_over = cache.stats("shm")[b"locks_taken_over"]
+    repairs = cache.stats("shm")[b"repairs"]
+    before = {key: cache.get(key) for key in ("probe", "busy")}
+    for call in (
+        lambda: cache.set("key", b"1"),
+        lambda: cache.set("probe", b"x" * 60_000),
+        lambda: cache.add("key", b"1"),
+        lambda: cache.append("probe", b"1"),
+        lambda: cache.delete("probe"),
+        lambda: cache.incr("probe", 1),
+        lambda: cache.touch("probe", 10),
+        lambda: cache.gat("probe", 10),
+        lambda: cache.set_many({"a": b"1"}),
+        lambda: memcache_shm.attach("test").set("key", b"1"),
+    ):
+        assert _busy(call, stopped_owner) < 2
+    assert {key: cache.get(key) for key in before} == before
+    assert cache.get_many(["probe", "key"]).keys() <= {"probe"}
+    assert len(cache) >= 1
+    assert cache.stats()[b"curr_items"] == len(cache)
+    with memcache_shm.attach("test", readonly=True) as reader:
+        assert reader.get("probe") == before["probe"]
     os.kill(stopped_owner, signal.SIGCONT)
     assert cache.set("key", b"1") is True
+    assert cache.get("key") == b"1"
+    assert cache.stats("shm")[b"locks_taken_over"] == taken_over, "a living owner's lock was taken"
+    assert cache.stats("shm")[b"repairs"] == repairs
+
+
+def test_flush_all_meets_a_stopped_owner(cache: memcache_shm.Cache, stopped_owner: int) -> None:
+    assert _busy(cache.flush_all, stopped_owner) < 2
+    assert _busy(lambda: cache.flush_all(10), stopped_owner) < 2
+    assert cache.get("probe") is not None, "what failed has no effect"
+    os.kill(stopped_owner, signal.SIGCONT)
+    assert cache.flush_all() is True
+    assert cache.get("probe") is None
+
+
+def test_several_threads_and_a_forked_child_wait(cache: memcache_shm.Cache, stopped_owner: int) -> None:
+    """Each gets its own answer in time, at the same time."""
+    texts: list[str] = []
+
+    def write(number: int) -> None:
+        try:
+            cache.set(f"key{number}", b"1")
+        except memcache_shm.BusyError as error:
+            texts.append(str(error))
+
+    started = time.monotonic()
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    child = os.fork()
+    if child == 0:
+        write(9)
+        os._exit(0 if len(texts) == 1 and str(stopped_owner) in texts[0] else 1)
+    for thread in threads:
+        thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+    assert time.monotonic() - started < 3
+    assert len(texts) == 4
+    assert all(f"process {stopped_owner} " in text for text in texts)
 
 
 def test_other_threads_run_while_one_waits(cache: memcache_shm.Cache, stopped_owner: int) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import pickle
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sysv_ipc
 from support.isolation import ipc_ids
+from support.users import Users
 from support.waiting import until
 
 import memcache_shm
@@ -189,68 +187,22 @@ def test_a_pickled_handle(cache: memcache_shm.Cache, remove: Callable[[str], Non
         assert again.get("key") == b"1"
 
 
-def _use(cache: memcache_shm.Cache, name: str, is_over: Callable[[], bool], tell: Callable[[str], Any]) -> None:
-    """Go on and on with a key of one's own; tell "removed" and "well" when it changes, and anything that must not be."""
-    well = False
-    number = 0
-    while not is_over():
-        number += 1
-        value = b"%s %d " % (name.encode(), number) * 500
-        try:
-            if not cache.readonly:
-                cache.set(name, value)
-            found = cache.get(name)
-            cache.get_many([name, "none"])
-        except memcache_shm.TableRemovedError:
-            if well:
-                tell("removed")
-            well = False
-        except Exception as problem:  # noqa: BLE001  # told, and a failure there
-            tell(repr(problem))
-            return
-        else:
-            if found not in (None, value):
-                tell(f"foreign value {found[:50]!r}")
-            if not well:
-                tell("well")
-            well = True
-
-
-def _use_in_child(cache: memcache_shm.Cache, name: str, over: Any, outcomes: Any) -> None:
-    _use(cache, name, over.is_set, lambda outcome: outcomes.put((name, outcome)))
-
-
 @pytest.mark.parametrize("how", HOWS)
 def test_threads_and_forked_children_go_on(
     cache: memcache_shm.Cache, reader: memcache_shm.Cache, remove: Callable[[str], None], how: str
 ) -> None:
-    """Removed again and again under them, with a successor at once and without: all they meet is TableRemovedError, and it ends."""
-    fork = multiprocessing.get_context("fork")
-    over, outcomes = fork.Event(), fork.SimpleQueue()
-    users = {"child": cache, "reading child": reader, "thread": cache, "another": cache, "reading thread": reader}
-    running: list[Any] = []
-    for name, handle in users.items():
-        kind = fork.Process if "child" in name else threading.Thread
-        running.append(kind(target=_use_in_child, args=(handle, name.replace(" ", "_"), over, outcomes)))
-        running[-1].start()
-    state = dict.fromkeys(users, "")
-
-    def all_are(wanted: str) -> None:
-        while set(state.values()) != {wanted}:
-            name, outcome = outcomes.get()
-            assert outcome in ("well", "removed"), (name, outcome)
-            state[name.replace("_", " ")] = outcome
-
-    with contextlib.ExitStack() as stack:
-        stack.callback(lambda: [each.join() for each in running])
-        stack.callback(over.set)
-        all_are("well")
-        for _ in range(3):
+    """Removed again and again under them, with a successor at once or later: all they meet is TableRemovedError, and it ends."""
+    threads = {"thread": cache, "another": cache, "reading": reader}
+    children = {"child": cache, "child_reading": reader}
+    with contextlib.ExitStack() as successors, Users(threads, children) as users:
+        users.go_on()
+        for at_once in (False, True, False, True):
             remove(how)
-            all_are("removed")
-            stack.enter_context(_successor())
-            all_are("well")
-    assert [child.exitcode for child in running if isinstance(child, fork.Process)] == [0, 0]
+            if not at_once:
+                users.notice()
+            successors.enter_context(_successor())
+            users.go_on()
+            assert users.go_on() == set()
 
 
 def test_a_child_forked_after_the_removal(cache: memcache_shm.Cache, remove: Callable[[str], None]) -> None:

@@ -1,23 +1,31 @@
-"""A killed supervisor's table is found again, whole, by the next start with the same name and geometry."""
+"""A table outlives its daemon's end with --keep, and its being killed: the next start takes it over, whole; attached processes go on."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sysv_ipc
 from support.client import Client
 from support.isolation import is_running
 from support.servers import Daemon
 from support.tables import is_gone, is_there, names, state, verb
+from support.users import Users
 from support.waiting import until
 
 import memcache_shm
+from memcache_shm.storage import layout
 
 ITEMS = 500
+SOON_S = 4
 
 
 def _kill(daemon: Daemon) -> None:
@@ -26,6 +34,14 @@ def _kill(daemon: Daemon) -> None:
     os.kill(daemon.pid, signal.SIGKILL)
     daemon.wait()
     until(lambda: not any(map(is_running, workers)), "the workers to go")
+
+
+def _keep(daemon: Daemon) -> None:
+    """An orderly end of one that was started with --keep."""
+    assert daemon.stop() == 0
+
+
+either_end = pytest.mark.parametrize("end", [_kill, _keep], ids=["kill", "keep"])
 
 
 @pytest.mark.parametrize("geometry", [("1024", "256"), ("-m", "8")], ids=" ".join)
@@ -74,14 +90,200 @@ def test_the_socket_file_of_a_killed_daemon_is_taken_over(state_dir: Path, tmp_p
     assert not Path(path).exists()
 
 
-def test_another_geometry_is_refused_in_one_line(state_dir: Path) -> None:
+def _all_of(client: Client, keys: list[bytes]) -> dict[bytes, tuple[bytes, bytes, bytes] | None]:
+    """Flags, CAS id and value of each key."""
+    found: dict[bytes, tuple[bytes, bytes, bytes] | None] = {}
+    for key in keys:
+        head = client.ask(b"gets " + key).split()
+        found[key] = None
+        if head[0] == b"VALUE":
+            found[key] = head[2], head[4], client.read(int(head[3]) + 2)[:-2]
+            assert client.line() == b"END"
+    return found
+
+
+def _store_all_kinds(client: Client, largest: int) -> list[bytes]:
+    """Items of all sizes and histories, more than fit, so that large values lie in several runs; the keys."""
+    chance = random.Random(7)
+    keys = [b"k%d" % number for number in range(ITEMS)]
+    for number, key in enumerate(keys):
+        value = chance.randbytes(largest if number % 25 == 24 else chance.randrange(min(largest, 4000)))
+        exptime = (0, 1000, 10_000)[number % 3]
+        assert client.ask(b"set %b %d %d %d\r\n%b" % (key, number, exptime, len(value), value)) == b"STORED"
+    for key in chance.sample(keys, ITEMS // 5):
+        assert client.ask(b"touch %b 2000" % key) in (b"TOUCHED", b"NOT_FOUND")
+    for key in chance.sample(keys, ITEMS // 5):
+        assert client.ask(b"append %b 0 0 1\r\n+" % key) in (b"STORED", b"NOT_STORED", b"SERVER_ERROR object too large for cache")
+    for key in chance.sample(keys, ITEMS // 10):
+        assert client.ask(b"delete %b" % key) in (b"DELETED", b"NOT_FOUND")
+    assert client.ask(b"set n 5 0 2\r\n41") == b"STORED"
+    assert client.ask(b"incr n 1") == b"42"
+    return [*keys, b"n"]
+
+
+@either_end
+@pytest.mark.parametrize("geometry", [("400", "3000"), ("-m", "2", "-I", "300k")], ids=" ".join)
+def test_value_flags_and_cas_of_every_item(end: Callable[[Daemon], None], geometry: tuple[str, ...], state_dir: Path) -> None:
+    with Daemon("--name", "app", "--keep", *geometry, workers=2) as daemon, Client(daemon) as client:
+        keys = _store_all_kinds(client, 3000 if geometry[0] == "400" else 300_000)
+        before = _all_of(client, keys)
+        with memcache_shm.attach("app") as cache:
+            assert geometry[0] != "-m" or cache.stats("shm")[b"several_run_records"] > 0
+        end(daemon)
+    assert sum(item is not None for item in before.values()) > 20
+    for _ in range(2):
+        with Daemon("--name", "app", "--keep", *geometry, workers=2) as daemon, Client(daemon) as client:
+            assert _all_of(client, keys) == before
+            end(daemon)
+    with Daemon("--name", "app", *geometry) as daemon, Client(daemon) as client:
+        flags, cas, value = before[b"n"] or (b"", b"", b"")
+        assert (flags, value) == (b"5", b"42")
+        assert client.ask(b"cas n 0 0 1 %b\r\nx" % cas) == b"STORED"
+        assert client.ask(b"cas n 0 0 1 %b\r\ny" % cas) == b"EXISTS"
+        new = client.gets(b"n")[1]
+        assert int(new) > max(int(item[1]) for item in before.values() if item), "CAS ids go on from the last one"
+
+
+@either_end
+def test_expiry_goes_on_meanwhile(end: Callable[[Daemon], None], state_dir: Path) -> None:
+    """What expires soon does so after the restart; what was touched lives on."""
+    with Daemon("--name", "app", "--keep", "64", "100") as daemon, Client(daemon) as client:
+        for key, exptime in ((b"soon", SOON_S), (b"touched", SOON_S), (b"sooner", 1000), (b"never", 0), (b"gone", 1000)):
+            assert client.ask(b"set %b 0 %d 1\r\nx" % (key, exptime)) == b"STORED"
+        assert client.ask(b"touch touched 1000") == b"TOUCHED"
+        assert client.ask(b"touch sooner %d" % SOON_S) == b"TOUCHED"
+        assert client.ask(b"touch gone -1") == b"TOUCHED"
+        stored = time.monotonic()
+        end(daemon)
+    with Daemon("--name", "app", "64", "100") as daemon, Client(daemon) as client:
+        soon = client.get(b"soon"), client.get(b"sooner")
+        assert soon == (b"x", b"x") or time.monotonic() - stored > SOON_S - 1
+        assert client.get(b"gone") is None
+        until(lambda: client.get(b"soon") is client.get(b"sooner") is None, "the items to expire", SOON_S + 2)
+        assert client.get(b"touched") == client.get(b"never") == b"x"
+
+
+@either_end
+def test_a_flush_that_is_yet_to_come(end: Callable[[Daemon], None], state_dir: Path) -> None:
+    with Daemon("--name", "app", "--keep", "64", "100") as daemon, Client(daemon) as client:
+        assert client.set(b"k", b"v") == b"STORED"
+        assert client.ask(b"flush_all %d" % SOON_S) == b"OK"
+        flushed = time.monotonic()
+        end(daemon)
+    with Daemon("--name", "app", "64", "100") as daemon, Client(daemon) as client:
+        assert client.get(b"k") == b"v" or time.monotonic() - flushed > SOON_S - 1
+        until(lambda: client.get(b"k") is None, "the flush", SOON_S + 2)
+        assert client.set(b"k", b"w") == b"STORED"
+        assert client.get(b"k") == b"w"
+
+
+def _refused(*options: str) -> str:
+    """Start a daemon that must refuse; its one line, which names both remedies."""
+    done = verb("-p", "0", "--name", "app", *options)
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "memcache-shm rm app" in line or "memcache-shm rm NAME" in line
+    assert "memcache-shm backup" in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("128", "100"), "64 elements of 100 bytes, 1 shard, not 128 elements of 100 bytes, 1 shard"),
+        (("64", "101"), "not 64 elements of 101 bytes"),
+        (("-m", "1", "-I", "1k"), "not 1 MiB memory, items up to 1 KiB"),
+        (("64", "100", "-M"), "eviction on, not eviction off (-M)"),
+        (("64", "100", "--mode", "640"), "--mode 0600, not --mode 0640"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_a_start_with_other_options_is_refused(options: tuple[str, ...], reason: str, state_dir: Path) -> None:
+    """In one line that says what differs and what to do; the table is none the worse for it."""
+    with Daemon("--name", "app", "64", "100") as daemon, Client(daemon) as client:
+        client.set(b"k", b"v")
+        _kill(daemon)
+    assert reason in _refused(*options)
+    with Daemon("--name", "app", "64", "100") as daemon, Client(daemon) as client:
+        assert client.get(b"k") == b"v"
+
+
+def test_a_table_of_another_layout_is_refused(state_dir: Path) -> None:
     with Daemon("--name", "app", "64", "100") as daemon:
         _kill(daemon)
-    done = verb("-p", "0", "--name", "app", "128", "100")
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
-    assert "memcache-shm rm app" in done.stderr
+    segment = sysv_ipc.attach(state(state_dir, "app")["shmid"])
+    place = segment.read(4096).index(layout.fingerprint().to_bytes(8, sys.byteorder))
+    segment.write((layout.fingerprint() ^ 1).to_bytes(8, sys.byteorder), place)
+    segment.detach()
+    assert "layout" in _refused("64", "100")
+    with pytest.raises(memcache_shm.LayoutError, match="backup"):
+        memcache_shm.attach("app")
     assert verb("rm", "app").returncode == 0
+
+
+@either_end
+def test_attached_processes_go_on_through_a_restart(end: Callable[[Daemon], None], state_dir: Path) -> None:
+    """Readers, writers, threads and forked children meet no error at all, whatever the daemon does."""
+    options = ("--name", "app", "--keep", "-m", "4", "-I", "64k")
+    with Daemon(*options) as first:
+        cache, reader = memcache_shm.attach("app"), memcache_shm.attach("app", readonly=True)
+        with Users({"thread": cache, "reading": reader}, {"child": cache, "child_reading": reader}) as users:
+            users.go_on()
+            end(first)
+            assert users.go_on() == set()
+            with Daemon(*options, workers=2) as daemon, Client(daemon) as client:
+                client.set(b"k", b"v")
+                assert cache.get("k") == b"v"
+                assert users.go_on() == set()
+                end(daemon)
+                assert users.go_on() == set()
+        cache.close()
+        reader.close()
+    assert verb("rm", "app").returncode == 0
+
+
+def test_attached_processes_after_an_orderly_end(state_dir: Path) -> None:
+    """The table goes with its daemon: TableRemovedError, call by call, until the next one has made a new table."""
+    with contextlib.ExitStack() as daemons:
+        daemon = daemons.enter_context(Daemon("--name", "app", "64", "3000"))
+        cache, reader = memcache_shm.attach("app"), memcache_shm.attach("app", readonly=True)
+        with Users({"thread": cache, "reading": reader}, {"child": cache, "child_reading": reader}) as users:
+            for size in ("2000", "4000"):
+                users.go_on()
+                assert daemon.stop() == 0
+                users.notice()
+                for handle in (cache, reader):
+                    with pytest.raises(memcache_shm.TableRemovedError, match=r"'app' was removed \(end of its daemon.*start a daemon"):
+                        handle.get("k")
+                daemon = daemons.enter_context(Daemon("--name", "app", "64", size))
+                users.go_on()
+                assert users.go_on() == set()
+        cache.close()
+        reader.close()
+        assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("how", ["segment", "semaphores", "both"])
+def test_attached_processes_find_the_table_that_the_daemon_makes_anew(how: str, state_dir: Path) -> None:
+    with Daemon("--name", "app", "64", "3000", workers=2) as daemon:
+        cache, reader = memcache_shm.attach("app"), memcache_shm.attach("app", readonly=True)
+        with Users({"thread": cache, "reading": reader}, {"child": cache, "child_reading": reader}) as users:
+            users.go_on()
+            old = state(state_dir, "app")
+            if how != "semaphores":
+                sysv_ipc.remove_shared_memory(old["shmid"])
+            if how != "segment":
+                sysv_ipc.remove_semaphore(old["semid"])
+            until(lambda: state(state_dir, "app")["uuid"] != old["uuid"], "a new table")
+            users.go_on()
+            assert users.go_on() == set()
+            with Client(daemon) as client:
+                cache.set("k", b"v")
+                assert client.get(b"k") == reader.get("k") == b"v"
+        cache.close()
+        reader.close()
+        assert daemon.stop() == 0
+    assert names(state_dir) == []
 
 
 def test_a_second_daemon_of_the_name_is_refused_with_the_first_ones_pid(state_dir: Path) -> None:
