@@ -103,7 +103,7 @@ def _all_of(client: Client, keys: list[bytes]) -> dict[bytes, tuple[bytes, bytes
 
 
 def _store_all_kinds(client: Client, largest: int) -> list[bytes]:
-    """Items of all sizes and histories, more than fit, so that large values lie in several runs; the keys."""
+    """Items of all sizes and histories, more than fit; the keys."""
     chance = random.Random(7)
     keys = [b"k%d" % number for number in range(ITEMS)]
     for number, key in enumerate(keys):
@@ -121,14 +121,29 @@ def _store_all_kinds(client: Client, largest: int) -> list[bytes]:
     return [*keys, b"n"]
 
 
+def _store_in_several_runs(client: Client) -> list[bytes]:
+    """Large values in a full table that evicts nothing and has but small gaps; the keys of all its items."""
+    keys = [b"k%d" % number for number in range(200)]
+    stored = [key for key in keys if client.ask(b"set %b 1 0 20000\r\n%b" % (key, b"x" * 20_000)) == b"STORED"]
+    assert 50 < len(stored) < len(keys)
+    for key in stored[::2]:
+        assert client.ask(b"delete " + key) == b"DELETED"
+    large = random.Random(7).randbytes(100_000)
+    for key in (b"large", b"larger", b"n"):
+        assert client.ask(b"set %b 5 0 100000\r\n%b" % (key, large)) == b"STORED"
+    assert client.ask(b"set n 5 0 2\r\n42") == b"STORED"
+    with memcache_shm.attach("app") as cache:
+        assert cache.stats("shm")[b"several_run_records"] >= 3
+    return [*keys, b"large", b"larger", b"n"]
+
+
 @either_end
-@pytest.mark.parametrize("geometry", [("400", "3000"), ("-m", "2", "-I", "300k")], ids=" ".join)
+@pytest.mark.parametrize("geometry", [("400", "3000"), ("-m", "2", "-I", "300k"), ("-m", "2", "-I", "300k", "-M")], ids=" ".join)
 def test_value_flags_and_cas_of_every_item(end: Callable[[Daemon], None], geometry: tuple[str, ...], state_dir: Path) -> None:
     with Daemon("--name", "app", "--keep", *geometry, workers=2) as daemon, Client(daemon) as client:
-        keys = _store_all_kinds(client, 3000 if geometry[0] == "400" else 300_000)
+        largest = 3000 if "400" in geometry else 300_000
+        keys = _store_in_several_runs(client) if "-M" in geometry else _store_all_kinds(client, largest)
         before = _all_of(client, keys)
-        with memcache_shm.attach("app") as cache:
-            assert geometry[0] != "-m" or cache.stats("shm")[b"several_run_records"] > 0
         end(daemon)
     assert sum(item is not None for item in before.values()) > 20
     for _ in range(2):
