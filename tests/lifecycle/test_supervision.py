@@ -17,27 +17,12 @@ import sysv_ipc
 from support.client import Client
 from support.isolation import ipc_ids, is_running
 from support.servers import Daemon
+from support.supervision import await_line, said, shm_stats
 from support.tables import is_there, names, state, verb
 from support.waiting import until
 
 import memcache_shm
 from memcache_shm.errors import TableRemovedError
-
-
-def shm_stats(client: Client) -> dict[str, str]:
-    client.send(b"stats shm\r\n")
-    return dict(line.decode().split(" ", 2)[1:] for line in iter(client.line, b"END"))
-
-
-def said(daemon: Daemon, pattern: str) -> list[str]:
-    """The daemon's lines that match."""
-    return [line for line in list(daemon.lines) if re.search(pattern, line)]
-
-
-def await_line(daemon: Daemon, pattern: str, count: int = 1) -> str:
-    """The last of so many matching lines."""
-    until(lambda: len(said(daemon, pattern)) >= count, f"{pattern!r} among {daemon.lines}", 20.0)
-    return said(daemon, pattern)[-1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT], ids=lambda number: number.name)
