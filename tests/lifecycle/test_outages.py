@@ -103,7 +103,7 @@ def test_a_worker_without_descriptors_loses_what_it_cannot_take(state_dir: Path)
 
 UNPRIVILEGED = 54321  # the limit of processes does not bind root
 AS_USER = """
-import encodings.idna, os, resource, sys
+import encodings.ascii, encodings.idna, encodings.latin_1, locale, os, resource, sys
 from memcache_shm.cli.options import parse
 from memcache_shm.cli.serve import serve
 user, processes = map(int, sys.argv[1:3])

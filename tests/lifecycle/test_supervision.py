@@ -182,6 +182,15 @@ def test_stuck_0_watches_nobody(state_dir: Path) -> None:
         assert not said(daemon, "stuck|sign of life")
 
 
+def test_the_manual_names_figures_that_exist(state_dir: Path) -> None:
+    manual = Path(__file__).parents[2] / "docs" / "operations.md"
+    section = manual.read_text().partition("## Supervision")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(shm_\w+|listen_\w+|time_\w+)`", section))
+    with Daemon("--name", "app", "64", "100") as daemon, Client(daemon) as client:
+        assert named <= shm_stats(client).keys() | client.stats().keys()
+        assert {name for name in shm_stats(client) if name.startswith(("shm_workers", "shm_start", "shm_tables", "shm_shards_"))} <= named
+
+
 # A table that is taken away
 
 
