@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import memcache_shm
+from memcache_shm.storage.check import check_table
 from memcache_shm.storage.table import Table
 from support.segments import ENTRY, Field, Segment, size_of, structure
 
@@ -32,6 +33,11 @@ class Scribble:
     what: str
     offset: int
     data: bytes
+
+    @property
+    def costs_a_wait(self) -> bool:
+        """What may pass for the lock of a living process, or for the table's removal: right answers, and slow ones."""
+        return ".lock" in self.what or "process[" in self.what or "header.retired" in self.what
 
 
 # Which bytes
@@ -131,11 +137,10 @@ def mixed_words(segment: Segment, seed: int, count: int) -> list[Scribble]:
 # What the victim does
 
 
-def exercise(cache: memcache_shm.Cache, chance: random.Random) -> None:
+def exercise(cache: memcache_shm.Cache, largest: int, chance: random.Random) -> None:
     """Every kind of operation: through all keys, over the index's growth and shrinking, with eviction and values of several runs.
 
     Errors of the package are fine, and end it where each further call would wait for the same lock."""
-    largest = cache.attached_table.max_value
     small, large = min(largest, 30), max(1, largest - 20)
     steps: list[Callable[[int], object]] = [
         lambda n: cache.get(f"k{n}"),
@@ -168,25 +173,33 @@ def _attempt(call: Callable[[], object]) -> bool:
 
 
 class Victim:
-    """A table's memory as it was, and the work on it after each scribble; in the child."""
+    """The table of `name` and the work on it after each scribble; in the child. `segment` is the parent's and lends its `image`."""
 
-    def __init__(self, name: str, image: bytes, scribbles: list[Scribble]) -> None:
+    def __init__(self, name: str, segment: Segment, image: bytes, scribbles: list[Scribble]) -> None:
         self.scribbles = scribbles
-        with memcache_shm.attach(name) as table, Segment(table.attached_table) as segment:
-            segment.memory.write(image)
-        self.cache, self.guards = _attach_guarded(name, len(image))
+        segment.memory.write(image)  # an earlier child left it scribbled
+        self.cache, self.guards = attach_guarded(name, len(image))
         self.cache.set("k0", b"")  # takes a process slot
         self.table = self.cache.attached_table
-        self.segment = Segment(self.table)
+        self.segment = segment
         self.image = bytes(self.segment.memory.read())
 
     def run(self, number: int) -> None:
         scribble = self.scribbles[number]
         self.segment.memory.write(self.image)
         self.segment.memory.write(scribble.data, scribble.offset)
-        exercise(self.cache, random.Random(number))
+        if number % 2:
+            self.mend()
+        exercise(self.cache, self.table.max_value, random.Random(number))
         if scribble.offset < size_of("Header"):
             self.attach_again()
+        self.mend()
+
+    def mend(self) -> None:
+        """A check looks at whatever is there and comes back; after its repair nothing is left to find."""
+        with contextlib.suppress(memcache_shm.BusyError, memcache_shm.TableRemovedError):
+            report = check_table(self.table, repair=True)
+            assert report.left == [], (report.left, report.findings)
 
     def attach_again(self) -> None:
         """Who attaches later reads the header."""
@@ -196,7 +209,7 @@ class Victim:
             table.close()
 
 
-def _attach_guarded(name: str, size: int) -> tuple[memcache_shm.Cache, list[mmap.mmap]]:
+def attach_guarded(name: str, size: int) -> tuple[memcache_shm.Cache, list[mmap.mmap]]:
     """Attach with pages around that nobody may touch: the kernel puts each mapping of a size below the one before."""
     above = _untouchable(size)
     cache = memcache_shm.attach(name)
@@ -205,6 +218,34 @@ def _attach_guarded(name: str, size: int) -> tuple[memcache_shm.Cache, list[mmap
 
 def _untouchable(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0)
+
+
+class Scribbler:
+    """Writes on and on: single fields, ranges, exchanged words, and now and then everything as it was."""
+
+    def __init__(self, segment: Segment, image: bytes, seed: int) -> None:
+        self.memory = segment.memory
+        self.image = image
+        self.chance = random.Random(seed)
+        self.scribbles = single_fields(segment, seed, 8) + random_ranges(segment, seed, 200) + mixed_words(segment, seed, 400)
+        self.scribbles = [scribble for scribble in self.scribbles if not scribble.costs_a_wait]
+
+    def write(self) -> None:
+        if self.chance.random() < 0.02:
+            self.memory.write(self.image)
+        scribble = self.chance.choice(self.scribbles)
+        self.memory.write(scribble.data, scribble.offset)
+
+
+def alarmed(work: Callable[[], None]) -> Callable[[], None]:
+    """The same, but it ends the process when it takes too long."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+    def perform() -> None:
+        signal.setitimer(signal.ITIMER_REAL, CASE_LIMIT_S)
+        work()
+
+    return perform
 
 
 # The child

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -103,6 +104,15 @@ class Segment:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.memory.detach()
+
+    @contextmanager
+    def put_back(self) -> Iterator[bytes]:
+        """All bytes as they are; they are so again afterwards, whatever was overwritten."""
+        image = bytes(self.memory.read())
+        try:
+            yield image
+        finally:
+            self.memory.write(image)
 
     # Numbers
 
