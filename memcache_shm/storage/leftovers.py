@@ -6,6 +6,9 @@ its first page, a semaphore set by its row in /proc/sysvipc/sem (proc(5)).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable
+
 import sysv_ipc  # type: ignore[import-not-found]  # an extension module without a stub
 
 from memcache_shm.storage.statefile import State
@@ -25,11 +28,21 @@ def remove_leftovers(state: State) -> None:
     """Remove the segment and the semaphore set of `state` as far as they exist and are its own. Raises PermissionError."""
     try:
         if _segment_is_of(state):
-            sysv_ipc.remove_shared_memory(state.shmid)
+            remove_objects([state.shmid], [])
         if _semaphores_are_of(state):
-            sysv_ipc.remove_semaphore(state.semid)
+            remove_objects([], [state.semid])
     except sysv_ipc.PermissionsError:
         raise PermissionError(f"table {state.name!r} belongs to another user; only they or root can remove it") from None
+
+
+def remove_objects(segments: Iterable[int], sets: Iterable[int]) -> None:
+    """Remove them by id; what somebody else has removed meanwhile is as good. Raises sysv_ipc.PermissionsError."""
+    for shmid in segments:
+        with contextlib.suppress(sysv_ipc.ExistentialError):
+            sysv_ipc.remove_shared_memory(shmid)
+    for semid in sets:
+        with contextlib.suppress(sysv_ipc.ExistentialError):
+            sysv_ipc.remove_semaphore(semid)
 
 
 def _segment_is_of(state: State) -> bool:

@@ -16,12 +16,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import sysv_ipc  # type: ignore[import-not-found]  # an extension module without a stub
-
 from memcache_shm.errors import LayoutError
 from memcache_shm.storage import semaphores, statefile
 from memcache_shm.storage.geometry import Geometry
-from memcache_shm.storage.leftovers import kernel_rows
+from memcache_shm.storage.leftovers import kernel_rows, remove_objects
 from memcache_shm.storage.statefile import State
 
 _SUFFIX = ".making"
@@ -60,10 +58,7 @@ def clear(directory: str, name: str) -> None:
     note = _read(directory, name)
     if note is not None and note.state.in_this_namespace:
         named = list(_named(directory))
-        for shmid in _segments_of(note) - {state.shmid for state in named}:
-            sysv_ipc.remove_shared_memory(shmid)
-        for semid in _sets_of(note) - {state.semid for state in named}:
-            sysv_ipc.remove_semaphore(semid)
+        remove_objects(_segments_of(note) - {state.shmid for state in named}, _sets_of(note) - {state.semid for state in named})
     end(directory, name)
 
 

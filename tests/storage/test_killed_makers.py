@@ -71,6 +71,16 @@ def _removed_from_outside() -> None:
     sysv_ipc.remove_shared_memory(state.shmid)
 
 
+def _lose() -> None:
+    """As ipcrm does, at any moment: in the midst of what others do with the table."""
+    state = statefile.read_state(statefile.own_directory(), NAME)
+    if state is not None:
+        with contextlib.suppress(sysv_ipc.ExistentialError):
+            sysv_ipc.remove_semaphore(state.semid)
+        with contextlib.suppress(sysv_ipc.ExistentialError):
+            sysv_ipc.remove_shared_memory(state.shmid)
+
+
 def _half_made() -> None:
     """A maker was killed when its objects were there and the state file was not."""
     before = ipc_ids()
@@ -163,7 +173,7 @@ def _come_and_go(seed: int) -> None:
     chance = random.Random(seed)
     while True:
         with contextlib.suppress(TableExistsError, TableNotFoundError, TableRemovedError):
-            chance.choice((_open, _serve, _keep, _remove))()
+            chance.choice((_open, _open, _serve, _serve, _keep, _remove, _lose))()
 
 
 def _fork(seed: int) -> int:

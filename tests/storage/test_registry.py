@@ -15,7 +15,7 @@ import pytest
 import sysv_ipc
 
 from memcache_shm.errors import BusyError, LayoutError, MemcacheError, TableExistsError, TableNotFoundError, TableRemovedError
-from memcache_shm.storage import inventory, namelock, registry, statefile
+from memcache_shm.storage import inventory, leftovers, namelock, registry, statefile
 from memcache_shm.storage.geometry import Geometry
 from memcache_shm.storage.inventory import Status
 from memcache_shm.storage.namelock import NameLock
@@ -212,6 +212,33 @@ def test_segment_removed_from_outside(directory: str) -> None:
     _, anew = registry.open_or_create("app", GEOMETRY)
     assert anew.uuid != state.uuid
     assert ids_exist(state) == (False, False), "the old semaphores went, too"
+
+
+def test_removed_from_outside_while_its_leftovers_are_seen_to(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, state = registry.open_or_create("app", GEOMETRY)
+    table.close()
+    for remove, number in ((sysv_ipc.remove_shared_memory, state.shmid), (sysv_ipc.remove_semaphore, state.semid)):
+        remove(number)
+    with monkeypatch.context() as patch:  # recognised, and gone right after that
+        patch.setattr(leftovers, "_segment_is_of", lambda state: True)
+        patch.setattr(leftovers, "_semaphores_are_of", lambda state: True)
+        _, anew = registry.open_or_create("app", GEOMETRY)
+    assert ids_exist(anew) == (True, True)
+
+
+def test_a_daemon_that_lost_its_table_has_the_name_still(directory: str) -> None:
+    """No program makes a table that the daemon would not serve: it makes a new one itself."""
+    daemon = Daemon("app")
+    table, state = registry.attach("app")
+    table.close()
+    sysv_ipc.remove_shared_memory(state.shmid)
+    with pytest.raises(TableRemovedError, match=f"pid {daemon.process.pid} makes a new one.*try again"):
+        registry.open_or_create("app", GEOMETRY)
+    for call in (lambda: registry.claim("app", GEOMETRY), lambda: registry.remove("app")):
+        with pytest.raises(TableExistsError, match=f"pid {daemon.process.pid}"):
+            call()
+    daemon.end()
+    assert os.listdir(directory) == []
 
 
 def test_remove_after_removal_from_outside(directory: str) -> None:
