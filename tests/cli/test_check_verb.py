@@ -25,6 +25,7 @@ from memcache_shm.storage.check import Finding
 
 Said = Callable[[], tuple[str, str]]
 NOBODY = 65534
+SLOT_BITS = 12  # of a lock word
 
 
 @pytest.fixture
@@ -134,6 +135,21 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
     done = verb("check", "app")
     assert (done.returncode, done.stdout, done.stderr) == (0, "clean: 1 shard, 1 item\n", "")
+
+
+def test_a_shard_that_is_kept_locked(cache: memcache_shm.Cache, said: Said) -> None:
+    """By a process that lives: this one, which does not come round to unlock it."""
+    with Segment(cache.attached_table) as segment:
+        pids = {segment.get(segment.process(number, "pid")): number for number in range(segment.plan.process_slots)}
+        number = pids[os.getpid()]
+        segment.put(segment.control(2, "lock"), segment.get(segment.process(number, "epoch")) << SLOT_BITS | number + 1)
+        assert main(["check", "app"]) == 1
+        segment.put(segment.control(2, "lock"), 0)
+    out, error = said()
+    assert out == ""
+    assert error.count("\n") == 1
+    assert f"process {os.getpid()}" in error
+    assert "shard 2" in error
 
 
 def test_no_such_table(state_dir: Path, said: Said) -> None:

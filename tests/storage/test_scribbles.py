@@ -55,37 +55,47 @@ CASES = {"fields": 2, "ranges": 120, "words": 120}  # a run; of the fields, valu
 
 
 @contextmanager
-def filled(name: str) -> Iterator[memcache_shm.Cache]:
-    """A table with about 100 small items and some large ones, of several runs where it has such."""
+def filled(name: str, seed: int) -> Iterator[memcache_shm.Cache]:
+    """A table with small and large items, its hash key made of the seed."""
     cache = memcache_shm.open("scribbled", **TABLES[name])
     try:
-        fill(cache)
-        yield cache
+        with Segment(cache.attached_table) as segment:
+            segment.put(segment.header("hash_key0"), seed)
+            segment.put(segment.header("hash_key1"), 0)
+        with memcache_shm.attach("scribbled") as cache:  # which reads the key
+            fill(cache)
+            yield cache
     finally:
         cache.close()
         memcache_shm.unlink("scribbled")
 
 
 def fill(cache: memcache_shm.Cache) -> None:
+    """Until it is rather full; where nothing is evicted, the largest values find only gaps and take several runs."""
     largest = cache.attached_table.max_value
-    for number in range(60):
-        cache.set(f"fill{number}", b"f" * min(largest, 700))
-    for number in range(0, 60, 2):
+    for number in range(55):
+        cache.set(f"fill{number}", b"f" * min(largest, 900))
+    for number in range(0, 55, 2):
         cache.delete(f"fill{number}")
-    for number in range(5):
-        try:
-            cache.set(f"k{number}", b"l" * largest)
-        except memcache_shm.NoSpaceError:
-            break
-    for number in range(5, 100):
-        try:
-            cache.set(f"k{number}", b"v" * min(number, largest), expire=1000 * (number % 2))
-        except memcache_shm.NoSpaceError:
-            break
+    sizes = [min(largest, 6000)] * 3 + [min(largest, number % 50) for number in range(130)]
+    for number, size in enumerate(sizes):
+        with contextlib.suppress(memcache_shm.NoSpaceError):
+            cache.set(f"k{number}", b"v" * size, expire=1000 * (number % 2))
+
+
+def test_what_is_to_be_scribbled_over_is_there(state_dir: object) -> None:
+    """Overflow nodes and records of several runs, too."""
+    links = several = 0
+    for name in TABLES:
+        with filled(name, 1) as cache, Segment(cache.attached_table) as segment:
+            links += sum(1 for _ in segment.links())
+            several += sum(map(segment.has_several_runs, segment.entries()))
+    assert links >= 10
+    assert several >= 2
 
 
 def scribble(name: str, kind: str, seed: int) -> None:
-    with filled(name) as cache, Segment(cache.attached_table) as segment, segment.put_back() as image:
+    with filled(name, seed) as cache, Segment(cache.attached_table) as segment, segment.put_back() as image:
         scribbles = KINDS[kind](segment, seed, CASES[kind])
         survive(
             len(scribbles),
@@ -114,7 +124,7 @@ def work_on(cache: memcache_shm.Cache, number: int) -> Callable[[], None]:
 
 def scribble_on(name: str, seed: int, seconds: float) -> None:
     """One process writes at random while others work; none of them may die of it."""
-    with filled(name) as first, Segment(first.attached_table) as segment, segment.put_back() as image:
+    with filled(name, seed) as first, Segment(first.attached_table) as segment, segment.put_back() as image:
         scribbler = Scribbler(segment, image, seed)
         cache, _guards = attach_guarded("scribbled", segment.plan.segment_bytes)
         fleet = Fleet(lambda number: scribbler.write if number == SCRIBBLER else work_on(cache, number), 4)

@@ -48,7 +48,7 @@ def targets(segment: Segment, chance: random.Random) -> Iterator[Field]:
     for field in structure("Header"):
         yield field.at(0, "header")
     for number in (0, 1, os.getpid() % segment.plan.process_slots):
-        yield from (f.at(segment.plan.processes_offset + 8 * number, f"process[{number}]") for f in structure("ProcessSlot"))
+        yield from (segment.process(number, f.name) for f in structure("ProcessSlot"))
     for shard in range(segment.shards):
         yield from (f.at(segment.control_offset(shard), f"control[{shard}]") for f in structure("ShardControl"))
         for chunk in range(min(segment.plan.directory_entries, 6)):

@@ -133,6 +133,9 @@ class Segment:
     def header(self, name: str) -> Field:
         return field("Header", name).at(0, "header")
 
+    def process(self, number: int, name: str) -> Field:
+        return field("ProcessSlot", name).at(self.plan.processes_offset + number * size_of("ProcessSlot"), f"process[{number}]")
+
     def control(self, shard: int, name: str) -> Field:
         return field("ShardControl", name).at(self.control_offset(shard), f"control[{shard}]")
 
