@@ -26,7 +26,7 @@ from memcache_shm.storage.layout cimport (
     NODE_SLOTS, Record, ZONE_STEP, bucket_of, entry_pattern, link_word, pattern_mask, split_buckets, split_next, word_granule, word_kind,
 )
 from memcache_shm.storage.records cimport Sizes, are_sane, key_of, record_at, sizes_of
-from memcache_shm.storage.recovery cimport OP_MERGE, OP_SPLIT, begin, done
+from memcache_shm.storage.recovery cimport OP_MERGE, OP_SPLIT, begin, publish
 from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start
 
 cdef enum:
@@ -349,8 +349,7 @@ cdef void grow(View *v, Shard *s) noexcept nogil:
         if n % CHUNK_BUCKETS == 0:
             give_chunk(s, n // CHUNK_BUCKETS)
         return
-    store_release64(&s.control.split, split_next(split, n + 1))
-    done(s, OP_SPLIT)
+    publish(v, s, OP_SPLIT, &s.control.split, split_next(split, n + 1))
     drop_movers(v, s, from_, n + 1)
     compact(v, s, from_)
     count(v, SPLITS, 1)
@@ -375,8 +374,7 @@ cdef void shrink(View *v, Shard *s) noexcept nogil:
                 return
         if not walk_on(s, &p):
             break
-    store_release64(&s.control.split, split_next(split, last))
-    done(s, OP_MERGE)
+    publish(v, s, OP_MERGE, &s.control.split, split_next(split, last))
     free_path(s, last)
     s.control.reap_bucket = 0           # what the sweep for dead records had still before it may lie behind it now
     s.control.reap_expiry = 0

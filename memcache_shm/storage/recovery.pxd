@@ -35,14 +35,13 @@ cdef inline void end(Shard *s) noexcept nogil:
 
 
 cdef inline void note(View *v, Shard *s, int operation, uint64_t *slot, uint64_t word, uint32_t expiry) noexcept nogil:
-    """Say in the intent what the next store will publish. The slot's offset goes in last: 0 means that the rest is not to be read."""
+    """Say in the intent what the next store will publish. Until the slot is there nothing was announced, and until the operation is,
+    an earlier change of the same owner is still the one that is DONE."""
     cdef Intent *intent = &s.control.intent
-    store_relaxed64(&intent.slot, 0)
-    fence_release()
     store_relaxed64(&intent.new_word, word)
     store_relaxed32(&intent.new_expiry, expiry)
-    store_release32(&intent.operation, <uint32_t> operation)
     store_release64(&intent.slot, <uint64_t> (<char *> slot - <char *> v.base))
+    store_release32(&intent.operation, <uint32_t> operation)
 
 
 cdef inline void done(Shard *s, int operation) noexcept nogil:

@@ -42,8 +42,7 @@ cdef void enter(View *v, Shard *s) noexcept nogil:
         store_relaxed64(&s.control.cutoff, load_relaxed64(&s.control.version))
         s.control.items = 0
         s.control.bytes = 0
-        store_release64(&s.control.flush_applied, flush_ns)     # the one looked at: there may be a newer one by now
-        done(s, OP_FLUSH)
+        publish(v, s, OP_FLUSH, &s.control.flush_applied, flush_ns)     # the one looked at: there may be a newer one by now
         end(s)
 
 
