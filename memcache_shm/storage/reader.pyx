@@ -51,7 +51,9 @@ cdef inline bint is_of(View *v, Shard *s, Record *r, Sizes sizes, Found *f, cons
 
 
 cdef inline bint same_record(Found *f) noexcept nogil:
-    """Whether slot and version are still what `f` has of them."""
+    """Whether slot and version are still what `f` has of them. A version of 0 is no record's: it may be the next filling's already."""
+    if f.stamp == 0:
+        return False
     fence_acquire()
     if (load_acquire64(f.slot) ^ f.word) & ~hit_mask():    # acquired: the word may repeat, with a new record behind it
         return False

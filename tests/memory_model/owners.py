@@ -198,7 +198,8 @@ def misleading(m: Memory) -> str | None:
     whole = m["used 0"] == (m[SLOT] == Entry(0)) and m["used 4"] == (m[SLOT] == Entry(4)) and m["items"] == items
     if not whole and not operation:
         return "a change half done that no intent tells of"
-    if m["intent slot"] is not None and operation and (operation, m["intent slot"], m["intent new"]) not in INTENTS:
+    done = operation != (m["operation"] or "")
+    if m["intent slot"] is not None and operation and not done and (m["intent slot"], m["intent new"]) not in INTENTS.values():
         return "an intent mixed of two"
     if m[SLOT] == Entry(4) and (m[5], m[6], m[7], m[4]) != ("K", ("K", 2), ("K", 2), 2):
         return "a record published before it was whole"
@@ -207,14 +208,15 @@ def misleading(m: Memory) -> str | None:
     return miscounted(m, operation)
 
 
-INTENTS = {("evict", EVICTED, 0), ("store", SLOT, Entry(4)), ("delete", OTHER, 0)}
+INTENTS: dict[str, tuple[Location, Value]] = {"evict": (EVICTED, 0), "store": (SLOT, Entry(4)), "delete": (OTHER, 0)}
 
 
 def miscounted(m: Memory, operation: str) -> str | None:
     """recovery.published against what is in the slot."""
-    for name, slot, word in INTENTS:
+    for name, (slot, word) in INTENTS.items():
         if operation == name:
-            told = m["operation"].endswith(" done") or (m["intent slot"] == slot and m[slot] == m["intent new"])
+            at = m["intent slot"]
+            told = m["operation"].endswith(" done") or (at is not None and m[at] == m["intent new"])
             if told != (m[slot] == word):
                 return "a change wrongly taken for completed or cancelled"
     return None

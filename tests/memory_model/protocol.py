@@ -36,7 +36,6 @@ PLACES = {
     "fill: version": RELEASE,
     "begin: operation": RELEASE,
     "begin: fence": RELEASE,
-    "note: fence": RELEASE,
     "note: operation": RELEASE,
     "note: slot": RELEASE,
     "publish: slot": RELEASE,
@@ -49,14 +48,11 @@ PLACES = {
     "take_chunk: directory": RELEASE,
     "put_entry: slot": RELEASE,
     "extend: link": RELEASE,
-    "grow: split": RELEASE,
     "drop_movers: slot": RELEASE,
-    "shrink: split": RELEASE,
     "move_into_gaps: slot": RELEASE,
     "compact: link": RELEASE,
     "rebuild_bucket: slot": RELEASE,
     "enter: operation": ACQUIRE,
-    "enter: applied": RELEASE,
     "flush: deadline": RELEASE,
     "take: swap": ACQ_REL,
     "give: exchange": ACQ_REL,
@@ -271,11 +267,9 @@ def end(code: Code) -> Steps:
 
 
 def note(code: Code, operation: str, slot: Location, new: Value) -> Steps:
-    yield Store("intent slot", None)
-    yield from code.fence("note: fence")
     yield Store("intent new", new)
-    yield Store("operation", operation, code.order("note: operation"))
     yield Store("intent slot", slot, code.order("note: slot"))
+    yield Store("operation", operation, code.order("note: operation"))
 
 
 def done(code: Code, operation: str) -> Steps:
@@ -320,8 +314,7 @@ def grow(code: Code, before: Split, mover: int, chunk: int, word: Entry, new_chu
     if new_chunk:
         yield Store("directory 1", chunk, code.order("take_chunk: directory"))
     yield from put_entry(code, chunk, word)
-    yield Store("split", Split(before.generation + 1, 2), code.order("grow: split"))
-    yield from done(code, "split")
+    yield from publish(code, "split", "split", Split(before.generation + 1, 2))
     yield Store(mover, 0, code.order("drop_movers: slot"))
 
 
@@ -329,8 +322,7 @@ def shrink(code: Code, before: Split, gap: int, chunk: int, word: Entry) -> Step
     """Merge bucket 1, at `chunk`, which holds the word of K, into bucket 0."""
     yield from begin(code, "merge")
     yield from put_entry(code, gap, word)
-    yield Store("split", Split(before.generation + 1, 1), code.order("shrink: split"))
-    yield from done(code, "merge")
+    yield from publish(code, "merge", "split", Split(before.generation + 1, 1))
     yield from clear(chunk)
 
 

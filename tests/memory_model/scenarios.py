@@ -303,8 +303,7 @@ def enter_flush(code: Code, newest: int) -> Steps:
     yield Store("cutoff", newest)
     if not code.keeps("enter: deadline read once"):
         deadline = yield Load("deadline")
-    yield Store("applied", deadline, code.order("enter: applied"))
-    yield from done(code, "flush")
+    yield from publish(code, "flush", "applied", deadline)
     yield from end(code)
 
 
