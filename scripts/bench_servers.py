@@ -75,29 +75,29 @@ class Server:
             self.process.wait()
 
 
-def command(name: str, port: int, workers: int, directory: Path, shape: Sequence[str]) -> list[str]:
+def command(name: str, port: int, workers: int, directory: Path, shape: Sequence[str], memory_mib: int = MEMORY_MIB) -> list[str]:
     """What starts the contender, each with the same memory, connection limit and number of threads or workers.
 
     `shape` is ours alone: its geometry, where it shall not be memcached's default.
     """
     if name == OURS:
         words = [sys.executable, "-m", "memcache_shm", "-p", str(port), "-t", str(workers), "-c", str(MAX_CONNECTIONS)]
-        words += shape or ["-m", str(MEMORY_MIB)]
+        words += shape or ["-m", str(memory_mib)]
     elif name == MEMCACHED:
-        words = ["memcached", "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-t", str(workers), "-m", str(MEMORY_MIB)]
+        words = ["memcached", "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-t", str(workers), "-m", str(memory_mib)]
         words += ["-c", str(MAX_CONNECTIONS), *(["-u", "root"] if os.geteuid() == 0 else [])]
     else:
         words = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(directory)]
-        words += ["--maxmemory", f"{MEMORY_MIB}mb", "--maxclients", str(MAX_CONNECTIONS)]
+        words += ["--maxmemory", f"{memory_mib}mb", "--maxclients", str(MAX_CONNECTIONS)]
     return words
 
 
-def start(name: str, workers: int, directory: Path, shape: Sequence[str] = ()) -> Server:
+def start(name: str, workers: int, directory: Path, shape: Sequence[str] = (), memory_mib: int = MEMORY_MIB) -> Server:
     """The contender, answering. Its messages go to a file in `directory`, which a failure quotes."""
     port = _free_port()
     log = directory / f"{name}.log"
     environment = {**os.environ, "MEMCACHE_SHM_DIR": str(directory / "tables")}
-    words = command(name, port, workers, directory, shape)
+    words = command(name, port, workers, directory, shape, memory_mib)
     with log.open("wb") as output:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
     server = Server(name, process, port)
@@ -110,12 +110,12 @@ def start(name: str, workers: int, directory: Path, shape: Sequence[str] = ()) -
 
 
 @contextlib.contextmanager
-def running(names: Sequence[str], workers: int, directory: Path) -> Iterator[dict[str, Server]]:
+def running(names: Sequence[str], workers: int, directory: Path, memory_mib: int = MEMORY_MIB) -> Iterator[dict[str, Server]]:
     """The contenders, all up at once; whoever is not measured idles in its epoll_wait."""
     servers: dict[str, Server] = {}
     try:
         for name in names:
-            servers[name] = start(name, workers, directory)
+            servers[name] = start(name, workers, directory, memory_mib=memory_mib)
         yield servers
     finally:
         for server in servers.values():
