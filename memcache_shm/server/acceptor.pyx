@@ -2,9 +2,9 @@
 """The supervisor's accept loop: take connections in batches, hand each to the worker with the fewest.
 
 Native, so that connection churn keeps up with memcached; it returns to Python when a signal was noted, a worker came up or went,
-or the time is over. It reads no client byte. A worker counts as ready once it has reached its loop, unless it is avoided (the
-supervisor hears nothing of it) or full (its channel takes nothing more); while none is ready, the listeners' backlog holds the
-clients.
+or the time is over. It reads no client byte. A worker counts as ready once it has reached its loop, until it leaves, and unless it is
+avoided (the supervisor hears nothing of it) or full (its channel takes nothing more); while none is ready, the listeners' backlog
+holds the clients.
 """
 
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
@@ -19,7 +19,7 @@ from memcache_shm.server.linux cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, POLLOUT, SCM_RIGHTS, SOCK_CLOEXEC,
     SOCK_NONBLOCK, SOL_SOCKET, accept4, close, cmsghdr, iovec, msghdr, poll, pollfd, recv, send, sendmsg,
 )
-from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, store_release64
+from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquire64, store_release64
 
 cdef enum:
     BATCH = 64                  # accepted before they are handed over
@@ -121,7 +121,10 @@ cdef class Acceptor:
 
     cdef inline bint _is_ready(self, int which) noexcept nogil:
         cdef Parcel *parcel = &self._parcels[which]
-        return self._fds[1 + which].fd >= 0 and self._counters.worker[which].up != 0 and not parcel.avoided and not parcel.full
+        cdef WorkerFigures *figures = &self._counters.worker[which]
+        if self._fds[1 + which].fd < 0 or parcel.avoided or parcel.full:
+            return False
+        return load_acquire64(&figures.up) != 0 and load_acquire64(&figures.leaving) == 0
 
     cdef bint _hear_workers(self) noexcept nogil:
         """Read the bytes by which workers say that they are up. True: one said so or is gone; its channel is watched no longer then."""

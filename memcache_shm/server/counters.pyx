@@ -47,6 +47,7 @@ cdef class Counters:
         figures.closed = figures.handed
         figures.released = 0
         figures.up = 0
+        figures.leaving = 0
         figures.generation = 0
 
     def set_pid(self, int which, int pid):

@@ -18,7 +18,7 @@ from memcache_shm.server.linux cimport (
     MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, PR_SET_PDEATHSIG, clock_gettime, close, cmsghdr, epoll_create1, epoll_ctl, epoll_event,
     epoll_wait, iovec, msghdr, prctl, recvmsg, send, timespec,
 )
-from memcache_shm.storage.atomics cimport load_acquire64
+from memcache_shm.storage.atomics cimport load_acquire64, store_release64
 
 cdef enum:
     EVENTS = 256                # taken from the kernel at a time
@@ -98,6 +98,7 @@ cdef class WorkerLoop:
         """Returns 0, or the errno that ended it; slow clients have a limited time."""
         cdef uint64_t until = _now_ms() + self._drain_ms
         cdef uint64_t now = _now_ms()
+        store_release64(&self._figures.leaving, 1)      # one that is told to leave by itself may drain for a while
         while self._receive_connections():
             pass
         epoll_ctl(self._epoll, EPOLL_CTL_DEL, self._channel, NULL)      # both stay readable, and have told what they had to tell

@@ -24,6 +24,8 @@ from support.waiting import until
 import memcache_shm
 from memcache_shm.errors import TableRemovedError
 
+MIB = 1 << 20
+
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT], ids=lambda number: number.name)
 def test_a_crash_is_one_line_with_worker_pid_and_signal(number: signal.Signals, state_dir: Path) -> None:
@@ -48,6 +50,22 @@ def test_a_worker_that_is_told_to_leave_is_replaced(state_dir: Path) -> None:
         assert await_line(daemon, rf"\(pid {victim}\)").endswith("ended with exit status 0; starting another")
         with Client(daemon) as client:
             assert shm_stats(client)["shm_workers_exited"] == "1"
+
+
+def test_a_worker_that_leaves_gets_no_more_connections(state_dir: Path) -> None:
+    """Told to leave while a client is slow to take its replies, it stays for a while; whoever comes meanwhile is served by the other."""
+    with Daemon("--name", "app", "-m", "16", workers=2) as daemon, Client(daemon) as slow:
+        slow.set(b"big", b"x" * MIB)
+        slow.send(b"get big\r\n" * 64)
+        slow.line()
+        for pid in daemon.workers:  # whichever has the client
+            os.kill(pid, signal.SIGTERM)
+        until(lambda: len(said(daemon, "exit status 0")) == 1 and len(daemon.workers) == 2, "the idle one to be replaced")
+        clients = [Client(daemon) for _ in range(4)]
+        assert all(client.ask(b"version").startswith(b"VERSION") for client in clients)
+        assert len(said(daemon, "exit status 0")) == 1  # the other one is still there
+        for client in clients:
+            client.close()
 
 
 def test_a_crash_loop_is_slowed_down(state_dir: Path) -> None:
@@ -265,6 +283,23 @@ def test_a_table_removed_again_and_again(state_dir: Path) -> None:
             until(lambda: other.get(b"k") == b"v", "the same table in the other worker")
         assert daemon.stop() == 0
         assert len(said(daemon, "removed from outside")) == 3
+
+
+def test_figures_after_a_reset_and_a_removal(state_dir: Path) -> None:
+    """The new table counts from 0; what was taken off at the reset is not taken off again."""
+    with Daemon("--name", "app", "64", "100") as daemon, Client(daemon) as client:
+        for _ in range(5):
+            client.set(b"k", b"v")
+        assert client.ask(b"stats reset") == b"RESET"
+        client.set(b"k", b"v")
+        assert client.stats()["cmd_set"] == "1"
+        ids = state(state_dir, "app")
+        _remove_both(ids["shmid"], ids["semid"])
+        await_line(daemon, "removed from outside")
+        until(lambda: client.set(b"k", b"v") == b"STORED", "the new table")
+        figures = client.stats()
+        assert figures["cmd_set"] == figures["curr_items"] == "1"
+        assert figures["total_connections"] == "0"  # the daemon's own figures count from the reset on
 
 
 def test_attached_programs_find_the_new_table(state_dir: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from support.waiting import until
@@ -27,6 +27,7 @@ class Bench:
 
     def __init__(self, workers: int) -> None:
         self.counters = Counters(workers)
+        self._ends: list[Callable[[], None]] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.listener.setblocking(False)
         self.wake, self.wake_writer = os.pipe()
@@ -37,19 +38,28 @@ class Bench:
         for which in range(workers):
             self.acceptor.set_channel(which, self.channels[which].fileno())
             self._come_up(which)
-        self.acceptor.run(0)  # it hears that they are up
 
     def _come_up(self, which: int) -> None:
-        """A real loop says so; it is told to stop at once."""
+        """A real loop says so; its own channel is another one, on which nothing comes."""
         table = Table.create(Geometry.by_elements(16, 100))
-        stop, writer = os.pipe()
-        os.write(writer, b"x")
-        executor = Executor(table, Pool(), self.counters, which, bytes)
-        WorkerLoop(executor, self.ends[which].fileno(), stop, 0.0, lambda: None).run()
-        os.close(stop)
-        os.close(writer)
-        table.destroy()
-        table.close()
+        quiet, silent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stop, stopper = os.pipe()
+        loop = WorkerLoop(Executor(table, Pool(), self.counters, which, bytes), quiet.fileno(), stop, 0.0, lambda: None)
+        thread = threading.Thread(target=loop.run)
+        thread.start()
+
+        def end() -> None:
+            os.write(stopper, b"x")
+            thread.join()
+            os.close(stop)
+            os.close(stopper)
+            quiet.close()
+            silent.close()
+            table.destroy()
+            table.close()
+
+        self._ends.append(end)
+        until(lambda: self.counters.is_up(which), "the worker")
 
     def connect(self) -> socket.socket:
         return socket.create_connection(self.listener.getsockname())
@@ -68,6 +78,8 @@ class Bench:
             count += len(descriptors)
 
     def close(self) -> None:
+        for end in self._ends:
+            end()
         for sock in (self.listener, *self.channels, *self.ends):
             sock.close()
         os.close(self.wake)
