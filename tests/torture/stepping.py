@@ -1,7 +1,8 @@
 """Killing a writer after every single instruction of an operation, and the repair that follows after every one of its own.
 
     python -m torture.stepping              every kill point of every operation
-    python -m torture.stepping --sample     a bounded sample
+    python -m torture.stepping --states     each state of the segment once
+    python -m torture.stepping --sample 12  some states and some other kill points
     python -m torture.stepping set merge    the operations whose names contain one of these words
 
 Each kill is a real one, of a process stopped at that very instruction. Where the segment is the same as after the instruction before, only
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import subprocess
 import sys
 import time
@@ -149,10 +151,16 @@ class Stepper:
             place = f"{where} kill point {k} of {len(self.trace.rips) - 1}, {locate(self.trace.rips[k])}"
             raise AssertionError(f"{name}: killed {place}: {error}") from error
 
-    def sample(self, count: int) -> list[int]:
-        """Kill points: the first of each of `count` states, and as many more, both evenly spread."""
-        firsts = [k for k in range(len(self.state_of)) if k == 0 or self.state_of[k] != self.state_of[k - 1]]
-        return sorted({*_spread(firsts, count), *_spread(range(len(self.state_of)), count)})
+    def all_points(self) -> Sequence[int]:
+        return range(len(self.trace.rips))
+
+    def every_state(self) -> Sequence[int]:
+        """The first kill point of each state."""
+        return [k for k in range(len(self.state_of)) if k == 0 or self.state_of[k] != self.state_of[k - 1]]
+
+    def sample(self, count: int) -> Sequence[int]:
+        """The first kill points of `count` states, and as many anywhere, both evenly spread."""
+        return sorted({*_spread(self.every_state(), count), *_spread(self.all_points(), count)})
 
     def leave_amid(self, part: int, parts: int) -> None:
         """Kill in the middle of the change, at the part-th of so many points, and let the table stand as it is."""
@@ -194,7 +202,7 @@ def locate(address: int) -> str:
 
 def step_scenario(
     scenario: Scenario,
-    sample: int | None = None,
+    choose: Callable[[Stepper], Sequence[int]] = Stepper.all_points,
     *,
     nested: int | None = None,
     entries: list[int] | None = None,
@@ -202,6 +210,7 @@ def step_scenario(
 ) -> Tally:
     """Kill in the operation, and in the repairs after some of these kills; AssertionError when anything is wrong after one.
 
+    `choose`: the kill points; `nested`: after how many kills the repair is stepped, if other than the scenario says;
     `entries` collects where calls came into the watched libraries, to get there faster in the next ones.
     """
     repairs = scenario.nested if nested is None else nested
@@ -211,14 +220,14 @@ def step_scenario(
         stepper = Stepper(stage, scenario, (entries or [])[:DEBUG_REGISTERS])
         if entries is not None and stepper.trace.rips[0] not in entries:
             entries.insert(0, stepper.trace.rips[0])
-        tally = stepper.kill(stepper.sample(sample) if sample else range(len(stepper.trace.rips)), scenario.name)
+        tally = stepper.kill(choose(stepper), scenario.name)
         tell(str(tally))
         for part in range(1, repairs + 1):
             stage.restore(stepper.start)
             stepper.leave_amid(part, repairs)
             again = replace(scenario, name=f"{scenario.name}: repair {part}", call=_write, through=(REPAIR,), nested=0)
             repairing = Stepper(stage, again, (entries or [])[:DEBUG_REGISTERS])
-            repaired = repairing.kill(repairing.sample(sample) if sample else range(len(repairing.trace.rips)), again.name)
+            repaired = repairing.kill(choose(repairing), again.name)
             tell(str(repaired))
             tally.add(repaired)
         return tally
@@ -232,20 +241,29 @@ def _write(stage: Stage) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="torture.stepping", description="Kill a writer after every instruction.")
     parser.add_argument("words", nargs="*", help="only the operations whose names contain one of these")
-    parser.add_argument("--sample", type=int, help="so many states of each operation instead of all instructions")
+    parser.add_argument(
+        "--sample", type=int, metavar="N", help="N states and N other kill points instead of all"
+    )
+    parser.add_argument("--states", action="store_true", help="each state of the segment once instead of all")
+    parser.add_argument("--stop", action="store_true", help="end with the first operation that goes wrong")
     options = parser.parse_args(arguments)
+    choose = Stepper.every_state if options.states else Stepper.all_points
+    entries: list[int] | None = None if choose is Stepper.all_points and not options.sample else []
+    if options.sample:
+        choose = functools.partial(Stepper.sample, count=options.sample)
     enter_own_namespace()
-    total, wrong = Tally("all"), []
-    entries: list[int] | None = [] if options.sample else None
+    total, wrong = Tally("all"), 0
     print(Tally.HEAD, flush=True)
     for scenario in SCENARIOS:
         if options.words and not any(word in scenario.name for word in options.words):
             continue
         try:
-            total.add(step_scenario(scenario, options.sample, entries=entries, tell=lambda line: print(line, flush=True)))
-        except AssertionError as error:
-            wrong.append(f"{error}")
-            print(f"WRONG {error}", flush=True)
+            total.add(step_scenario(scenario, choose, entries=entries, tell=lambda line: print(line, flush=True)))
+        except (AssertionError, RuntimeError) as error:
+            wrong += 1
+            print(f"WRONG {scenario.name}: {error}", flush=True)
+            if options.stop:
+                break
     print(total)
     return 1 if wrong else 0
 
