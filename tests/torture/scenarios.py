@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torture.stage import Stage
-from torture.verify import DELETE, EVICT, EXPIRE, FLUSH, MERGE, MOVE, SPLIT, STORE, TOUCH
+from torture.verify import DELETE, EVICT, EXPIRE, FLUSH, MERGE, MOVE, REPAIR, SPLIT, STORE, TOUCH
 
 MEMORY = {"memory": 65536, "max_item": 8192}
 STRICT = MEMORY | {"evict": False}
@@ -76,6 +76,16 @@ def flush_due(stage: Stage) -> None:
     few(stage)
     stage.cache.flush_all(100)
     stage.shift_clock(200)
+
+
+def orphaned(stage: Stage) -> None:
+    """A writer has died."""
+    few(stage)
+    stage.kill_amid(lambda: stage.cache.set("target", b"never stored"))
+
+
+def take_over_slot(stage: Stage, pid: int) -> None:
+    stage.give_locks_to(pid)
 
 
 def full_of(size_bytes: int) -> Callable[[Stage], None]:
@@ -195,6 +205,8 @@ SCENARIOS = [
     Scenario("compaction", CELLS, crowded(9), lambda s: s.cache.delete(s.cas["crowd"][2]), (DELETE,)),
     Scenario("compaction, last node", CELLS, crowded(9), lambda s: s.cache.delete(s.cas["crowd"][8]), (DELETE,)),
     Scenario("index grows", ROOMY, records_below_the_index, lambda s: s.cache.set("new", b"v"), (STORE, MOVE, SPLIT)),
+    Scenario("claim of a dead owner's slot", CELLS, orphaned, lambda s: s.cache.set("new", b"v"), (REPAIR, STORE), arrange=take_over_slot),
+    Scenario("sweep", CELLS, orphaned, lambda s: s.cache_table.sweep(), (REPAIR,)),
     Scenario("flush_all", MEMORY, few, lambda s: s.cache.flush_all(), (FLUSH,)),
     Scenario("flush_all, shards", SHARDED, few, lambda s: s.cache.flush_all(), (FLUSH,)),
     Scenario("write after a flush", MEMORY, flush_due, lambda s: s.cache.set("new", b"v"), (FLUSH, STORE)),

@@ -45,6 +45,7 @@ class Stage:
         ctypes.memmove(self.base + HASH_KEY_AT, HASH_KEY, len(HASH_KEY))
         maker.close()
         self.cache = memcache_shm.attach(self.name)  # handles keep the hash key of their beginning
+        self.cache_table = self.cache.attached_table
         self.checker = memcache_shm.attach(self.name)
         self.table = self.checker.attached_table
         self.size_bytes = size_bytes
@@ -62,7 +63,7 @@ class Stage:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.cache.close()
         self.checker.close()
-        del self.table
+        del self.table, self.cache_table
         self.tracer.helper.unmap_segment(self.base)
         memcache_shm.unlink(self.name)
 
@@ -74,6 +75,7 @@ class Stage:
         """The children's handle in its first state, in which they all get it: `checker` does this process's own work."""
         self.cache.close()
         self.cache = memcache_shm.attach(self.name)
+        self.cache_table = self.cache.attached_table
 
     @property
     def process_slots(self) -> int:
@@ -146,6 +148,10 @@ class Stage:
         for shard, lock in enumerate(self.locks()):
             if lock:
                 self._poke("<I", self._control(shard) + LOCK_AT, slot + 1)
+
+    def kill_amid(self, call: Callable[[], object]) -> int:
+        """Kill another process as soon as it has noted an intent in the first shard; its pid."""
+        return self.tracer.kill_once(self.base + self._control(0) + INTENT_AT, call)
 
     def operation_in(self, state: bytes) -> int:
         """The operation that the first shard's intent tells in these bytes of the segment."""

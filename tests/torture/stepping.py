@@ -241,9 +241,7 @@ def _write(stage: Stage) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="torture.stepping", description="Kill a writer after every instruction.")
     parser.add_argument("words", nargs="*", help="only the operations whose names contain one of these")
-    parser.add_argument(
-        "--sample", type=int, metavar="N", help="N states and N other kill points instead of all"
-    )
+    parser.add_argument("--sample", type=int, metavar="N", help="N states and N other kill points instead of all")
     parser.add_argument("--states", action="store_true", help="each state of the segment once instead of all")
     parser.add_argument("--stop", action="store_true", help="end with the first operation that goes wrong")
     options = parser.parse_args(arguments)

@@ -11,6 +11,8 @@ from torture.scenarios import CELLS, SCENARIOS, Scenario, few
 from torture.stage import Stage
 from torture.stepping import Stepper, step_scenario
 
+from memcache_shm.storage.check import check_table
+
 SAMPLE = 10  # states of an operation, and as many kill points anywhere in it
 SMALLEST = "delete"  # of which every instruction that changes the segment is taken
 LONG_REPAIRS = ("split", "merge")  # of more than a hundred items: not in the sample
@@ -38,6 +40,16 @@ def test_killed_at_every_change(state_dir: Path, no_leaks: None) -> None:
         points = sorted({point for step in stepper.trace.steps_with_changes() for point in (step - 1, step)})
         tally = stepper.kill(points, scenario.name)
     assert tally.kills > tally.states
+
+
+def test_check_names_the_dead(state_dir: Path, no_leaks: None) -> None:
+    with Stage(**CELLS) as stage:
+        few(stage)
+        pid = stage.kill_amid(lambda: stage.cache.set("target", b"never stored"))
+        (finding,) = check_table(stage.table).findings
+        assert finding.kind == "intent"
+        assert f"process {pid} died amid a store" in finding.text
+        assert stage.cache.get("target") == b"old value"
 
 
 def test_harness_notices_a_lost_item(state_dir: Path, no_leaks: None) -> None:

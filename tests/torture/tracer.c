@@ -184,6 +184,15 @@ int step_to(int pid, uint64_t count, uint64_t rip)
     return r == STOPPED && where(pid) != rip ? FAILED : r;
 }
 
+/* Let it step until a word of the segment is not 0. */
+int step_until(int pid, const volatile uint32_t *word)
+{
+    int r = STOPPED;
+    while (r == STOPPED && *word == 0)
+        r = step(pid);
+    return r;
+}
+
 /* Let it go on to its end; the exit status of the call, or -1. */
 int complete(int pid)
 {

@@ -61,6 +61,7 @@ def load_helper() -> ctypes.PyDLL:
         ),
         ("run_to", ctypes.c_int, [ctypes.c_int, u64, u64]),
         ("step_to", ctypes.c_int, [ctypes.c_int, u64, u64]),
+        ("step_until", ctypes.c_int, [ctypes.c_int, pointer]),
         ("complete", ctypes.c_int, [ctypes.c_int]),
         ("destroy", ctypes.c_int, [ctypes.c_int]),
         ("apply", ctypes.c_long, [pointer, pointer, ctypes.c_long, ctypes.c_long, ctypes.c_uint32]),
@@ -215,6 +216,14 @@ class Tracer:
         finally:
             if self.helper.destroy(pid) != 0:
                 raise RuntimeError(f"the child ended before it was killed at {k}")
+
+    def kill_once(self, address: int, call: Callable[[], Any]) -> int:
+        """Kill a child as soon as the 32-bit word at this address of the segment is not 0; its pid."""
+        pid = self.spawn(call)
+        reached = self.helper.step_until(pid, address)
+        self.helper.destroy(pid)
+        assert reached == STOPPED, "the call ended before the word changed"
+        return pid
 
     def _go(self, pid: int, trace: Trace, k: int) -> int:
         if self.plain:

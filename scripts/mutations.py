@@ -1,0 +1,341 @@
+"""The mutations of scripts/mutate.py: each an exact piece of the storage layer's text and what takes its place.
+
+Not in the list, since nothing can tell them from the original on x86-64:
+
+- fences, and release or acquire against relaxed: tests/memory_model;
+- giving the old record's granules back before the slot is published, or advancing the version counter after it: only owners of the lock see
+  either, and a repair derives both anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`words`: the stepped operations that ought to notice it, tried before all others."""
+
+    name: str
+    file: str  # in memcache_shm/storage
+    old: str
+    new: str
+    modules: tuple[str, ...]  # to be built
+    words: tuple[str, ...] = ()
+
+    def mutate(self, text: str) -> str:
+        """The text of the file with the mutation; ValueError unless the place is there exactly once."""
+        if text.count(self.old) != 1:
+            raise ValueError(f"mutation {self.name!r}: its text is {text.count(self.old)} times in {self.file}")
+        return text.replace(self.old, self.new)
+
+
+PUBLISHING = ("evict", "room", "writer")
+BEGINNING = ("index", "recovery", "writer")
+RECOVERY = "recovery.pxd"
+_PUBLISH = """    note(v, s, operation, slot, word, 0)
+    store_release64(slot, word)
+    done(s, operation)
+"""
+_SPLIT = """    if not copy_movers(v, s, from_, n):
+        free_path(s, n)
+        if n % CHUNK_BUCKETS == 0:
+            give_chunk(s, n // CHUNK_BUCKETS)
+        return
+"""
+_PUBLISH_SPLIT = """    store_release64(&s.control.split, split_next(split, n + 1))
+    done(s, OP_SPLIT)
+"""
+_HIDE = "    s.directory[n // CHUNK_BUCKETS] ^= <uint32_t> 0xffffffff\n"
+_EXTEND = """    cdef uint64_t *node
+    cdef uint32_t granule
+    if place.nodes >= MAX_NODES or place.tail == NULL:
+        return False
+    node = new_node(s, &granule)
+    if node == NULL:
+        return False
+    node[0] = place.tail[0]
+    store_release64(place.tail, link_word(granule))
+"""
+_GAPS = "        move_into_gaps(s, bucket, &last, keep)\n"
+_COMPACT = (
+    _GAPS
+    + """        rest = 0
+        if keep:
+            for i in range(last.n):
+                if word_kind(last.slots[i]) == KIND_ENTRY:
+                    rest = last.slots[i]    # the last one: those before it were moved
+        link = last.link[0]
+        bump(s)
+        store_release64(last.link, rest)
+"""
+)
+_CUTOFF = """        store_relaxed64(&s.control.cutoff, load_relaxed64(&s.control.version))
+        s.control.items = 0
+        s.control.bytes = 0
+"""
+_MERGE = """    walk(s, last, &p)
+    while p.slots != NULL:
+        for i in range(p.n):
+            if word_kind(p.slots[i]) == KIND_ENTRY and not put_entry(v, s, buddy, p.slots[i]):
+                drop_movers(v, s, buddy, last + 1)
+                compact(v, s, buddy)
+                return
+        if not walk_on(s, &p):
+            break
+"""
+_FILL_AND_PUBLISH = """    fill(&s.records, &runs, f)
+    slot = t.place.slot if t.place.slot != NULL else t.place.empty
+    old = slot[0]
+    t.fresh = runs.start[0]
+    publish(v, s, OP_STORE, slot, new_word(v, t, runs.start[0], f.version))
+"""
+_MOVE = """    fill(&s.records, &runs, &f)
+    record_at(&s.records, <uint64_t> at).state = sizes.state
+    publish(v, s, OP_MOVE, slot, (old & ~<uint64_t> GRANULE_MASK) | <uint64_t> at)
+"""
+
+
+def _turned(text: str, lines_behind: int) -> str:
+    """The last lines of a piece first."""
+    lines = text.splitlines(keepends=True)
+    return "".join(lines[-lines_behind:] + lines[:-lines_behind])
+
+
+def _without(text: str, line: str) -> str:
+    assert text.count(line) == 1
+    return text.replace(line, "")
+
+
+INTENTS = [
+    Mutation("intent: begin without the pid", RECOVERY, "    store_relaxed32(&s.control.intent.pid, v.my_pid)\n", "", BEGINNING),
+    Mutation(
+        "intent: begin without forgetting the slot",
+        RECOVERY,
+        "    store_relaxed32(&s.control.intent.pid, v.my_pid)\n    store_relaxed64(&s.control.intent.slot, 0)\n",
+        "    store_relaxed32(&s.control.intent.pid, v.my_pid)\n",
+        BEGINNING,
+        ("set, new",),
+    ),
+    Mutation(
+        "intent: begin without the operation",
+        RECOVERY,
+        "    store_release32(&s.control.intent.operation, <uint32_t> operation)\n    fence_release()\n",
+        "    fence_release()\n",
+        BEGINNING,
+        ("set, new",),
+    ),
+    Mutation(
+        "intent: end left out",
+        RECOVERY,
+        "    store_release32(&s.control.intent.operation, OP_NONE)\n",
+        "    pass\n",
+        BEGINNING,
+        ("set, new",),
+    ),
+    Mutation(
+        "intent: noted without the new word", RECOVERY, "    store_relaxed64(&intent.new_word, word)\n", "", PUBLISHING, ("set, new",)
+    ),
+    Mutation(
+        "intent: noted without the new expiry", RECOVERY, "    store_relaxed32(&intent.new_expiry, expiry)\n", "", PUBLISHING, ("touch",)
+    ),
+    Mutation(
+        "intent: noted without the operation",
+        RECOVERY,
+        "    store_release32(&intent.operation, <uint32_t> operation)\n    store_release64(&intent.slot",
+        "    store_release64(&intent.slot",
+        PUBLISHING,
+        ("eviction, elements",),
+    ),
+    Mutation(
+        "intent: noted without the slot",
+        RECOVERY,
+        "    store_release64(&intent.slot, <uint64_t> (<char *> slot - <char *> v.base))\n",
+        "",
+        PUBLISHING,
+        ("set, new",),
+    ),
+    Mutation(
+        "intent: noted after publishing",
+        RECOVERY,
+        _PUBLISH,
+        _turned(_without(_PUBLISH, "    done(s, operation)\n"), 1),
+        PUBLISHING,
+        ("set, new",),
+    ),
+    Mutation(
+        "intent: never said to be done",
+        RECOVERY,
+        "    store_relaxed32(&s.control.intent.operation, <uint32_t> operation | DONE)\n",
+        "",
+        (*PUBLISHING, "index", "recovery"),
+        ("compaction",),
+    ),
+    Mutation("intent: repair does not note itself", "recovery.pyx", "    begin(v, s, OP_REPAIR)\n", "", ("recovery",), ("set, smaller",)),
+    Mutation(
+        "intent: a flush is not noted",
+        "recovery.pyx",
+        "        begin(v, s, OP_FLUSH)\n",
+        "",
+        ("recovery",),
+        ("flush",),
+    ),
+    Mutation("intent: a split is not noted", "index.pyx", "    begin(v, s, OP_SPLIT)\n", "", ("index",), ("split",)),
+    Mutation("intent: a merge is not noted", "index.pyx", "    begin(v, s, OP_MERGE)\n", "", ("index",), ("merge",)),
+]
+
+ORDER = [
+    Mutation(
+        "slot published before the record is filled",
+        "writer.pyx",
+        _FILL_AND_PUBLISH,
+        _turned(_FILL_AND_PUBLISH, 4),
+        ("writer",),
+        ("set, new",),
+    ),
+    Mutation("moved record's slot published before it is filled", "room.pyx", _MOVE, _turned(_MOVE, 1), ("room",), ("index grows",)),
+    Mutation(
+        "version not advanced",
+        "writer.pyx",
+        "    store_release64(&s.control.version, f.version)\n",
+        "",
+        ("writer",),
+        ("set, new",),
+    ),
+    Mutation(
+        "record's version left out",
+        "records.pyx",
+        "    store_release64(&r.version, f.version)\n",
+        "",
+        ("records",),
+        ("set, new",),
+    ),
+    Mutation(
+        "split word before the copy",
+        "index.pyx",
+        _SPLIT + "    store_release64(&s.control.split, split_next(split, n + 1))\n    done(s, OP_SPLIT)\n",
+        "    store_release64(&s.control.split, split_next(split, n + 1))\n    done(s, OP_SPLIT)\n" + _SPLIT,
+        ("index",),
+        ("split",),
+    ),
+    Mutation(
+        "split: old bucket cleared before the split word",
+        "index.pyx",
+        "    store_release64(&s.control.split, split_next(split, n + 1))\n    done(s, OP_SPLIT)\n    drop_movers(v, s, from_, n + 1)\n",
+        "    drop_movers(v, s, from_, n + 1)\n    store_release64(&s.control.split, split_next(split, n + 1))\n    done(s, OP_SPLIT)\n",
+        ("index",),
+        ("split",),
+    ),
+    Mutation(
+        "merge: split word before the copy",
+        "index.pyx",
+        _MERGE + "    store_release64(&s.control.split, split_next(split, last))\n    done(s, OP_MERGE)\n",
+        "    store_release64(&s.control.split, split_next(split, last))\n    done(s, OP_MERGE)\n" + _MERGE,
+        ("index",),
+        ("merge",),
+    ),
+    Mutation(
+        "merge: bucket emptied before the split word",
+        "index.pyx",
+        "    store_release64(&s.control.split, split_next(split, last))\n    done(s, OP_MERGE)\n    free_path(s, last)\n",
+        "    free_path(s, last)\n    store_release64(&s.control.split, split_next(split, last))\n    done(s, OP_MERGE)\n",
+        ("index",),
+        ("merge",),
+    ),
+    Mutation(
+        "chunk not in the directory", "index.pyx", "    store_release32(&s.directory[chunk], <uint32_t> at)\n", "", ("index",), ("split",)
+    ),
+    Mutation(
+        "chunk in the directory after the split word",
+        "index.pyx",
+        _PUBLISH_SPLIT,
+        f"    if n % CHUNK_BUCKETS == 0:\n    {_HIDE}{_PUBLISH_SPLIT}    if n % CHUNK_BUCKETS == 0:\n    {_HIDE}",
+        ("index",),
+        ("split",),
+    ),
+    Mutation(
+        "new node linked before it holds the entry",
+        "index.pyx",
+        _EXTEND,
+        _EXTEND.replace("    cdef uint32_t granule\n", "    cdef uint32_t granule\n    cdef uint64_t entry = place.tail[0]\n").replace(
+            "    node[0] = place.tail[0]\n    store_release64(place.tail, link_word(granule))\n",
+            "    store_release64(place.tail, link_word(granule))\n    node[0] = entry\n",
+        ),
+        ("index",),
+        ("new node",),
+    ),
+    Mutation(
+        "compaction: link not replaced",
+        "index.pyx",
+        "        store_release64(last.link, rest)\n",
+        "",
+        ("index",),
+        ("compaction",),
+    ),
+    Mutation(
+        "compaction: link replaced before the gaps are filled",
+        "index.pyx",
+        _COMPACT,
+        _COMPACT.replace(_GAPS, "").replace("(last.link, rest)\n", "(last.link, rest)\n" + _GAPS),
+        ("index",),
+        ("compaction",),
+    ),
+    Mutation(
+        "zone lowered before the records have left it",
+        "room.pyx",
+        """    if not clear_window(v, s, low - ZONE_STEP, low, pinned, True):
+        return False
+    store_release32(&s.control.zone, low - ZONE_STEP)""",
+        """    store_release32(&s.control.zone, low - ZONE_STEP)
+    if not clear_window(v, s, low - ZONE_STEP, low, pinned, True):
+        return False
+    store_release32(&s.control.zone, low - ZONE_STEP)""",
+        ("room",),
+        ("index grows",),
+    ),
+    Mutation(
+        "flush noted before the cut-off",
+        "recovery.pyx",
+        _CUTOFF,
+        "        store_release64(&s.control.flush_applied, flush_ns)\n" + _CUTOFF,
+        ("recovery",),
+        ("flush",),
+    ),
+    Mutation(
+        "flush: cut-off left out",
+        "recovery.pyx",
+        "        store_relaxed64(&s.control.cutoff, load_relaxed64(&s.control.version))\n",
+        "",
+        ("recovery",),
+        ("flush",),
+    ),
+    Mutation(
+        "next expiry not noted by a store",
+        "writer.pyx",
+        "    s.control.next_expiry = earlier(s.control.next_expiry, f.expiry)\n",
+        "",
+        ("writer",),
+        ("set, expiring",),
+    ),
+    Mutation(
+        "next expiry not noted by a touch",
+        "writer.pyx",
+        "    t.shard.control.next_expiry = earlier(t.shard.control.next_expiry, expiry)\n",
+        "",
+        ("writer",),
+        ("touch", "gat"),
+    ),
+    Mutation(
+        "a new owner does not look for an intent", "locks.pyx", "    if r == LOCKED:\n        enter(v, s)\n", "", ("locks",), ("set, new",)
+    ),
+    Mutation("who claims a slot does not free its locks", "locks.pyx", "            inherit(v, slot)\n", "", ("locks",), ("claim",)),
+    Mutation(
+        "a process slot's epoch is not advanced",
+        "locks.pyx",
+        "            store_release32(&v.processes[slot].epoch, epoch)\n",
+        "",
+        ("locks",),
+    ),
+]
+
+MUTATIONS = INTENTS + ORDER
