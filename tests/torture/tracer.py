@@ -217,6 +217,12 @@ class Tracer:
             if self.helper.destroy(pid) != 0:
                 raise RuntimeError(f"the child ended before it was killed at {k}")
 
+    def stop_at(self, trace: Trace, k: int, call: Callable[[], Any]) -> int:
+        """A child that stands at kill point `k` of the trace, or at its end when it took another way; its pid."""
+        pid = self.spawn(call)
+        self._go(pid, trace, k)
+        return pid
+
     def kill_once(self, address: int, call: Callable[[], Any]) -> int:
         """Kill a child as soon as the 32-bit word at this address of the segment is not 0; its pid."""
         pid = self.spawn(call)
