@@ -68,9 +68,11 @@ debug: $(VENV)/built-debug $(VENV)/extras-test
 	@scripts/require test
 	$(BIN)/python -m pytest -n 4 -m "not torture" $(PYTEST_ARGS)
 
-torture: $(VENV)/built $(VENV)/extras-test
+torture: $(VENV)/built $(VENV)/extras-test $(VENV)/extras-lint
 	@scripts/require test
-	PYTHONPATH=tests $(BIN)/python -m torture.stepping
+	@echo "a writer killed after every instruction:"; PYTHONPATH=tests $(BIN)/python -m torture.stepping
+	@echo "a reader interleaved with a writer:"; PYTHONPATH=tests $(BIN)/python -m torture.reading
+	@echo "one store left out or misplaced at a time:"; $(BIN)/python scripts/mutate.py
 	TORTURE_S=$(TORTURE_S) $(BIN)/python -m pytest -m torture --timeout=0 $(PYTEST_ARGS)
 
 clean:

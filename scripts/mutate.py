@@ -28,6 +28,7 @@ STORAGE = "memcache_shm/storage"
 COPIED = ("memcache_shm", "tests", "pyproject.toml")
 TEST_LIMIT_S = 600  # a mutant that hangs is noticed
 STEPPING = ("-m", "torture.stepping", "--states", "--stop")
+READING = ("-m", "torture.reading", "--stop", "--every", "5", "--states", "100")
 PYTEST = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider")
 TESTS = (  # first what is quick
     ("stepping", STEPPING),
@@ -118,6 +119,8 @@ def verdict(tree: Tree, mutation: Mutation) -> str:
     """What noticed the mutation; empty when nothing did."""
     try:
         tree.apply(mutation)
+        if mutation.reading and (said := tree.run((*READING, *mutation.reading))):
+            return f"reading: {said}"
         if mutation.words and (said := tree.run((*STEPPING, *mutation.words))):
             return f"stepping: {said}"
         for name, command in TESTS:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mutation:
-    """`words`: the stepped operations that ought to notice it, tried before all others."""
+    """`words`: the operations that ought to notice it, stepped before all others; `reading`: those that are tried with a reader beside."""
 
     name: str
     file: str  # in memcache_shm/storage
@@ -22,6 +22,7 @@ class Mutation:
     new: str
     modules: tuple[str, ...]  # to be built
     words: tuple[str, ...] = ()
+    reading: tuple[str, ...] = ()
 
     def mutate(self, text: str) -> str:
         """The text of the file with the mutation; ValueError unless the place is there exactly once."""
@@ -338,4 +339,55 @@ ORDER = [
     ),
 ]
 
-MUTATIONS = INTENTS + ORDER
+READERS = [
+    Mutation(
+        "compaction: no new generation before the link is replaced",
+        "index.pyx",
+        "        bump(s)\n        store_release64(last.link, rest)\n",
+        "        store_release64(last.link, rest)\n",
+        ("index",),
+        reading=("compaction",),
+    ),
+    Mutation(
+        "compaction: no new generation after the link is replaced",
+        "index.pyx",
+        "        store_release64(last.link, rest)\n        bump(s)\n",
+        "        store_release64(last.link, rest)\n",
+        ("index",),
+        reading=("compaction",),
+    ),
+    Mutation(
+        "a reader does not compare the split word",
+        "reader.pyx",
+        "    return load_relaxed64(&s.control.split) == f.split\n",
+        "    return True\n",
+        ("reader",),
+        reading=("split", "compaction"),
+    ),
+    Mutation(
+        "a reader does not compare slot and version",
+        "reader.pyx",
+        "    if hit and not same_record(f):\n        return False\n    fence_acquire()\n",
+        "    fence_acquire()\n",
+        ("reader",),
+        reading=("set, smaller", "delete", "eviction"),
+    ),
+    Mutation(
+        "a reader loads the slot that links twice",
+        "reader.pyx",
+        "        if not follow(s, &p, w):\n",
+        "        if not follow(s, &p, p.slots[p.n - 1]):\n",
+        ("reader",),
+        reading=("compaction",),
+    ),
+    Mutation(
+        "a reader takes a miss for granted when a record was replaced meanwhile",
+        "reader.pyx",
+        "                if not f.locked and not same_record(f):\n                    return AGAIN",
+        "                if False:\n                    return AGAIN",
+        ("reader",),
+        reading=("set, smaller", "set, larger"),
+    ),
+]
+
+MUTATIONS = INTENTS + ORDER + READERS
