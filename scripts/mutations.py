@@ -31,7 +31,7 @@ class Mutation:
         return text.replace(self.old, self.new)
 
 
-PUBLISHING = ("evict", "room", "writer")
+PUBLISHING = ("evict", "index", "recovery", "room", "writer")
 BEGINNING = ("index", "recovery", "writer")
 RECOVERY = "recovery.pxd"
 _PUBLISH = """    note(v, s, operation, slot, word, 0)
@@ -44,9 +44,8 @@ _SPLIT = """    if not copy_movers(v, s, from_, n):
             give_chunk(s, n // CHUNK_BUCKETS)
         return
 """
-_PUBLISH_SPLIT = """    store_release64(&s.control.split, split_next(split, n + 1))
-    done(s, OP_SPLIT)
-"""
+_PUBLISH_SPLIT = "    publish(v, s, OP_SPLIT, &s.control.split, split_next(split, n + 1))\n"
+_PUBLISH_MERGE = "    publish(v, s, OP_MERGE, &s.control.split, split_next(split, last))\n"
 _HIDE = "    s.directory[n // CHUNK_BUCKETS] ^= <uint32_t> 0xffffffff\n"
 _EXTEND = """    cdef uint64_t *node
     cdef uint32_t granule
@@ -143,8 +142,8 @@ INTENTS = [
     Mutation(
         "intent: noted without the operation",
         RECOVERY,
-        "    store_release32(&intent.operation, <uint32_t> operation)\n    store_release64(&intent.slot",
-        "    store_release64(&intent.slot",
+        "    store_release32(&intent.operation, <uint32_t> operation)\n",
+        "",
         PUBLISHING,
         ("eviction, elements",),
     ),
@@ -169,7 +168,7 @@ INTENTS = [
         RECOVERY,
         "    store_relaxed32(&s.control.intent.operation, <uint32_t> operation | DONE)\n",
         "",
-        (*PUBLISHING, "index", "recovery"),
+        PUBLISHING,
         ("compaction",),
     ),
     Mutation("intent: repair does not note itself", "recovery.pyx", "    begin(v, s, OP_REPAIR)\n", "", ("recovery",), ("set, smaller",)),
@@ -214,32 +213,32 @@ ORDER = [
     Mutation(
         "split word before the copy",
         "index.pyx",
-        _SPLIT + "    store_release64(&s.control.split, split_next(split, n + 1))\n    done(s, OP_SPLIT)\n",
-        "    store_release64(&s.control.split, split_next(split, n + 1))\n    done(s, OP_SPLIT)\n" + _SPLIT,
+        _SPLIT + _PUBLISH_SPLIT,
+        _PUBLISH_SPLIT + _SPLIT,
         ("index",),
         ("split",),
     ),
     Mutation(
         "split: old bucket cleared before the split word",
         "index.pyx",
-        "    store_release64(&s.control.split, split_next(split, n + 1))\n    done(s, OP_SPLIT)\n    drop_movers(v, s, from_, n + 1)\n",
-        "    drop_movers(v, s, from_, n + 1)\n    store_release64(&s.control.split, split_next(split, n + 1))\n    done(s, OP_SPLIT)\n",
+        _PUBLISH_SPLIT + "    drop_movers(v, s, from_, n + 1)\n",
+        "    drop_movers(v, s, from_, n + 1)\n" + _PUBLISH_SPLIT,
         ("index",),
         ("split",),
     ),
     Mutation(
         "merge: split word before the copy",
         "index.pyx",
-        _MERGE + "    store_release64(&s.control.split, split_next(split, last))\n    done(s, OP_MERGE)\n",
-        "    store_release64(&s.control.split, split_next(split, last))\n    done(s, OP_MERGE)\n" + _MERGE,
+        _MERGE + _PUBLISH_MERGE,
+        _PUBLISH_MERGE + _MERGE,
         ("index",),
         ("merge",),
     ),
     Mutation(
         "merge: bucket emptied before the split word",
         "index.pyx",
-        "    store_release64(&s.control.split, split_next(split, last))\n    done(s, OP_MERGE)\n    free_path(s, last)\n",
-        "    free_path(s, last)\n    store_release64(&s.control.split, split_next(split, last))\n    done(s, OP_MERGE)\n",
+        _PUBLISH_MERGE + "    free_path(s, last)\n",
+        "    free_path(s, last)\n" + _PUBLISH_MERGE,
         ("index",),
         ("merge",),
     ),

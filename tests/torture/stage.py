@@ -206,6 +206,6 @@ class Stage:
     def buckets(self) -> int:
         return int(self.table.stats()["shm_buckets"])
 
-    def is_flush_applied(self) -> bool:
-        """The first shard has noted the last flush."""
-        return self._peek("<Q", self._control(0) + FLUSH_APPLIED_AT) == self._peek("<Q", FLUSH_AT)
+    def is_flush_applied(self, shard: int) -> bool:
+        """The shard has noted the last flush."""
+        return self._peek("<Q", self._control(shard) + FLUSH_APPLIED_AT) == self._peek("<Q", FLUSH_AT)

@@ -41,14 +41,14 @@ class Outcomes:
         lost = [entry for entry in entries if now[entry] is None and self.after[entry]]
         return f"neither as before nor as after the call: {wrong}; lost: {lost}"
 
-    def is_done(self, stage: Stage, operation: int, now: State) -> bool | None:
-        """Whether what the intent tells has come about, by what can be seen; None where that cannot be told."""
+    def is_done(self, stage: Stage, shard: int, operation: int, now: State) -> bool | None:
+        """Whether what a shard's intent tells has come about, by what can be seen; None where that cannot be told."""
         if operation & DONE:
             return True
         if operation in (SPLIT, MERGE):
-            return None if stage.buckets() != self.buckets else False  # amid publishing
+            return stage.buckets() != self.buckets
         if operation == FLUSH:
-            return None if stage.is_flush_applied() else False
+            return stage.is_flush_applied(shard)
         if operation in (STORE, DELETE, TOUCH):
             changes = [e for e in now if self.before[e] != self.after[e] and not (self.evicts and self.after[e] is None)]
             return bool(changes) and all(now[entry] == self.after[entry] for entry in changes)
@@ -77,11 +77,11 @@ def observe(stage: Stage, later_s: int) -> tuple[State, int, int]:
 
 def check_after_kill(stage: Stage, outcomes: Outcomes) -> None:
     """AssertionError that says what is wrong with the table."""
-    noted = [operation for operation in stage.intents() if operation]
+    noted = {shard: operation for shard, operation in enumerate(stage.intents()) if operation}
     figures = stage.table.stats()
     first = stage.read(outcomes.later_s)
     outcomes.check_first(stage, first)
-    are_done = [outcomes.is_done(stage, operation, first) for operation in noted if operation != REPAIR]
+    are_done = [outcomes.is_done(stage, shard, operation, first) for shard, operation in noted.items() if operation != REPAIR]
     for probe in stage.probes:
         before_s = time.monotonic()
         stage.checker.set(probe, PROBE)
