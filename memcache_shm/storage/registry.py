@@ -168,8 +168,8 @@ def _create(directory: str, name: str, geometry: Geometry, mode: int, evict: boo
         ipc_namespace=statefile.ipc_namespace(),
         served=made_by == "daemon",
     )
-    making.begin(directory, state)
     try:
+        making.begin(directory, state)
         table, state = _make(directory, state, geometry)
     except BaseException:
         making.clear(directory, name)
