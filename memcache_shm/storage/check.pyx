@@ -15,11 +15,13 @@ from memcache_shm.storage.arena cimport Runs, all_free, is_used, mark
 from memcache_shm.storage.atomics cimport load_relaxed32, load_relaxed64, store_relaxed64, store_release64
 from memcache_shm.storage.index cimport Path, node_at, walk
 from memcache_shm.storage.layout cimport (
-    CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, LENGTH_MASK, MAX_NODES, NODE_BYTES, NODE_SLOTS, Record, ShardControl, bucket_of,
+    CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, MAX_NODES, NODE_BYTES, NODE_SLOTS, Record, ShardControl, bucket_of,
     entry_pattern, pattern_mask, split_buckets, word_granule, word_kind,
 )
 from memcache_shm.storage.locks cimport LOCKED, LOCK_BUSY_OWNER, LOCK_RETIRED, give, hold, slot_units
-from memcache_shm.storage.records cimport body_offset, record_at, record_runs, record_sane, runs_whole, word_matches
+from memcache_shm.storage.records cimport (
+    Sizes, are_sane, key_of, key_offset, record_at, record_runs, runs_whole, sizes_of, value_length, word_matches,
+)
 from memcache_shm.storage.recovery cimport DONE, OP_NONE, repair as _repair, sensible
 from memcache_shm.storage.table cimport Table
 from memcache_shm.storage.view cimport Arena, Shard, View, earlier, hash_key, records_end, shard_of
@@ -188,10 +190,13 @@ cdef class _Shard:
         cdef Shard *s = self.shard
         cdef uint64_t at = word_granule(w), h
         cdef Record *r = record_at(&s.records, at)
-        if r == NULL or not record_sane(v, &s.records, r) or not word_matches(v, w, r.version) or at >= records_end(s):
+        cdef Sizes sizes
+        if r != NULL:
+            sizes = sizes_of(r)
+        if r == NULL or not are_sane(v, &s.records, r, sizes) or not word_matches(v, w, r.version) or at >= records_end(s):
             return self.say("record", f"bucket {bucket} leads to granule {at}, where no record with that version is")
-        key = (<const char *> r + body_offset(r))[:r.key_length]
-        h = hash_key(v, <const char *> key, r.key_length)
+        key = key_of(r, sizes)[:sizes.key_length]
+        h = hash_key(v, <const char *> key, sizes.key_length)
         if shard_of(v, h) != s or bucket_of(h, n_buckets) != bucket or (w ^ entry_pattern(h)) & pattern_mask() != 0:
             return self.say("home", f"key {_show(key)} is found in bucket {bucket}, which is not its home")
         if key in keys:
@@ -206,7 +211,7 @@ cdef class _Shard:
         self.first_expiry = earlier(self.first_expiry, r.expiry)
         if r.version > s.control.cutoff:
             self.n_items += 1
-            self.n_bytes += body_offset(r) + r.key_length + <uint64_t> (r.length & LENGTH_MASK)
+            self.n_bytes += key_offset(sizes) + sizes.key_length + <uint64_t> value_length(sizes)
         return 0
 
     cdef bint place(self, Record *r, uint64_t at, bytes key) except -1:

@@ -62,6 +62,7 @@ cdef inline void walk(Shard *s, uint32_t bucket, Path *p) noexcept nogil:
 
 cdef bint follow(Shard *s, Path *p, uint64_t w) noexcept nogil
 cdef bint walk_on(Shard *s, Path *p) noexcept nogil
+cdef bint same_key(View *v, Shard *s, Record *r, const char *key, size_t klen) noexcept nogil
 cdef void locate(View *v, Shard *s, const char *key, size_t klen, uint64_t h, Place *out) noexcept nogil
 cdef bint extend(View *v, Shard *s, Place *place) noexcept nogil
 cdef void compact(View *v, Shard *s, uint32_t bucket) noexcept nogil

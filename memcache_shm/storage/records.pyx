@@ -10,7 +10,7 @@ from libc.string cimport memcpy, memset
 from memcache_shm.storage.arena cimport Runs, granules_for
 from memcache_shm.storage.atomics cimport fence_release, load_relaxed32, store_relaxed64, store_release64
 from memcache_shm.storage.layout cimport (
-    KEY_MAX, LENGTH_MASK, MAX_RUNS, NO_GRANULE, Record, RunLink, SEVERAL_RUNS, STATE_FOREIGN_CAS, STATE_STALE,
+    KEY_MAX, MAX_RUNS, NO_GRANULE, Record, RunLink, SEVERAL_RUNS, STATE_FOREIGN_CAS, STATE_STALE,
     STATE_TOKEN_SENT,
 )
 from memcache_shm.storage.view cimport Arena, View
@@ -79,20 +79,16 @@ cdef bint record_runs(View *v, Arena *a, Record *r, Runs *out) noexcept nogil:
 
 
 cdef bint runs_whole(Arena *a, Record *r, Runs *runs) noexcept nogil:
-    """Whether the record fits into its runs, each leads back to the first, and nothing unknown is said of its state."""
+    """Whether each of its runs leads back to the first, and nothing unknown is said of its state."""
     cdef RunLink *link
+    cdef Sizes sizes = sizes_of(r)
     cdef uint32_t i
-    cdef uint64_t room = 0
-    for i in range(runs.n):
-        room += <uint64_t> runs.granules[i] * a.granule_bytes
-        if r.length & SEVERAL_RUNS:
+    if sizes.length & SEVERAL_RUNS:
+        for i in range(runs.n):
             link = <RunLink *> (a.base + <uint64_t> runs.start[i] * a.granule_bytes + (0 if i else sizeof(Record)))
-            room -= sizeof(RunLink) if i else 0
             if link.first != runs.start[0]:
                 return False
-    if r.state & ~(STATE_FOREIGN_CAS | STATE_STALE | STATE_TOKEN_SENT):
-        return False
-    return body_offset(r) + r.key_length + <uint64_t> (r.length & LENGTH_MASK) <= room
+    return not sizes.state & ~(STATE_FOREIGN_CAS | STATE_STALE | STATE_TOKEN_SENT)
 
 
 cdef void open_value(Cursor *c, Arena *a, Record *r) noexcept nogil:

@@ -10,19 +10,21 @@ Control words that make no sense (somebody scribbled into the segment) lead to t
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memset
 
-from memcache_shm.storage.arena cimport Runs, all_free, find_run, mark
+from memcache_shm.storage.arena cimport Runs, all_free, clear, find_run, mark
 from memcache_shm.storage.atomics cimport (
     CLOCK_MONOTONIC, __builtin_prefetch, clock_ns, fence_release, load_acquire32, load_acquire64, load_relaxed32, load_relaxed64,
     store_relaxed64, store_release32, store_release64,
 )
-from memcache_shm.storage.index cimport Path, bucket_at, bump, node_at, trim_zone, walk, walk_on
+from memcache_shm.storage.index cimport Path, bucket_at, bump, node_at, same_key, trim_zone, walk, walk_on
 from memcache_shm.storage.layout cimport (
-    BUCKET_SLOTS, CHUNK_BUCKETS, CHUNK_BYTES, Intent, KIND_ENTRY, KIND_LINK, LENGTH_MASK, MAX_NODES, MIN_BUCKETS, NODE_BYTES, NODE_SLOTS,
+    BUCKET_SLOTS, CHUNK_BUCKETS, CHUNK_BYTES, Intent, KIND_ENTRY, KIND_LINK, MAX_NODES, MIN_BUCKETS, NODE_BYTES, NODE_SLOTS,
     Record, ShardControl, ZONE_STEP, bucket_of, entry_pattern, hit_mask, pattern_mask, split_buckets, split_next, word_granule, word_kind,
 )
-from memcache_shm.storage.records cimport body_offset, record_at, record_runs, record_sane, room_after, runs_whole, word_matches
+from memcache_shm.storage.records cimport (
+    Sizes, are_sane, key_of, key_offset, record_at, record_runs, runs_whole, sizes_of, value_length, word_matches,
+)
 from memcache_shm.storage.view cimport Arena, Shard, View, earlier, flush_due, hash_key, index_start, records_end, shard_of
 
 
@@ -139,26 +141,37 @@ cdef bint mark_chunks(Shard *s, uint32_t n_buckets) noexcept nogil:
     return True
 
 
-cdef bint there_already(Shard *s, uint32_t bucket, uint64_t *slot, Record *r) noexcept nogil:
+cdef bint there_already(View *v, Shard *s, uint32_t bucket, uint64_t *slot, const char *key, uint32_t key_length) noexcept nogil:
     """Whether a slot of the path before this one has an item of the same key (scribbled memory only)."""
     cdef Path p
     cdef uint32_t i
     cdef uint64_t w
-    cdef Record *other
     walk(s, bucket, &p)
     while p.slots != NULL:
         for i in range(p.n):
             if p.slots + i == slot:
                 return False
             w = p.slots[i]
-            if (w ^ slot[0]) & pattern_mask() != 0:
-                continue
-            other = record_at(&s.records, word_granule(w))
-            if other != NULL and other.key_length == r.key_length and room_after(&s.records, other) >= body_offset(other) + r.key_length:
-                if memcmp(<char *> other + body_offset(other), <char *> r + body_offset(r), r.key_length) == 0:
-                    return True
+            if (w ^ slot[0]) & pattern_mask() == 0 and same_key(v, s, record_at(&s.records, word_granule(w)), key, key_length):
+                return True
         if not walk_on(s, &p):
             return False
+    return False
+
+
+cdef bint mark_runs(Shard *s, Runs *runs) noexcept nogil:
+    """Take a record's runs; none when one of them belongs to something else, or lies where the index does."""
+    cdef uint32_t i, taken = 0
+    while taken < runs.n:
+        if runs.start[taken] + runs.granules[taken] > records_end(s) or not mark_if_free(
+            &s.records, runs.start[taken], runs.granules[taken]
+        ):
+            break
+        taken += 1
+    if taken == runs.n:
+        return True
+    for i in range(taken):
+        clear(&s.records, runs.start[i], runs.granules[i])
     return False
 
 
@@ -166,30 +179,29 @@ cdef bint mark_record(View *v, Shard *s, uint64_t *slot, uint32_t bucket, uint32
     """Count an entry and take its granules; False when it must be dropped: damaged, twice, or not at home here."""
     cdef uint64_t word = slot[0]
     cdef Record *r = record_at(&s.records, word_granule(word))
+    cdef Sizes sizes
     cdef Runs runs
-    cdef uint32_t i
-    cdef uint64_t h
-    if r == NULL or not record_sane(v, &s.records, r) or not word_matches(v, word, r.version) or r.version > VERSION_SANE:
+    cdef uint64_t h, version
+    if r == NULL:
         return False
-    h = hash_key(v, <const char *> r + body_offset(r), r.key_length)
+    sizes = sizes_of(r)
+    version = load_relaxed64(&r.version)
+    if not are_sane(v, &s.records, r, sizes) or not word_matches(v, word, version) or version > VERSION_SANE:
+        return False
+    h = hash_key(v, key_of(r, sizes), sizes.key_length)
     if shard_of(v, h) != s or bucket_of(h, n_buckets) != bucket or (word ^ entry_pattern(h)) & pattern_mask() != 0:
         return False
-    if r.version % v.shards != s.number or not record_runs(v, &s.records, r, &runs) or not runs_whole(&s.records, r, &runs):
+    if version % v.shards != s.number or not record_runs(v, &s.records, r, &runs) or not runs_whole(&s.records, r, &runs):
         return False
-    for i in range(runs.n):
-        if runs.start[i] + runs.granules[i] > records_end(s) or not all_free(&s.records, runs.start[i], runs.granules[i]):
-            return False
-    if there_already(s, bucket, slot, r):
+    if there_already(v, s, bucket, slot, key_of(r, sizes), sizes.key_length) or not mark_runs(s, &runs):
         return False
-    for i in range(runs.n):
-        mark(&s.records, runs.start[i], runs.granules[i])
     s.control.records += 1
-    if r.version > load_relaxed64(&s.control.version):      # the counter was scribbled over: no version may be given out twice
-        store_release64(&s.control.version, r.version)
+    if version > load_relaxed64(&s.control.version):        # the counter was scribbled over: no version may be given out twice
+        store_release64(&s.control.version, version)
     s.control.next_expiry = earlier(s.control.next_expiry, r.expiry)
-    if r.version > s.control.cutoff:
+    if version > s.control.cutoff:
         s.control.items += 1
-        s.control.bytes += body_offset(r) + r.key_length + <uint64_t> (r.length & LENGTH_MASK)
+        s.control.bytes += key_offset(sizes) + sizes.key_length + <uint64_t> value_length(sizes)
     return True
 
 

@@ -23,7 +23,6 @@ from protocol import (
     begin,
     bump,
     compact,
-    done,
     end,
     extend,
     fill,
