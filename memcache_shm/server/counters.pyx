@@ -24,6 +24,7 @@ SUPERVISED = (
     "shm_tables_renewed",       # removed from outside and made anew
 )
 assert len(SUPERVISED) <= SUPERVISED_MAX
+assert sizeof(DaemonFigures) % 64 == 0 and sizeof(WorkerFigures) == 128, "a worker's figures share no cache line with another's"
 
 
 cdef class Counters:
