@@ -11,8 +11,10 @@ code. Fences are not among them: they change nothing that can be seen on x86-64 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -31,7 +33,6 @@ STEPPING = ("-m", "torture.stepping", "--states", "--stop")
 READING = ("-m", "torture.reading", "--stop", "--every", "5", "--states", "100")
 PYTEST = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider")
 TESTS = (  # first what is quick
-    ("stepping", STEPPING),
     (
         "tests",
         (
@@ -45,6 +46,7 @@ TESTS = (  # first what is quick
             "tests/client/test_busy.py",
         ),
     ),
+    ("stepping", STEPPING),
     ("hammer", (*PYTEST, "tests/model/test_hammer.py", "tests/storage/test_processes.py")),
 )
 
@@ -97,22 +99,28 @@ class Tree:
         state = self.directory / "state"
         shutil.rmtree(state, ignore_errors=True)
         environment = os.environ | {"PYTHONPATH": f"{self.directory}{os.pathsep}{self.directory / 'tests'}", "MEMCACHE_SHM_DIR": str(state)}
+        # In a session of its own, so that nothing is left of a test that hangs.
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=self.directory,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
         try:
-            done = subprocess.run(
-                [sys.executable, *command],
-                cwd=self.directory,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=TEST_LIMIT_S,
-                check=False,
-            )
+            said, _ = process.communicate(timeout=TEST_LIMIT_S)
         except subprocess.TimeoutExpired:
-            return "it hangs"
-        if done.returncode == 0:
+            said = "it hangs"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if process.returncode == 0:
             return ""
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith(("WRONG", "FAILED", "ERROR", "E  "))]
-        return lines[0] if lines else (done.stdout + done.stderr).strip().splitlines()[-1]
+        lines = [line for line in said.splitlines() if line.startswith(("WRONG", "FAILED", "ERROR", "E  "))]
+        return lines[0] if lines else (said.strip().splitlines() or ["it was killed"])[-1]
 
 
 def verdict(tree: Tree, mutation: Mutation) -> str:

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/shm.h>
 #include <sys/user.h>
@@ -31,9 +32,10 @@ enum { STOPPED = 1, FINISHED = 0, FAILED = -1, NO_ROOM = -2, OUTSIDE = 500 };
 int spawn(void)
 {
     int status;
-    pid_t pid = fork();
+    pid_t tracer = getpid(), pid = fork();
     if (pid == 0) {
-        if (ptrace(PTRACE_TRACEME, 0, 0, 0) != 0)
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() != tracer || ptrace(PTRACE_TRACEME, 0, 0, 0) != 0)
             _exit(120);
         raise(SIGSTOP);
         return 0;
