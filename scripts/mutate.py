@@ -28,6 +28,7 @@ from mutations import MUTATIONS, Mutation
 ROOT = Path(__file__).parents[1]
 STORAGE = "memcache_shm/storage"
 COPIED = ("memcache_shm", "tests", "pyproject.toml")
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 TEST_LIMIT_S = 600  # a mutant that hangs is noticed
 STEPPING = ("-m", "torture.stepping", "--states", "--stop")
 READING = ("-m", "torture.reading", "--stop", "--every", "5", "--states", "100")
@@ -56,6 +57,7 @@ class Tree:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.saved: dict[Path, bytes] = {}
         for name in COPIED:
             source = ROOT / name
             if source.is_dir():
@@ -66,13 +68,15 @@ class Tree:
     def apply(self, mutation: Mutation) -> None:
         """Change the text and build what contains it."""
         path = self.directory / STORAGE / mutation.file
+        built = [path.with_name(module + SUFFIX) for module in mutation.modules]
+        self.saved = {original: original.read_bytes() for original in (path, *built)}
         path.write_text(mutation.mutate(path.read_text()))
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(self._build, mutation.modules))
 
     def _build(self, module: str) -> None:
         source = self.directory / STORAGE / f"{module}.pyx"
-        target = source.with_name(module + sysconfig.get_config_var("EXT_SUFFIX"))
+        target = source.with_name(module + SUFFIX)
         translate = [sys.executable, "-m", "cython", "-3", str(source.relative_to(self.directory))]
         compiling = [
             os.environ.get("CC", "cc"),
@@ -90,9 +94,10 @@ class Tree:
                 raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
         os.replace(str(target) + ".new", target)
 
-    def restore(self, mutation: Mutation) -> None:
-        for name in (mutation.file, *(module + sysconfig.get_config_var("EXT_SUFFIX") for module in mutation.modules)):
-            shutil.copy2(ROOT / STORAGE / name, self.directory / STORAGE / name)
+    def restore(self) -> None:
+        for path, content in self.saved.items():
+            path.unlink()  # a process may still have it mapped
+            path.write_bytes(content)
 
     def run(self, command: tuple[str, ...]) -> str:
         """What a test that failed said last; empty when all passed."""
@@ -136,7 +141,7 @@ def verdict(tree: Tree, mutation: Mutation) -> str:
                 return f"{name}: {said}"
         return ""
     finally:
-        tree.restore(mutation)
+        tree.restore()
 
 
 def main() -> int:
