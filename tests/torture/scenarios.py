@@ -19,7 +19,8 @@ CELLS = {"elements": 12, "element_size": 64}
 FEW = {"elements": 4, "element_size": 64}
 SHARDED = {"memory": 160 * 1024, "max_item": 1024}
 SPLITS_AT = 112  # items in 16 buckets
-FILLER_BYTES = 27538  # two of them leave as much room below the index as the small items of `records_below_the_index` take
+FILLER_BYTES = 24082  # two of them leave as much room below the index as the small items of `records_below_the_index` take
+SMALL_VALUE = b"small" * 16
 ROOMY = {"memory": 65536, "max_item": FILLER_BYTES}
 
 
@@ -164,10 +165,10 @@ def crowded_split(stage: Stage) -> None:
 def records_below_the_index(stage: Stage) -> None:
     """The index needs another chunk, small records lie where it must go, and there is room further down."""
     fillers = stage.fill(2, bytes(FILLER_BYTES), "f")
-    stage.fill(SPLITS_AT - 4, b"ten bytes.", "i")
+    stage.fill(SPLITS_AT - 4, SMALL_VALUE, "i")
     for key in fillers:
         stage.cache.delete(key)
-    stage.fill(2, b"ten bytes.", "j")
+    stage.fill(2, SMALL_VALUE, "j")
     stage.keys.add("new")
 
 

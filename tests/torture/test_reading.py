@@ -10,8 +10,8 @@ from torture.scenarios import SCENARIOS, Scenario
 from torture.stage import Stage
 from torture.stepping import Stepper
 
-SAMPLED = ("set, smaller", "split, overflow", "merge", "compaction", "new node")
-EVERY = 60  # instructions of the reader
+SAMPLED = ("set, smaller", "split, overflow", "compaction")
+EVERY = 80  # instructions of the reader
 STATES = 2  # of the writer
 KEYS = 2
 

@@ -13,7 +13,7 @@ from torture.stepping import Stepper, step_scenario
 
 from memcache_shm.storage.check import check_table
 
-SAMPLE = 10  # states of an operation, and as many kill points anywhere in it
+SAMPLE = 8  # states of an operation, and as many kill points anywhere in it
 SMALLEST = "delete"  # of which every instruction that changes the segment is taken
 LONG_REPAIRS = ("split", "merge")  # of more than a hundred items: not in the sample
 
