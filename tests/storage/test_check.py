@@ -15,7 +15,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from model.hammering import FAILED, Fleet, Hammer
 from model.test_model import SETUPS, CacheMachine
 from support.damages import ANYWHERE, IN_MEMORY, Damage
-from support.segments import ENTRY, Segment, constants
+from support.segments import ENTRY, Segment
 from support.servers import Daemon
 
 import memcache_shm
@@ -93,18 +93,6 @@ def still_works(cache: memcache_shm.Cache) -> None:
     for number in range(0, 100, 2):
         assert cache.delete(f"k{number}")
     assert check_table(cache.attached_table).findings == []
-
-
-def test_two_items_with_one_version(state_dir: object) -> None:
-    """CAS would take one for the other."""
-    with filled("memory") as (cache, _, segment):
-        entry, other = list(segment.entries())[:2]
-        segment.put(segment.record(other, "version"), segment.get(segment.record(entry, "version")))
-        bits = constants()["VERSION_MASK"] << constants()["VERSION_AT"]
-        segment.put_word(other.slot, (other.word & ~bits) | (entry.word & bits))
-        (finding,) = check_table(cache.attached_table).findings
-        assert finding.kind == "version"
-        assert "which another item has, too" in finding.text
 
 
 def test_what_is_meant_to_be_damaged_is_there(state_dir: object) -> None:

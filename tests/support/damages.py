@@ -136,6 +136,15 @@ def version_ahead(segment: Segment) -> list[bytes]:
     return []
 
 
+def version_of_another(segment: Segment) -> list[bytes]:
+    """CAS would take one item for the other: one of them has to go."""
+    entry, other = [entry for entry in segment.entries() if entry.shard == 0][:2]
+    segment.put(segment.record(other, "version"), segment.get(segment.record(entry, "version")))
+    bits = constants()["VERSION_MASK"] << constants()["VERSION_AT"]
+    segment.put_word(other.slot, (other.word & ~bits) | (entry.word & bits))
+    return [segment.key(entry), segment.key(other)]
+
+
 def run_leads_back_elsewhere(segment: Segment) -> list[bytes]:
     segment.put(segment.run_link(segment.find(b"huge"), "first"), 1)
     return [b"huge"]
@@ -214,6 +223,7 @@ ANYWHERE: list[tuple[Damage, set[str]]] = [
     (other_tag, {"home"} | LOST),
     (there_twice, {"twice"}),
     (version_ahead, {"version"}),
+    (version_of_another, {"version"}),
     (taken_by_nobody, {"leak"}),
     (marked_free, {"free map"}),
     (miscounted("used[0]", 1), {"count"}),
