@@ -51,6 +51,8 @@ def targets(segment: Segment, chance: random.Random) -> Iterator[Field]:
         yield from (segment.process(number, f.name) for f in structure("ProcessSlot"))
     for shard in range(segment.shards):
         yield from (f.at(segment.control_offset(shard), f"control[{shard}]") for f in structure("ShardControl"))
+        for bucket in (0, segment.buckets(shard) - 1):  # the last one goes first when the index shrinks
+            yield Field("last slot", list(segment.slots(shard, bucket))[-1][0], 8)
         for chunk in range(min(segment.plan.directory_entries, 6)):
             yield segment.directory(shard, chunk)
         for arena in (segment.plan.records, segment.plan.index):
@@ -91,12 +93,13 @@ def extremes(segment: Segment, field: Field) -> list[int]:
 
 
 def single_fields(segment: Segment, seed: int, values: int) -> list[Scribble]:
-    """Each target with so many of its extremes."""
+    """Each target with so many of its extremes, and more where a word has several parts."""
     chance = random.Random(seed)
     found = []
     for field in targets(segment, chance):
         candidates = extremes(segment, field)
-        for value in chance.sample(candidates, min(values, len(candidates))):
+        count = 5 * values if field.name in ("slot", "last slot", "link word") else values
+        for value in chance.sample(candidates, min(count, len(candidates))):
             found.append(Scribble(f"{field.name} = {value:#x}", field.offset, value.to_bytes(field.size, "little")))
     return found
 
