@@ -19,10 +19,11 @@ from dataclasses import dataclass, replace
 import memcache_shm
 from memcache_shm.storage.check import check_table
 from memcache_shm.storage.table import Table
-from support.segments import ENTRY, Field, Segment, size_of, structure
+from support.segments import ENTRY, LINK, Field, Segment, size_of, structure
 
 CASE_LIMIT_S = 10.0  # a case takes milliseconds, and one wait for a lock 1 s
 MOST_FAILURES = 5
+FAR_AWAY = 0xFFFFFFF  # the last granule that a slot word can name
 _PAGE = mmap.PAGESIZE
 
 
@@ -87,19 +88,21 @@ def extremes(segment: Segment, field: Field) -> list[int]:
         if 0 <= neighbour <= segment.plan.segment_bytes - field.size:
             values.add(segment.get(replace(field, offset=neighbour)))
     if bits == 64:  # slot words of every kind, that lead to the far end and beyond
-        granules = (0, segment.plan.records.granules - 1, segment.plan.records.granules, segment.index.granules - 1, 0xFFFFFFF)
+        granules = (0, segment.plan.records.granules - 1, segment.plan.records.granules, segment.index.granules - 1, FAR_AWAY)
         values |= {kind << 62 | (now & 0x3FFFFFFFF0000000) | granule for kind in range(4) for granule in granules}
     return sorted({value & ((1 << bits) - 1) for value in values} - {now})
 
 
 def single_fields(segment: Segment, seed: int, values: int) -> list[Scribble]:
-    """Each target with so many of its extremes, and more where a word has several parts."""
+    """Each target with so many of its extremes, and slots in any case with what leads farthest away."""
     chance = random.Random(seed)
     found = []
     for field in targets(segment, chance):
         candidates = extremes(segment, field)
-        count = 5 * values if field.name in ("slot", "last slot", "link word") else values
-        for value in chance.sample(candidates, min(count, len(candidates))):
+        chosen = chance.sample(candidates, min(values, len(candidates)))
+        if field.name in ("slot", "last slot", "link word"):
+            chosen += [kind << 62 | (segment.get(field) & 0x3FFFFFFFF0000000) | FAR_AWAY for kind in (ENTRY, LINK)]
+        for value in chosen:
             found.append(Scribble(f"{field.name} = {value:#x}", field.offset, value.to_bytes(field.size, "little")))
     return found
 
@@ -153,7 +156,7 @@ def exercise(cache: memcache_shm.Cache, largest: int, chance: random.Random) -> 
         lambda n: (cache.set(f"n{n % 5}", b"%d" % n), cache.incr(f"n{n % 5}", n), cache.decr(f"n{n % 5}", 1)) if n % 20 == 0 else None,
         lambda n: cache.touch(f"k{n}", n) if n % 3 else cache.gat(f"k{n}", 0),
         lambda n: cache.delete(f"new{n}") if n % 10 else cache.cas(f"k{n}", b"c", b"%d" % n),
-        lambda n: cache.delete(f"k{n}"),
+        lambda n: [cache.delete(f"{name}{n}") for name in ("k", "new", "fill", "n")],  # the index shrinks
         lambda n: cache.set(f"k{n}", bytes(chance.randrange(large))) if n % 20 == 0 else cache.add(f"k{n}", b"w" * small),
     ]
     for step in steps:
@@ -191,7 +194,7 @@ class Victim:
         scribble = self.scribbles[number]
         self.segment.memory.write(self.image)
         self.segment.memory.write(scribble.data, scribble.offset)
-        if number % 2:
+        if number % 3 == 0:
             self.mend()
         exercise(self.cache, self.table.max_value, random.Random(number))
         if scribble.offset < size_of("Header"):
