@@ -9,11 +9,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.client import Client
-from support.isolation import ipc_ids, is_running
+from support.isolation import is_running
 from support.servers import Daemon
 from support.tables import names, state, verb
 from support.waiting import until
@@ -62,7 +63,7 @@ class Load(threading.Thread):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_killed_under_load(workers: int, state_dir: Path) -> None:
+def test_killed_under_load(workers: int, state_dir: Path, made_here: Callable[[], dict[str, set[int]]]) -> None:
     with Daemon("--name", "app", "-m", "16", workers=workers) as daemon, Client(daemon) as client:
         assert client.ask(b"set short 0 2 1\r\nx") == b"STORED"
         assert client.ask(b"set quiet 77 1000 5\r\nquiet") == b"STORED"
@@ -83,7 +84,7 @@ def test_killed_under_load(workers: int, state_dir: Path) -> None:
     assert "left behind" in listed
     with Daemon("--name", "app", "-m", "16", workers=workers) as daemon, Client(daemon) as client:
         assert state(state_dir, "app")["uuid"] == ids["uuid"]
-        assert ipc_ids() == {"shm": {ids["shmid"]}, "sem": {ids["semid"]}}
+        assert made_here() == {"shm": {ids["shmid"]}, "sem": {ids["semid"]}}
         for load in loads:
             load.check(client)
         assert client.gets(b"quiet") == quiet
@@ -112,13 +113,13 @@ def test_killed_while_it_starts_workers_and_repairs(state_dir: Path) -> None:
     assert verb("rm", "app").returncode == 0
 
 
-def test_the_table_stays_listed_once(state_dir: Path) -> None:
+def test_the_table_stays_listed_once(state_dir: Path, made_here: Callable[[], dict[str, set[int]]]) -> None:
     for _ in range(3):
         with Daemon("--name", "app", "64", "100", workers=2) as daemon:
             os.kill(daemon.pid, signal.SIGKILL)
             daemon.wait()
     assert len([line for line in verb("ls").stdout.splitlines() if "app" in line]) == 1
-    assert [len(ids) for ids in ipc_ids().values()] == [1, 1]
+    assert [len(ids) for ids in made_here().values()] == [1, 1]
     assert verb("rm", "app").returncode == 0
 
 

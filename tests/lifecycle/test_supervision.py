@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import sysv_ipc
 from support.client import Client
-from support.isolation import ipc_ids, is_running
+from support.isolation import is_running
 from support.servers import Daemon
 from support.supervision import await_line, said, shm_stats
 from support.tables import is_there, names, state, verb
@@ -227,7 +227,9 @@ def _remove_both(shmid: int, semid: int) -> None:
 
 @pytest.mark.parametrize("remove", [_remove_segment, _remove_semaphores, _remove_both])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_removed_table_is_made_anew(remove: Callable[[int, int], None], workers: int, state_dir: Path) -> None:
+def test_a_removed_table_is_made_anew(
+    remove: Callable[[int, int], None], workers: int, state_dir: Path, made_here: Callable[[], dict[str, set[int]]]
+) -> None:
     with Daemon("--name", "app", "64", "100", workers=workers) as daemon:
         clients = [Client(daemon) for _ in range(2 * workers)]
         for client in clients:
@@ -250,7 +252,7 @@ def test_a_removed_table_is_made_anew(remove: Callable[[int, int], None], worker
         assert figures["shm_uuid"] == after["uuid"]
         assert figures["shm_tables_renewed"] == "1"
         assert set(daemon.workers) == serving
-        until(lambda: ipc_ids() == {"shm": {after["shmid"]}, "sem": {after["semid"]}}, "the rest of the old one to go")
+        until(lambda: made_here() == {"shm": {after["shmid"]}, "sem": {after["semid"]}}, "the rest of the old one to go")
         for client in clients:
             client.close()
         assert daemon.stop() == 0
