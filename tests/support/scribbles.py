@@ -101,7 +101,9 @@ def single_fields(segment: Segment, seed: int, values: int) -> list[Scribble]:
         candidates = extremes(segment, field)
         chosen = chance.sample(candidates, min(values, len(candidates)))
         if field.name in ("slot", "last slot", "link word"):
-            chosen += [kind << 62 | (segment.get(field) & 0x3FFFFFFFF0000000) | FAR_AWAY for kind in (ENTRY, LINK)]
+            behind = 8 * segment.plan.segment_bytes  # its bit of the free map would lie behind the segment, where nobody may write
+            bits = segment.get(field) & 0x3FFFFFFFF0000000
+            chosen += [kind << 62 | bits | granule for kind in (ENTRY, LINK) for granule in (behind, FAR_AWAY)]
         for value in chosen:
             found.append(Scribble(f"{field.name} = {value:#x}", field.offset, value.to_bytes(field.size, "little")))
     return found
