@@ -153,10 +153,9 @@ class Stage:
         """Kill another process as soon as it has noted an intent in the first shard; its pid."""
         return self.tracer.kill_once(self.base + self._control(0) + INTENT_AT, call)
 
-    def operation_in(self, state: bytes) -> int:
-        """The operation that the first shard's intent tells in these bytes of the segment."""
-        at = self._control(0) + INTENT_AT
-        return int(struct.unpack_from("<I", state, at)[0]) & 0xFF
+    def intent_in(self, state: bytes) -> int:
+        """The operation that the first shard's intent tells in these bytes of the segment, with DONE."""
+        return int(struct.unpack_from("<I", state, self._control(0) + INTENT_AT)[0])
 
     def operations(self, words: dict[int, list[int]]) -> set[int]:
         """The operations that the intents told before these were done, of the values that the words of the segment had."""

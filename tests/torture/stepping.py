@@ -162,17 +162,20 @@ class Stepper:
         """The first kill points of `count` states, and as many anywhere, both evenly spread."""
         return sorted({*_spread(self.every_state(), count), *_spread(self.all_points(), count)})
 
+    def told(self) -> list[int]:
+        """What the first shard's intent tells in each state."""
+        state = ctypes.create_string_buffer(self.start, len(self.start))
+        told, applied = [], 0
+        for k in self.every_state():
+            applied = self.stage.tracer.helper.apply(state, self.trace.changes, applied, self.trace.n_changes, k)
+            told.append(self.stage.intent_in(state.raw))
+        return told
+
     def leave_amid(self, part: int, parts: int) -> None:
         """Kill in the middle of the change, at the part-th of so many points, and let the table stand as it is."""
         stage = self.stage
-        ks = [step for step in self.trace.steps_with_changes() if self.trace.rips[step]]
-        points = []
-        state = ctypes.create_string_buffer(self.start, len(self.start))
-        applied = 0
-        for k in ks:
-            applied = stage.tracer.helper.apply(state, self.trace.changes, applied, self.trace.n_changes, k)
-            if stage.operation_in(state.raw):
-                points.append(k)
+        told = self.told()
+        points = [k for k, word in zip(self.every_state(), told, strict=True) if word]
         k = points[len(points) * part // (parts + 1)]
         assert stage.tracer.kill_at(self.trace, k, lambda: self.scenario.call(stage), self.arrange)
 

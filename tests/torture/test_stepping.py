@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from torture.scenarios import CELLS, SCENARIOS, Scenario, few
-from torture.stage import Stage
+from torture.stage import DONE, Stage
 from torture.stepping import Stepper, step_scenario
+from torture.verify import FLUSH, MERGE, SPLIT
 
+import memcache_shm
 from memcache_shm.storage.check import check_table
 
 SAMPLE = 8  # states of an operation, and as many kill points anywhere in it
@@ -42,14 +45,29 @@ def test_killed_at_every_change(state_dir: Path, no_leaks: None) -> None:
     assert tally.kills > tally.states
 
 
-def test_check_names_the_dead(state_dir: Path, no_leaks: None) -> None:
+@pytest.mark.parametrize(
+    ("call", "what"), [(lambda cache: cache.set("target", b"v"), "a store"), (lambda cache: cache.flush_all(), "a flush")]
+)
+def test_check_names_the_dead(state_dir: Path, no_leaks: None, call: Callable[[memcache_shm.Cache], object], what: str) -> None:
     with Stage(**CELLS) as stage:
         few(stage)
-        pid = stage.kill_amid(lambda: stage.cache.set("target", b"never stored"))
+        stage.remember_cas("target")
+        pid = stage.kill_amid(lambda: call(stage.cache))
         (finding,) = check_table(stage.table).findings
         assert finding.kind == "intent"
-        assert f"process {pid} died amid a store" in finding.text
-        assert stage.cache.get("target") == b"old value"
+        assert f"process {pid} died amid {what}" in finding.text
+        assert stage.read()["target"] == (None if what == "a flush" else (b"old value", stage.cas["target"]))
+
+
+@pytest.mark.parametrize(("name", "operation"), [("split, new chunk", SPLIT), ("merge", MERGE), ("flush_all", FLUSH)])
+def test_check_tells_what_the_dead_was_about(state_dir: Path, no_leaks: None, name: str, operation: int) -> None:
+    """All the time until it is done: what a split copies before it publishes is no store."""
+    scenario = next(scenario for scenario in SCENARIOS if scenario.name == name)
+    with Stage(**scenario.geometry) as stage:
+        scenario.prepare(stage)
+        told = Stepper(stage, scenario).told()
+        assert len([word for word in told if word == operation]) > 3
+        assert operation | DONE in told
 
 
 def test_harness_notices_a_lost_item(state_dir: Path, no_leaks: None) -> None:
