@@ -24,7 +24,7 @@ FLUSH_AT = 144  # Header.flush_ns
 FLUSH_APPLIED_AT = 16  # ShardControl.flush_applied
 LOCK_AT = 64  # ShardControl.lock
 INTENT_AT = 192  # ShardControl.intent.operation
-SLOT_BITS = 12  # of the lock word: process slot + 1; the epoch lies above
+SLOT_MASK = 0xFFF  # of the lock word: process slot + 1; the epoch lies above
 
 HASH_KEY = bytes(range(16))  # always the same: so keys share a bucket, and a call takes as many steps, in each run
 PROBE = b"probe"  # the value of the keys by which a kill's consequences are probed
@@ -53,7 +53,7 @@ class Stage:
         self.cas: dict[str, Any] = {}
         self.probes = [next(self.names("p", shard=number)) for number in range(self.shards)]
         self.second_probe = next(self.names("q", shard=0))
-        self.tracer.is_typical = lambda pid: pid % self.process_slots not in self.own_slots()
+        self.tracer.is_typical = lambda pid: pid % self.process_slots not in self.slots_in_use()
         for probe in [*self.probes, self.second_probe]:
             self.set(probe, PROBE)
 
@@ -81,10 +81,15 @@ class Stage:
     def process_slots(self) -> int:
         return int(self.table.geometry.plan.process_slots)
 
-    def own_slots(self) -> list[int]:
-        """The process slots that this process's handles have: who tries them first must look further."""
+    def slots_in_use(self) -> set[int]:
+        """The process slots of this process's handles and of dead owners of locks: who tries them first goes another way."""
         at = self.table.geometry.plan.processes_offset
-        return [slot for slot in range(self.process_slots) if self._peek("<I", at + 8 * slot + 4) == os.getpid()]
+        own = {slot for slot in range(self.process_slots) if self._peek("<I", at + 8 * slot + 4) == os.getpid()}
+        return own | {(lock & SLOT_MASK) - 1 for lock in self.locks() if lock}
+
+    def lock_words(self) -> set[int]:
+        """Which 8-byte words of the segment hold the locks."""
+        return {(self._control(shard) + LOCK_AT) // 8 for shard in range(self.shards)}
 
     # Keys
 

@@ -69,9 +69,8 @@ class Stepper:
             self.arrange = lambda pid: arranged(stage, pid)
         plan = stage.table.geometry.plan
         self.uncounted = {COARSE_CLOCK_AT // 8, *range(plan.counters_offset // 8, plan.controls_offset // 8)}
-        self.own_words = self.uncounted | {
-            *range(plan.processes_offset // 8, plan.counters_offset // 8)
-        }  # not compared: differ with time and pid
+        slots = range(plan.processes_offset // 8, plan.counters_offset // 8)
+        self.own_words = self.uncounted | stage.lock_words() | {*slots}  # differ with time and process: not compared
         before, lingering, buckets = observe(stage, scenario.later_s)
         stage.restore(self.start)
         stage.shift_clock(1)  # so that every word that holds a time differs between the two traces
