@@ -59,6 +59,11 @@ def expiring(stage: Stage) -> None:
     stage.set("target", b"old value", expire=100)
 
 
+def lasting(stage: Stage) -> None:
+    few(stage)
+    stage.set("target", b"old value", expire=1000)
+
+
 def expired(stage: Stage) -> None:
     expiring(stage)
     stage.shift_clock(200)
@@ -190,6 +195,7 @@ SCENARIOS = [
     Scenario("delete", MEMORY, few, lambda s: s.cache.delete("target"), (DELETE,)),
     Scenario("delete, expired", CELLS, expired, lambda s: s.cache.delete("target"), (EXPIRE,)),
     Scenario("touch", MEMORY, expiring, lambda s: s.cache.touch("target", 1000), (TOUCH,), later_s=500),
+    Scenario("touch, sooner", CELLS, lasting, lambda s: s.cache.touch("target", 100), (TOUCH,), later_s=500),
     Scenario("gat", CELLS, expiring, lambda s: s.cache.gat("target", 1000), (TOUCH,), later_s=500),
     Scenario("eviction, elements", FEW, full_of(60), lambda s: s.cache.set("new", b"v"), (EVICT, STORE), evicts=True, nested=2),
     Scenario("eviction, neighbours", MEMORY, full_of(900), lambda s: s.cache.set("new", b"v" * 1900), (EVICT, STORE), evicts=True),
