@@ -33,7 +33,7 @@ TEST_LIMIT_S = 600  # a mutant that hangs is noticed
 STEPPING = ("-m", "torture.stepping", "--states", "--stop")
 READING = ("-m", "torture.reading", "--stop", "--every", "5", "--states", "100")
 PYTEST = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider")
-NAMED = (*PYTEST, "-k", "names or tells or busy", "tests/torture/test_stepping.py", "tests/client/test_busy.py")
+NAMED = (*PYTEST, "-k", "names or tells or frees or busy", "tests/torture/test_stepping.py", "tests/client/test_busy.py")
 HAMMER = (*PYTEST, "tests/model/test_hammer.py", "tests/storage/test_processes.py")
 TESTS = (("tests", NAMED), ("stepping", STEPPING), ("hammer", HAMMER))  # first what is quick
 

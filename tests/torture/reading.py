@@ -22,9 +22,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from support.isolation import enter_own_namespace
 from torture.scenarios import SCENARIOS, Scenario
-from torture.stage import Stage
+from torture.stage import Stage, own_surroundings
 from torture.stepping import Stepper, locate
 from torture.tracer import Trace
 
@@ -145,7 +144,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--states", type=int, default=4, metavar="N", help="at most about N states of the writer's way (default 4)")
     parser.add_argument("--stop", action="store_true", help="end with the first operation that goes wrong")
     options = parser.parse_args(arguments)
-    enter_own_namespace()
     wrong = 0
     for scenario in SCENARIOS:
         if scenario.arrange or (options.words and not any(word in scenario.name for word in options.words)):
@@ -162,4 +160,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with own_surroundings():
+        sys.exit(main())

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import os
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
+from support.isolation import enter_own_namespace
 from torture.tracer import Tracer
 
 import memcache_shm
@@ -31,6 +34,15 @@ PROBE = b"probe"  # the value of the keys by which a kill's consequences are pro
 Pair = tuple[bytes, bytes] | None  # value and CAS id
 State = dict[str, Pair]
 _numbers = itertools.count()
+
+
+@contextlib.contextmanager
+def own_surroundings() -> Iterator[None]:
+    """For a run outside of the tests: an IPC namespace and a state directory of its own."""
+    enter_own_namespace()
+    with tempfile.TemporaryDirectory(prefix="stages") as directory:
+        os.environ["MEMCACHE_SHM_DIR"] = directory
+        yield
 
 
 class Stage:

@@ -23,9 +23,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from support.isolation import enter_own_namespace
 from torture.scenarios import SCENARIOS, Scenario
-from torture.stage import COARSE_CLOCK_AT, Stage
+from torture.stage import COARSE_CLOCK_AT, Stage, own_surroundings
 from torture.tracer import Trace
 from torture.verify import REPAIR, Outcomes, check_after_kill, observe
 
@@ -251,7 +250,6 @@ def main(arguments: list[str] | None = None) -> int:
     entries: list[int] | None = None if choose is Stepper.all_points and not options.sample else []
     if options.sample:
         choose = functools.partial(Stepper.sample, count=options.sample)
-    enter_own_namespace()
     total, wrong = Tally("all"), 0
     print(Tally.HEAD, flush=True)
     for scenario in SCENARIOS:
@@ -269,4 +267,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with own_surroundings():
+        sys.exit(main())

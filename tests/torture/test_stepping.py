@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from torture.scenarios import CELLS, SCENARIOS, Scenario, few
+from torture.scenarios import CELLS, SCENARIOS, SHARDED, Scenario, few
 from torture.stage import DONE, Stage
 from torture.stepping import Stepper, step_scenario
 from torture.verify import FLUSH, MERGE, SPLIT
@@ -68,6 +68,18 @@ def test_check_tells_what_the_dead_was_about(state_dir: Path, no_leaks: None, na
         told = Stepper(stage, scenario).told()
         assert len([word for word in told if word == operation]) > 3
         assert operation | DONE in told
+
+
+def test_claim_frees_what_the_slot_s_former_owner_held(state_dir: Path, no_leaks: None) -> None:
+    """Also in shards that the new owner does not write to."""
+    with Stage(**SHARDED) as stage:
+        key, other = (next(stage.names("k", shard=shard)) for shard in (0, 1))
+        stage.kill_amid(lambda: stage.cache.set(key, b"never stored"))
+        assert stage.locks()[0]
+        stage.renew_handle()
+        pid = stage.tracer.spawn(lambda: stage.cache.set(other, b"v"), stage.give_locks_to)
+        assert stage.tracer.helper.complete(pid) == 0
+        assert stage.locks() == stage.intents() == [0, 0]
 
 
 def test_harness_notices_a_lost_item(state_dir: Path, no_leaks: None) -> None:
