@@ -114,13 +114,13 @@ class Reading:
 
 
 def keys_to_read(stepper: Stepper) -> Iterator[str]:
-    """The keys that change, and of the others some."""
+    """Some of those that do not change but may have to move, the last ones first; then those that change."""
     before, after = stepper.outcomes.before, stepper.outcomes.after
     keys = sorted(key for key in stepper.stage.keys if before[key] or after[key])
     changed = [key for key in keys if before[key] != after[key]]
     others = [key for key in keys if before[key] == after[key] and key not in (*stepper.stage.probes, stepper.stage.second_probe)]
+    yield from others[: -MOST_KEYS - 1 : -1]
     yield from changed[:MOST_KEYS]
-    yield from others[-MOST_KEYS:]
 
 
 def read_against(scenario: Scenario, every: int, states: int, most_keys: int = 2 * MOST_KEYS) -> tuple[int, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from torture.reading import Reading, keys_to_read, read_against
+from torture.reading import Reading, read_against
 from torture.scenarios import SCENARIOS, Scenario
 from torture.stage import Stage
 from torture.stepping import Stepper
@@ -31,7 +31,7 @@ def test_harness_notices_a_wrong_value(state_dir: Path, no_leaks: None) -> None:
     with Stage(**scenario.geometry) as stage:
         scenario.prepare(stage)
         stepper = Stepper(stage, scenario)
-        reading = Reading(stage, stepper, next(keys_to_read(stepper)))
+        reading = Reading(stage, stepper, "target")
         reading.legal = {b"something else"}
         with pytest.raises(AssertionError, match=r"all_between: reader of 'target' at 0, .*got b'old value'|got b'v'"):
             reading.run(reading.all_between, 0)
