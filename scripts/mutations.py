@@ -354,7 +354,7 @@ READERS = [
         "    return load_relaxed64(&s.control.split) == f.split\n",
         "    return True\n",
         ("reader",),
-        reading=("split", "compaction"),
+        reading=("split, overflow",),
     ),
     Mutation(
         "a reader does not compare slot and version",
@@ -362,7 +362,7 @@ READERS = [
         "    if hit and not same_record(f):\n        return False\n    fence_acquire()\n",
         "    fence_acquire()\n",
         ("reader",),
-        reading=("set, smaller", "delete", "eviction"),
+        reading=("set, smaller", "delete"),
     ),
     Mutation(
         "a reader loads the slot that links twice",

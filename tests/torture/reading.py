@@ -19,13 +19,14 @@ import mmap
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torture.scenarios import SCENARIOS, Scenario
 from torture.stage import Stage, own_surroundings
 from torture.stepping import Stepper, locate
 from torture.tracer import Trace
+from torture.verify import MERGE, SPLIT
 
 MOST_BYTES = 1 << 16
 MISS = 0xFFFFFFFF
@@ -113,14 +114,28 @@ class Reading:
                 self.run(self.killed_amid, k, j)
 
 
-def keys_to_read(stepper: Stepper) -> Iterator[str]:
-    """Some of those that do not change but may have to move, the last ones first; then those that change."""
+def bucket_of(number: int, buckets: int) -> int:
+    """Linear hashing, as in layout.pxd."""
+    half = 1 << (buckets.bit_length() - 1)
+    bucket = number & (2 * half - 1)
+    return bucket if bucket < buckets else bucket - half
+
+
+def moves(stepper: Stepper, key: str) -> bool:
+    """Whether a split or a merge gives the key another bucket."""
+    before = stepper.outcomes.buckets
+    after = before + (SPLIT in stepper.scenario.through) - (MERGE in stepper.scenario.through)
+    number = stepper.stage.hash(key)
+    return bucket_of(number, before) != bucket_of(number, after)
+
+
+def keys_to_read(stepper: Stepper) -> list[str]:
+    """Some of those that do not change but have to move, or may have to: the last ones; then those that change."""
     before, after = stepper.outcomes.before, stepper.outcomes.after
     keys = sorted(key for key in stepper.stage.keys if before[key] or after[key])
-    changed = [key for key in keys if before[key] != after[key]]
     others = [key for key in keys if before[key] == after[key] and key not in (*stepper.stage.probes, stepper.stage.second_probe)]
-    yield from others[: -MOST_KEYS - 1 : -1]
-    yield from changed[:MOST_KEYS]
+    others.sort(key=lambda key: moves(stepper, key))
+    return others[: -MOST_KEYS - 1 : -1] + [key for key in keys if before[key] != after[key]][:MOST_KEYS]
 
 
 def read_against(scenario: Scenario, every: int, states: int, most_keys: int = 2 * MOST_KEYS) -> tuple[int, float]:
@@ -130,7 +145,7 @@ def read_against(scenario: Scenario, every: int, states: int, most_keys: int = 2
         scenario.prepare(stage)
         stage.read()
         stepper = Stepper(stage, scenario)
-        for key in list(keys_to_read(stepper))[:most_keys]:
+        for key in keys_to_read(stepper)[:most_keys]:
             reading = Reading(stage, stepper, key)
             reading.run_all(every, states)
             runs += reading.runs
