@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import select
 import sys
 from typing import TextIO
 
@@ -14,6 +16,27 @@ EXIT_USAGE = 2
 
 class UsageError(Exception):
     """The command line is wrong; the message names the argument and the remedy."""
+
+
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """A daemon's log: a line that standard error does not take at once (a pipe that nobody empties) is left out and counted, since
+    the supervisor must not wait for whoever reads its log."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self._left_out = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """A line is shorter than PIPE_BUF, so that a pipe that is ready takes it whole (pipe(7))."""
+        poll = select.poll()
+        poll.register(self.stream, select.POLLOUT)
+        if not poll.poll(0):
+            self._left_out += 1
+            return
+        if self._left_out:
+            record.msg, record.args = f"({self._left_out} lines left out: standard error was full) {record.getMessage()}", ()
+            self._left_out = 0
+        super().emit(record)
 
 
 def error(message: str) -> None:

@@ -9,7 +9,7 @@ import re
 import signal
 from collections.abc import Sequence
 
-from memcache_shm.cli.messages import PROGRAM, note
+from memcache_shm.cli.messages import PROGRAM, StderrHandler, note
 from memcache_shm.cli.options import Options
 from memcache_shm.errors import MemcacheError
 from memcache_shm.server import supervisor
@@ -27,7 +27,7 @@ def serve(options: Options) -> int:
     The listeners come first since the table's name may need the port. Signals are held back but for the supervisor's own
     time, so that none leaves a socket file or a table behind that was just made, or is about to go.
     """
-    logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=_LEVELS[min(options.verbosity, 2)])
+    logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=_LEVELS[min(options.verbosity, 2)], handlers=[StderrHandler()])
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     listeners = _bind(options)
     try:
@@ -37,10 +37,20 @@ def serve(options: Options) -> int:
         for listener in listeners:
             listener.remove()
         raise
+    status = supervisor.EXIT_FAILED
     try:
-        return supervisor.serve(_config(options, listeners, claim))
+        status = supervisor.serve(_config(options, listeners, claim))
+        return status
     finally:
-        claim.release(keep=options.keep)
+        claim.release(keep=options.keep or (status != supervisor.EXIT_OK and _holds_items(claim)))
+
+
+def _holds_items(claim: registry.Claim) -> bool:
+    """A daemon that fails leaves its items to the next start, and says so."""
+    items = 0 if claim.table.is_removed() else len(claim.table)
+    if items:
+        note(f"table {claim.state.name} with {items} items stays; the next start with the same options takes it over")
+    return items > 0
 
 
 def _config(options: Options, listeners: Sequence[Listener], claim: registry.Claim) -> ServerConfig:

@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from memcache_shm.client.reading cimport LARGE_BYTES, Key, Reading, cas_id
 from memcache_shm.storage.results cimport (
-    ADD, APPEND, CAS, NO_SPACE, NOT_FOUND, NOT_NUMBER, OK, PREPEND, REPLACE, RETIRED, SET, TOO_LARGE, WOULD_BLOCK, Found,
+    ADD, APPEND, CAS, NO_SPACE, NOT_FOUND, NOT_NUMBER, OK, PREPEND, REPLACE, RETIRED, SET, TOO_LARGE, TRY, WOULD_BLOCK, Found,
 )
 from memcache_shm.storage.table cimport Table
 
@@ -70,7 +70,7 @@ cdef class Attached(Reading):
         _owner = self.view(key, &view)
         while True:
             table = self.live()
-            result = table.remove(view.data, view.size, 0, False)
+            result = table.remove(view.data, view.size, 0, TRY)
             if result == WOULD_BLOCK:
                 with nogil:
                     result = table.remove(view.data, view.size, 0, True)
@@ -98,7 +98,7 @@ cdef class Attached(Reading):
         while True:
             table = self.live()
             expiry = table.expiry_from(exptime)
-            result = table.touch(view.data, view.size, expiry, False)
+            result = table.touch(view.data, view.size, expiry, TRY)
             if result == WOULD_BLOCK:
                 with nogil:
                     result = table.touch(view.data, view.size, expiry, True)
@@ -179,7 +179,7 @@ cdef class Attached(Reading):
             expiry = table.expiry_from(exptime) if exptime else 0
             result = WOULD_BLOCK
             if size < LARGE_BYTES:
-                result = table.store(mode, key.data, key.size, data, size, flags, expiry, cas, NULL, False)
+                result = table.store(mode, key.data, key.size, data, size, flags, expiry, cas, NULL, TRY)
             if result == WOULD_BLOCK:
                 with nogil:
                     result = table.store(mode, key.data, key.size, data, size, flags, expiry, cas, NULL, True)
@@ -201,7 +201,7 @@ cdef class Attached(Reading):
         _owner = self.view(key, &view)
         while True:
             table = self.live()
-            result = table.arith(view.data, view.size, decr, delta, &number, NULL, False)
+            result = table.arith(view.data, view.size, decr, delta, &number, NULL, TRY)
             if result == WOULD_BLOCK:
                 with nogil:
                     result = table.arith(view.data, view.size, decr, delta, &number, NULL, True)

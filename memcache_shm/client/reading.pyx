@@ -15,7 +15,7 @@ from libc.string cimport memset
 
 from memcache_shm.client.reading cimport LARGE_BYTES, Key, cas_id
 from memcache_shm.storage.results cimport (
-    BUSY, NO_SPACE, NOT_FOUND, NOT_NUMBER, OK, READ_ONLY, RETIRED, TOO_LARGE, TOO_MANY, Found,
+    BUSY, NO_SPACE, NOT_FOUND, NOT_NUMBER, OK, READ_ONLY, RETIRED, TOO_LARGE, TOO_MANY, TRY, Found,
 )
 from memcache_shm.storage.table cimport Table
 
@@ -187,7 +187,7 @@ cdef class Reading:
         cdef bint valid
         memset(found, 0, sizeof(Found))
         while True:
-            result = table.find(found, key.data, key.size, False)
+            result = table.find(found, key.data, key.size, TRY)
             if result == NOT_FOUND:
                 return None
             if result != OK:

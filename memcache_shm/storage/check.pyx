@@ -26,7 +26,7 @@ from memcache_shm.storage.recovery cimport DONE, OP_NONE, repair as _repair, sen
 from memcache_shm.storage.table cimport Table
 from memcache_shm.storage.view cimport Arena, Shard, View, earlier, hash_key, records_end, shard_of
 
-from memcache_shm.errors import BusyError, NoSpaceError, ReadOnlyError, TableRemovedError
+from memcache_shm.errors import NoSpaceError, ReadOnlyError, TableRemovedError
 
 OPERATIONS = (
     "nothing", "a store", "a delete", "a touch", "an eviction", "an expiry", "a split", "a merge", "a move", "a flush", "a repair",
@@ -114,7 +114,7 @@ cdef class _Shard:
         cdef uint32_t n_buckets = split_buckets(load_relaxed64(&self.shard.control.split)), b
         self.intent()
         if not sensible(self.view, self.shard):
-            self.say("control", "number of buckets, index zone, use counts or flush cut-off are out of range")
+            self.say("control", "number of buckets, index zone, use counts, flush cut-off or version counter are out of range")
             return 0
         self.chunks(n_buckets)
         for b in range(n_buckets):
@@ -294,18 +294,16 @@ cdef list _process_slots(View *v):
     ]
 
 
-cdef int _hold(View *v, Shard *s) except -1:
-    """Lock without repairing. BusyError names the owner."""
+cdef bint _hold(View *v, Shard *s) except -1:
+    """Lock without repairing. False: its owner does not give it back."""
     cdef int r
     with nogil:
         r = hold(v, s, True)
-    if r == LOCKED:
-        return 0
     if r == LOCK_RETIRED:
         raise TableRemovedError("the table was removed while it was checked")
-    if r == LOCK_BUSY_OWNER:
-        raise BusyError(f"shard {s.number} is kept locked by process {v.busy_pid}, which is stopped or hung; continue it, then check again")
-    raise NoSpaceError("too many processes write to this table; close one, then check again")
+    if r != LOCKED and r != LOCK_BUSY_OWNER:
+        raise NoSpaceError("too many processes write to this table; close one, then check again")
+    return r == LOCKED
 
 
 cdef _Shard _look(View *v, Shard *s):
@@ -319,8 +317,8 @@ cdef _Shard _look(View *v, Shard *s):
 def check_table(Table table not None, *, repair=False, progress=None):
     """Verify every invariant of a table, one shard at a time under its lock; with `repair` rebuild the shards that have findings.
 
-    progress: called with (shards done, shards) after each. Raises ReadOnlyError, BusyError, NoSpaceError (no process slot),
-    TableRemovedError.
+    progress: called with (shards done, shards) after each. Raises ReadOnlyError, NoSpaceError (no process slot),
+    TableRemovedError. A shard that is kept locked is a finding, and the others are checked.
     """
     cdef View *v = &table.view
     cdef uint32_t i
@@ -331,11 +329,15 @@ def check_table(Table table not None, *, repair=False, progress=None):
     report.findings += _process_slots(v)
     report.left += report.findings
     for i in range(v.shards):
-        _hold(v, v.shard + i)
-        try:
-            _check_shard(v, v.shard + i, report, repair)
-        finally:
-            give(v, v.shard + i)
+        if _hold(v, v.shard + i):
+            try:
+                _check_shard(v, v.shard + i, report, repair)
+            finally:
+                give(v, v.shard + i)
+        else:
+            busy = Finding(i, "busy", f"process {v.busy_pid} keeps it locked, is stopped or hung; continue it, then check again")
+            report.findings.append(busy)
+            report.left.append(busy)
         report.shards += 1
         if progress is not None:
             progress(report.shards, v.shards)

@@ -11,8 +11,8 @@ cdef enum LockResult:       # numbers as in table.pxd's Result
     LOCK_WOULD_BLOCK = 9
     LOCK_NO_SLOT = 10
 
-cdef int hold(View *v, Shard *s, bint wait) noexcept nogil
-cdef int take(View *v, Shard *s, bint wait) noexcept nogil
+cdef int hold(View *v, Shard *s, int wait) noexcept nogil
+cdef int take(View *v, Shard *s, int wait) noexcept nogil
 cdef void give(View *v, Shard *s) noexcept nogil
 cdef uint32_t sweep(View *v) noexcept nogil
 cdef int owner_state(View *v, uint32_t word) noexcept nogil

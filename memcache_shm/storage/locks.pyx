@@ -9,13 +9,16 @@ process slot and epoch, so:
   `semop` pair costs 270 to 800 ns, docs/performance.md);
 - a word whose slot's semaphore is free, or whose slot has a newer epoch, belongs to a dead process: the next writer takes it over
   at once and repairs. A word of a living owner is never taken, however long that one is stopped;
-- waiting is by futex in short slices, so that an owner that dies without waking anybody is noticed.
+- waiting is by futex in short slices, so that an owner that dies without waking anybody is noticed;
+- exec ends all threads but keeps the undo: a lock whose owner lives but does not map the segment any more is taken over, too.
 
 Lock word: waiters 1 bit | epoch 19 bits | process slot + 1, 12 bits. A child of fork has no undo of its own: it claims anew.
 """
 
 from libc.errno cimport EIDRM, EINTR, EINVAL, errno
 from libc.stdint cimport uint32_t, uint64_t
+from libc.stdio cimport FILE, fclose, fgets, fopen, snprintf, sscanf
+from libc.string cimport strstr
 from posix.stat cimport stat, struct_stat
 from posix.unistd cimport getpid
 
@@ -24,7 +27,8 @@ from memcache_shm.storage.atomics cimport (
     load_acquire32, load_relaxed32, load_relaxed64, store_release32, store_relaxed32, store_relaxed64,
 )
 from memcache_shm.storage.counters cimport LOCK_BUSY, LOCK_WAITS, LOCKS_TAKEN_OVER
-from memcache_shm.storage.recovery cimport enter
+from memcache_shm.storage.recovery cimport OP_NONE, enter
+from memcache_shm.storage.results cimport POLL, TRY, WAIT
 from memcache_shm.storage.view cimport Shard, View, count, is_retired
 
 cdef extern from "<sys/sem.h>" nogil:
@@ -64,7 +68,7 @@ cdef enum:
     SPINS = 200                     # about a microsecond: most holds are shorter
     SLICE_NS = 5000000              # one futex wait; then look whether the owner lives
     LIMIT_NS = 1000000000           # without progress of the shard
-    STUCK_LIMIT_NS = 100000000       # ... when this owner has already made one wait fail
+    STUCK_LIMIT_NS = 100000000      # a wait for an owner who was found stuck before: it may just have been continued
     LOOK_CALLS = 4                  # acquisitions between two looks at the clock, and
     LOOK_NS = 100000000             # time between two looks whether segment and semaphores still exist
 
@@ -240,17 +244,52 @@ cdef int spin(View *v, Shard *s) noexcept nogil:
     return try_once(v, s, 0)
 
 
-cdef int sleep_for(View *v, Shard *s) noexcept nogil:
-    """Wait for the lock by futex, at most LIMIT_NS without progress of the shard."""
+cdef int give_up(View *v, Shard *s, uint32_t word) noexcept nogil:
+    """After a try that met `word`: LOCK_BUSY_OWNER when this very acquisition has made no progress for LIMIT_NS, LOCKED when its owner
+    turns out to have gone, else LOCK_WOULD_BLOCK. Tries may lie far apart: a worker serves others between two of them."""
     cdef uint64_t now = clock_ns(CLOCK_MONOTONIC)
-    cdef uint64_t start = now
     cdef uint64_t progress = load_relaxed64(&s.control.progress)
-    cdef uint64_t limit = LIMIT_NS
+    if s.stuck_word != word | WAITERS or s.stuck_progress != progress:
+        s.stuck_word = word | WAITERS
+        s.stuck_progress = progress
+        s.stuck_since_ns = now
+        return LOCK_WOULD_BLOCK
+    if now - s.stuck_since_ns < LIMIT_NS:
+        return LOCK_WOULD_BLOCK
+    v.busy_pid = owner_pid(v, word)
+    if maps_no_more(v.busy_pid, v.shmid) and cas32(&s.control.lock, word, v.me | WAITERS):
+        count(v, LOCKS_TAKEN_OVER, 1)
+        return LOCKED
+    return LOCK_BUSY_OWNER
+
+
+cdef bint maps_no_more(uint32_t pid, int shmid) noexcept nogil:
+    """Whether that process lives without our segment: it has exec'ed another program, which ended the thread that held the lock, and
+    has inherited the semaphore's undo. False when /proc does not tell."""
+    cdef char text[512]
+    cdef unsigned long inode
+    cdef bint any = False
+    cdef FILE *maps
+    snprintf(text, sizeof(text), b"/proc/%u/maps", pid)
+    maps = fopen(text, b"re")
+    if maps == NULL:
+        return False
+    while fgets(text, sizeof(text), maps) != NULL:
+        any = True
+        if strstr(text, b"/SYSV") != NULL and sscanf(text, b"%*s %*s %*s %*s %lu", &inode) == 1 and inode == <unsigned long> shmid:
+            any = False
+            break
+    fclose(maps)
+    return any
+
+
+cdef int sleep_for(View *v, Shard *s) noexcept nogil:
+    """Wait for the lock by futex, at most LIMIT_NS without progress of the shard. The last thing before giving up is a try: the wait
+    may have been long because this process was stopped itself."""
+    cdef uint64_t start = clock_ns(CLOCK_MONOTONIC)
     cdef uint32_t word
     cdef int r
     count(v, LOCK_WAITS, 1)
-    if s.stuck_word == (load_relaxed32(&s.control.lock) | WAITERS) and s.stuck_progress == progress:
-        limit = STUCK_LIMIT_NS
     while True:
         r = try_once(v, s, WAITERS)
         if r != LOCK_WOULD_BLOCK:
@@ -258,20 +297,12 @@ cdef int sleep_for(View *v, Shard *s) noexcept nogil:
         word = load_relaxed32(&s.control.lock)
         if word & ~<uint32_t> WAITERS == 0:
             continue
+        r = give_up(v, s, word)
+        if r == LOCKED or (r == LOCK_BUSY_OWNER and clock_ns(CLOCK_MONOTONIC) - start >= STUCK_LIMIT_NS):
+            return r
         if word & WAITERS == 0 and not cas32(&s.control.lock, word, word | WAITERS):
             continue
         futex_wait_ns(&s.control.lock, word | WAITERS, SLICE_NS)
-        now = clock_ns(CLOCK_MONOTONIC)
-        if load_relaxed64(&s.control.progress) != progress:
-            progress = load_relaxed64(&s.control.progress)
-            start = now
-            limit = LIMIT_NS
-        elif now - start >= limit:
-            s.stuck_word = word | WAITERS
-            s.stuck_progress = progress
-            v.busy_pid = owner_pid(v, word)
-            count(v, LOCK_BUSY, 1)
-            return LOCK_BUSY_OWNER
 
 
 cdef int ready_slowly(View *v) noexcept nogil:
@@ -300,22 +331,29 @@ cdef int ready(View *v) noexcept nogil:
     return LOCKED
 
 
-cdef int hold(View *v, Shard *s, bint wait) noexcept nogil:
-    """Lock a shard as it is. Without `wait`: LOCK_WOULD_BLOCK instead of sleeping."""
+cdef int hold(View *v, Shard *s, int wait) noexcept nogil:
+    """Lock a shard as it is. `wait` is one of results.pxd's Wait."""
     cdef int r = ready(v)
+    cdef uint32_t word
     if r != LOCKED:
         return r
     if not cas32(&s.control.lock, 0, v.me):
         r = spin(v, s)
-        if r == LOCK_WOULD_BLOCK and wait:
+        if r == LOCK_WOULD_BLOCK and wait == WAIT:
             r = sleep_for(v, s)
+        elif r == LOCK_WOULD_BLOCK and wait == POLL:
+            word = load_relaxed32(&s.control.lock)
+            if word & ~<uint32_t> WAITERS != 0:
+                r = give_up(v, s, word)
+        if r == LOCK_BUSY_OWNER:
+            count(v, LOCK_BUSY, 1)
         if r != LOCKED:
             return r
     store_relaxed64(&s.control.progress, load_relaxed64(&s.control.progress) + 1)
     return LOCKED
 
 
-cdef int take(View *v, Shard *s, bint wait) noexcept nogil:
+cdef int take(View *v, Shard *s, int wait) noexcept nogil:
     """Lock a shard and make it whole (repair, pending flush)."""
     cdef int r = hold(v, s, wait)
     if r == LOCKED:
@@ -332,11 +370,18 @@ cdef void give(View *v, Shard *s) noexcept nogil:
 
 
 cdef uint32_t sweep(View *v) noexcept nogil:
-    """Take over the shards whose owner is dead and make them whole; how many there were."""
+    """Make the shards whole whose owner is dead, or whose lock is free but for an intent that nobody has seen to; how many there were."""
     cdef uint32_t i, word, swept = 0
+    cdef Shard *s
     for i in range(v.shards):
-        word = load_acquire32(&v.shard[i].control.lock)
-        if word & ~<uint32_t> WAITERS != 0 and owner_state(v, word) == 1 and take(v, v.shard + i, False) == LOCKED:
-            give(v, v.shard + i)
+        s = v.shard + i
+        word = load_acquire32(&s.control.lock)
+        if word & ~<uint32_t> WAITERS == 0:
+            if load_relaxed32(&s.control.intent.operation) == OP_NONE:
+                continue
+        elif owner_state(v, word) != 1:
+            continue
+        if take(v, s, TRY) == LOCKED:
+            give(v, s)
             swept += 1
     return swept

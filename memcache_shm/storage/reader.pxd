@@ -3,6 +3,6 @@
 from memcache_shm.storage.results cimport Found
 from memcache_shm.storage.view cimport View
 
-cdef int find(View *v, Found *f, const char *key, size_t klen, bint wait) noexcept nogil
+cdef int find(View *v, Found *f, const char *key, size_t klen, int wait) noexcept nogil
 cdef void copy(View *v, Found *f, char *dst) noexcept nogil
 cdef bint confirm(View *v, Found *f) noexcept nogil

@@ -128,7 +128,7 @@ cdef int miss(View *v, Shard *s, Found *f, int reason) noexcept nogil:
     return NOT_FOUND
 
 
-cdef int steady(View *v, Shard *s, Found *f, bint wait) noexcept nogil:
+cdef int steady(View *v, Shard *s, Found *f, int wait) noexcept nogil:
     """Too many tries: take the lock, or as a read-only reader wait a little. OK to look once more."""
     cdef int r
     if f.tries <= FREE_TRIES or f.locked:
@@ -147,7 +147,7 @@ cdef int steady(View *v, Shard *s, Found *f, bint wait) noexcept nogil:
     return r
 
 
-cdef int find(View *v, Found *f, const char *key, size_t klen, bint wait) noexcept nogil:
+cdef int find(View *v, Found *f, const char *key, size_t klen, int wait) noexcept nogil:
     """Look a key up. OK: copy and confirm must follow. Other results are final (a miss is already counted)."""
     cdef Shard *s
     cdef int r, reason

@@ -56,7 +56,7 @@ cdef bint sensible(View *v, Shard *s) noexcept nogil:
         return False
     if c.items > c.records or c.records > c.used[0] or c.used[0] > s.records.granules or c.cutoff > c.version:
         return False
-    return zone_sensible(s)
+    return c.version <= VERSION_SANE and c.version & (v.shards - 1) == s.number and zone_sensible(s)
 
 
 cdef inline bint zone_sensible(Shard *s) noexcept nogil:
@@ -246,6 +246,16 @@ cdef void fetch_ahead(Shard *s, uint32_t bucket) noexcept nogil:
                 __builtin_prefetch(record_at(&s.records, word_granule(slots[i])))
 
 
+cdef void mend_version(View *v, Shard *s) noexcept nogil:
+    """A version counter that was scribbled over: a mad one begins anew above the records' versions, another goes on where this shard's
+    next version is (they are congruent to its number)."""
+    cdef uint64_t version = load_relaxed64(&s.control.version)
+    if version > VERSION_SANE:
+        store_release64(&s.control.version, s.number)
+    elif version & (v.shards - 1) != s.number:
+        store_release64(&s.control.version, (version | (v.shards - 1)) + 1 + s.number)
+
+
 cdef void rebuild(View *v, Shard *s) noexcept nogil:
     """Derive everything derivable of a shard from its slots. Idempotent; O(items of the shard). The caller ends the intent."""
     cdef ShardControl *c = s.control
@@ -253,6 +263,7 @@ cdef void rebuild(View *v, Shard *s) noexcept nogil:
     cdef uint32_t b
     begin(v, s, OP_REPAIR)
     bump(s)
+    mend_version(v, s)
     empty_map(&s.records)
     empty_map(&s.index)
     c.items = 0

@@ -16,6 +16,7 @@ A successor is announced in the table that it replaces: who still has that one m
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from dataclasses import replace
@@ -29,6 +30,7 @@ from memcache_shm.storage.statefile import State
 from memcache_shm.storage.table import Table
 
 DEFAULT_MODE = 0o600
+_log = logging.getLogger(__name__)
 
 
 # Attaching
@@ -255,8 +257,7 @@ class Claim:
     def release(self, *, keep: bool = False) -> None:
         """Give the name up; remove the table if a daemon made it, unless `keep`. For the process that claimed it."""
         self._lock.lock()
-        current = statefile.read_state(self.state.directory, self.state.name)
-        mine = current is not None and current.uuid == self.state.uuid
+        mine = self._name_is_ours()
         if self.removes and not keep:
             self.table.destroy()
             if mine:
@@ -266,6 +267,15 @@ class Claim:
             statefile.write_state(self.state.directory, self.state.with_owner(served=False))
         self._lock.close()
         self.table.close()
+
+    def _name_is_ours(self) -> bool:
+        """Whether the state file is still our table's; one that somebody damaged is, since the name's lock is ours."""
+        try:
+            current = statefile.read_state(self.state.directory, self.state.name)
+        except LayoutError as error:
+            _log.warning("%s", error)
+            return True
+        return current is not None and current.uuid == self.state.uuid
 
 
 def claim(name: str, geometry: Geometry, *, mode: int = DEFAULT_MODE, evict: bool = True) -> Claim:
@@ -299,6 +309,7 @@ def _adopt(table: Table, state: State, geometry: Geometry, mode: int, evict: boo
         if has != wanted:
             table.close()
             raise _differs(state.name, has, wanted)
+    table.sweep()  # nobody may have looked after the dead since its last daemon died
     return table, statefile.write_state(state.directory, state.with_owner(served=True))
 
 

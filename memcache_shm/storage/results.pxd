@@ -13,9 +13,15 @@ cdef enum Result:
     NO_SPACE = 6        # full and eviction is off
     BUSY = 7            # the shard's lock did not come in time; busy_pid() names the owner
     RETIRED = 8         # the table was removed
-    WOULD_BLOCK = 9     # only with wait=False: the lock is taken, nothing was done, call again with wait=True
+    WOULD_BLOCK = 9     # the lock is taken, nothing was done: call again (see Wait)
     TOO_MANY = 10       # no free process slot: too many processes write to this table
     READ_ONLY = 11      # the mapping is read-only
+
+
+cdef enum Wait:         # what to do when a shard's lock is taken
+    POLL = 0            # WOULD_BLOCK; BUSY once the same owner was met for a second without progress, over several calls
+    WAIT = 1            # sleep, a second without progress at most; then BUSY
+    TRY = 2             # WOULD_BLOCK, always
 
 
 cdef enum StoreMode:

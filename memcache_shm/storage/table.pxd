@@ -24,17 +24,17 @@ cdef class Table:
     cdef readonly int shmid
     cdef readonly int semid
 
-    cdef int find(self, Found *f, const char *key, size_t klen, bint wait) noexcept nogil
+    cdef int find(self, Found *f, const char *key, size_t klen, int wait) noexcept nogil
     cdef void copy(self, Found *f, char *dst) noexcept nogil
     cdef bint confirm(self, Found *f) noexcept nogil
-    cdef int find_touch(self, Found *f, const char *key, size_t klen, uint32_t expiry, bint wait) noexcept nogil
+    cdef int find_touch(self, Found *f, const char *key, size_t klen, uint32_t expiry, int wait) noexcept nogil
     cdef int store(self, int mode, const char *key, size_t klen, const char *value, size_t vlen,
-                   uint32_t flags, uint32_t expiry, uint64_t cas, uint64_t *version, bint wait) noexcept nogil
-    cdef int remove(self, const char *key, size_t klen, uint64_t cas, bint wait) noexcept nogil
+                   uint32_t flags, uint32_t expiry, uint64_t cas, uint64_t *version, int wait) noexcept nogil
+    cdef int remove(self, const char *key, size_t klen, uint64_t cas, int wait) noexcept nogil
     cdef int arith(self, const char *key, size_t klen, bint decr, uint64_t delta,
-                   uint64_t *result, uint64_t *version, bint wait) noexcept nogil
-    cdef int touch(self, const char *key, size_t klen, uint32_t expiry, bint wait) noexcept nogil
-    cdef int flush(self, int64_t delay_s, bint wait) noexcept nogil
+                   uint64_t *result, uint64_t *version, int wait) noexcept nogil
+    cdef int touch(self, const char *key, size_t klen, uint32_t expiry, int wait) noexcept nogil
+    cdef int flush(self, int64_t delay_s, int wait) noexcept nogil
     cdef uint32_t expiry_from(self, int64_t exptime) noexcept nogil
     cdef uint32_t busy_pid(self) noexcept nogil
     cdef bint is_open(self) noexcept nogil

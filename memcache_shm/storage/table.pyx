@@ -47,7 +47,7 @@ cdef class Table:
     cdef bint is_open(self) noexcept nogil:
         return self.view.base != NULL
 
-    cdef int find(self, Found *f, const char *key, size_t klen, bint wait) noexcept nogil:
+    cdef int find(self, Found *f, const char *key, size_t klen, int wait) noexcept nogil:
         return reader.find(&self.view, f, key, klen, wait)
 
     cdef void copy(self, Found *f, char *dst) noexcept nogil:
@@ -56,7 +56,7 @@ cdef class Table:
     cdef bint confirm(self, Found *f) noexcept nogil:
         return reader.confirm(&self.view, f)
 
-    cdef int find_touch(self, Found *f, const char *key, size_t klen, uint32_t expiry, bint wait) noexcept nogil:
+    cdef int find_touch(self, Found *f, const char *key, size_t klen, uint32_t expiry, int wait) noexcept nogil:
         cdef int r
         if f.tries == 0:
             r = writer.touch(&self.view, key, klen, expiry, wait)
@@ -66,20 +66,20 @@ cdef class Table:
         return reader.find(&self.view, f, key, klen, wait)
 
     cdef int store(self, int mode, const char *key, size_t klen, const char *value, size_t vlen,
-                   uint32_t flags, uint32_t expiry, uint64_t cas, uint64_t *version, bint wait) noexcept nogil:
+                   uint32_t flags, uint32_t expiry, uint64_t cas, uint64_t *version, int wait) noexcept nogil:
         return writer.store(&self.view, mode, key, klen, value, vlen, flags, expiry, cas, version, wait)
 
-    cdef int remove(self, const char *key, size_t klen, uint64_t cas, bint wait) noexcept nogil:
+    cdef int remove(self, const char *key, size_t klen, uint64_t cas, int wait) noexcept nogil:
         return writer.remove(&self.view, key, klen, cas, wait)
 
     cdef int arith(self, const char *key, size_t klen, bint decr, uint64_t delta,
-                   uint64_t *result, uint64_t *version, bint wait) noexcept nogil:
+                   uint64_t *result, uint64_t *version, int wait) noexcept nogil:
         return writer.arith(&self.view, key, klen, decr, delta, result, version, wait)
 
-    cdef int touch(self, const char *key, size_t klen, uint32_t expiry, bint wait) noexcept nogil:
+    cdef int touch(self, const char *key, size_t klen, uint32_t expiry, int wait) noexcept nogil:
         return writer.touch(&self.view, key, klen, expiry, wait)
 
-    cdef int flush(self, int64_t delay_s, bint wait) noexcept nogil:
+    cdef int flush(self, int64_t delay_s, int wait) noexcept nogil:
         return writer.flush(&self.view, delay_s, wait)
 
     cdef uint32_t expiry_from(self, int64_t exptime) noexcept nogil:

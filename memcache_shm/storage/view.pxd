@@ -26,8 +26,9 @@ cdef struct Shard:
     uint32_t *directory         # index chunk -> its first granule in the index arena
     uint32_t directory_entries
     uint32_t number
-    uint32_t stuck_word         # lock word and progress of the last wait that ran into its limit: the next
-    uint64_t stuck_progress     # waits for the same owner are short
+    uint32_t stuck_word         # lock word and
+    uint64_t stuck_progress     # progress that the last try met, and
+    uint64_t stuck_since_ns     # when it met them first (monotonic clock)
     Arena records
     Arena index                 # memory geometry: the upper part (from control.zone) of the records' arena, counted apart
     bint shared                 # records and index share one arena

@@ -26,7 +26,7 @@ from memcache_shm.storage.numbers cimport format_number, parse_number
 from memcache_shm.storage.records cimport Fields, cas_id, copy_value, fill, record_bytes, sizes_of, value_length
 from memcache_shm.storage.recovery cimport OP_DELETE, OP_EVICT, OP_EXPIRE, OP_STORE, OP_TOUCH, begin, done, end, note, publish
 from memcache_shm.storage.results cimport (
-    ADD, APPEND, CAS, EXISTS, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, PREPEND, READ_ONLY, SET, TOO_LARGE,
+    ADD, APPEND, CAS, EXISTS, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, PREPEND, READ_ONLY, SET, TOO_LARGE, TRY,
 )
 from memcache_shm.storage.room cimport allocate, reserve_index
 from memcache_shm.storage.view cimport Shard, View, count, earlier, hash_key, shard_of, table_ns, ticks
@@ -49,7 +49,7 @@ cdef struct Target:                 # the key an operation works on
     uint64_t fresh                  # granule of the record just stored, which must not be evicted for the index; or NO_GRANULE
 
 
-cdef int aim(View *v, Target *t, const char *key, size_t klen, int operation, bint wait) noexcept nogil:
+cdef int aim(View *v, Target *t, const char *key, size_t klen, int operation, int wait) noexcept nogil:
     """Lock the key's shard, note the intent and find the live record (an expired or flushed one is reclaimed on the way)."""
     cdef int r
     if v.readonly:
@@ -221,7 +221,7 @@ cdef int permitted(View *v, Target *t, int mode, uint64_t cas) noexcept nogil:
 
 
 cdef int store(View *v, int mode, const char *key, size_t klen, const char *value, size_t vlen,
-               uint32_t flags, uint32_t expiry, uint64_t cas, uint64_t *version, bint wait) noexcept nogil:
+               uint32_t flags, uint32_t expiry, uint64_t cas, uint64_t *version, int wait) noexcept nogil:
     cdef Target t
     cdef Fields f
     cdef uint64_t length = vlen
@@ -256,14 +256,16 @@ cdef int store(View *v, int mode, const char *key, size_t klen, const char *valu
         count(v, STORE_TOO_LARGE, 1)
         return leave(v, &t, TOO_LARGE)
     r = write_record(v, &t, &f, <uint32_t> length, version)
-    if r == NO_SPACE and v.evicts and mode == SET and t.place.slot != NULL:
-        drop(v, t.shard, t.place.slot, t.place.bucket, OP_EVICT)    # old and new do not fit side by side
-        search(v, &t)
+    if r == NO_SPACE and v.evicts and mode == SET and t.record != NULL:
+        search(v, &t)                   # making room may have moved its slot
+        if t.record != NULL:
+            drop(v, t.shard, t.place.slot, t.place.bucket, OP_EVICT)    # old and new do not fit side by side
+            search(v, &t)
         r = write_record(v, &t, &f, <uint32_t> length, version)
     return leave(v, &t, r)
 
 
-cdef int remove(View *v, const char *key, size_t klen, uint64_t cas, bint wait) noexcept nogil:
+cdef int remove(View *v, const char *key, size_t klen, uint64_t cas, int wait) noexcept nogil:
     cdef Target t
     cdef int r = aim(v, &t, key, klen, OP_DELETE, wait)
     if r != OK:
@@ -279,7 +281,7 @@ cdef int remove(View *v, const char *key, size_t klen, uint64_t cas, bint wait) 
 
 
 cdef int arith(View *v, const char *key, size_t klen, bint decr, uint64_t delta,
-               uint64_t *result, uint64_t *version, bint wait) noexcept nogil:
+               uint64_t *result, uint64_t *version, int wait) noexcept nogil:
     cdef Target t
     cdef Fields f
     cdef char text[NUMBER_BYTES]
@@ -320,7 +322,7 @@ cdef int arith(View *v, const char *key, size_t klen, bint decr, uint64_t delta,
     return leave(v, &t, write_record(v, &t, &f, digits, version))
 
 
-cdef int touch(View *v, const char *key, size_t klen, uint32_t expiry, bint wait) noexcept nogil:
+cdef int touch(View *v, const char *key, size_t klen, uint32_t expiry, int wait) noexcept nogil:
     cdef Target t
     cdef int r = aim(v, &t, key, klen, OP_TOUCH, wait)
     if r != OK:
@@ -337,7 +339,7 @@ cdef int touch(View *v, const char *key, size_t klen, uint32_t expiry, bint wait
     return leave(v, &t, OK)
 
 
-cdef int settle_due_flush(View *v, bint wait) noexcept nogil:
+cdef int settle_due_flush(View *v, int wait) noexcept nogil:
     """Before a flush deadline that has passed is overwritten every shard must have noted it. Shard 0 is held."""
     cdef uint32_t i
     cdef uint64_t due = load_relaxed64(&v.header.flush_ns)
@@ -354,7 +356,7 @@ cdef int settle_due_flush(View *v, bint wait) noexcept nogil:
     return OK
 
 
-cdef int flush(View *v, int64_t delay_s, bint wait) noexcept nogil:
+cdef int flush(View *v, int64_t delay_s, int wait) noexcept nogil:
     """All items present at the deadline vanish; `delay_s` as in memcached (a value above 30 days is unix time)."""
     cdef uint32_t i
     cdef uint64_t deadline
@@ -378,7 +380,7 @@ cdef int flush(View *v, int64_t delay_s, bint wait) noexcept nogil:
     give(v, v.shard)
     if r == OK and delay_s <= 0:
         for i in range(v.shards):       # not needed for the effect: brings the counts up to date at once
-            if take(v, v.shard + i, False) == LOCKED:
+            if take(v, v.shard + i, TRY) == LOCKED:
                 give(v, v.shard + i)
     return r
 

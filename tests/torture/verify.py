@@ -43,8 +43,8 @@ class Outcomes:
 
     def is_done(self, stage: Stage, shard: int, operation: int, now: State) -> bool | None:
         """Whether what a shard's intent tells has come about, by what can be seen; None where that cannot be told."""
-        if operation & DONE:
-            return True
+        announced_done = True if operation & DONE else None
+        operation &= ~DONE
         if operation in (SPLIT, MERGE):
             return stage.buckets() != self.buckets
         if operation == FLUSH:
@@ -52,7 +52,7 @@ class Outcomes:
         if operation in (STORE, DELETE, TOUCH):
             changes = [e for e in now if self.before[e] != self.after[e] and not (self.evicts and self.after[e] is None)]
             return bool(changes) and all(now[entry] == self.after[entry] for entry in changes)
-        return None
+        return announced_done
 
     def check_second(self, stage: Stage, first: State, now: State) -> None:
         """After the write that repaired: nothing has changed but what that write changed."""
