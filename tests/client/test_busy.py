@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.segments import Segment
+from support.waiting import until
 
 import memcache_shm
 
+SLOT_BITS = 12  # of a lock word
 WRITER = """
 import memcache_shm
 cache = memcache_shm.attach("test")
@@ -155,3 +158,37 @@ def test_dead_owner(cache: memcache_shm.Cache, stopped_owner: int) -> None:
     assert cache.set("key", b"1") is True
     assert cache.get("key") == b"1"
     assert cache.get("busy") in (None, b"x" * 60_000)
+
+
+def test_a_lock_held_through_exec_is_taken_over(cache: memcache_shm.Cache) -> None:
+    """exec ends the threads of a program, but not its semaphore's undo: the owner lives, as another program without the table."""
+    program = 'import memcache_shm, os; memcache_shm.attach("test").set("probe", b"0"); os.execvp("sleep", ["sleep", "60"])'
+    with subprocess.Popen([sys.executable, "-c", program]) as other:
+        try:
+            until(lambda: Path(f"/proc/{other.pid}/comm").read_text() == "sleep\n", "the exec")
+            with Segment(cache.attached_table) as segment:
+                slots = range(segment.plan.process_slots)
+                number = next(slot for slot in slots if segment.get(segment.process(slot, "pid")) == other.pid)
+                segment.put(segment.control(0, "lock"), segment.get(segment.process(number, "epoch")) << SLOT_BITS | number + 1)
+            assert cache.set("probe", b"1") is True
+            assert cache.stats("shm")[b"locks_taken_over"] == 1
+            assert other.poll() is None
+        finally:
+            other.kill()
+
+
+def test_a_waiter_that_was_stopped_itself_tries_again(cache: memcache_shm.Cache, stopped_owner: int) -> None:
+    """Its time was up while it was stopped, and the owner died meanwhile: there is nobody to be busy."""
+    program = 'import memcache_shm; cache = memcache_shm.attach("test"); print(flush=True); cache.set("late", b"1")'
+    waits = cache.stats("shm")[b"lock_waits"]
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as waiter:
+        assert waiter.stdout is not None
+        waiter.stdout.readline()
+        until(lambda: cache.stats("shm")[b"lock_waits"] > waits, "the wait")
+        os.kill(waiter.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, waiter.pid, os.WSTOPPED)
+        os.kill(stopped_owner, signal.SIGKILL)
+        time.sleep(1.2)  # its limit passes
+        os.kill(waiter.pid, signal.SIGCONT)
+        assert waiter.wait(10) == 0
+    assert cache.get("late") == b"1"
