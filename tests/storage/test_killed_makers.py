@@ -19,7 +19,7 @@ import sysv_ipc
 from support.isolation import ipc_ids, leaked
 from support.kills import killed_after
 
-from memcache_shm.errors import TableExistsError, TableNotFoundError, TableRemovedError
+from memcache_shm.errors import BusyError, TableExistsError, TableNotFoundError, TableRemovedError
 from memcache_shm.storage import inventory, making, registry, statefile
 from memcache_shm.storage.geometry import Geometry
 from memcache_shm.storage.inventory import Status
@@ -172,7 +172,7 @@ def _come_and_go(seed: int) -> None:
     """One of several processes that use the name; an error that nobody may get ends it with status 1."""
     chance = random.Random(seed)
     while True:
-        with contextlib.suppress(TableExistsError, TableNotFoundError, TableRemovedError):
+        with contextlib.suppress(TableExistsError, TableNotFoundError, TableRemovedError, BusyError):
             chance.choice((_open, _open, _serve, _serve, _keep, _remove, _lose))()
 
 
@@ -207,7 +207,7 @@ def _storm(processes: list[int], rounds: int) -> None:
         os.kill(processes[place], signal.SIGKILL)
         os.waitpid(processes[place], 0)
         processes[place] = _fork(chance.randrange(2**32))
-        with contextlib.suppress(TableExistsError, TableRemovedError):  # served by one of the others
+        with contextlib.suppress(TableExistsError, TableRemovedError, BusyError):  # served by one of the others, or crowded out
             _open()
 
 
