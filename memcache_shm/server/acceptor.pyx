@@ -179,7 +179,8 @@ cdef class Acceptor:
         close(fd)
 
     cdef void _assign(self, int fd, int fallback) noexcept nogil:
-        """Into the parcel of the ready worker that has the fewest connections; `fallback`'s when none is ready any more."""
+        """Into the parcel of the ready worker that has the fewest connections; `fallback`'s when none is ready any more. What a worker
+        lost for want of descriptors counts as if it had them: it would get all the others, too."""
         cdef uint64_t fewest = UINT64_MAX
         cdef uint64_t count
         cdef int best = fallback
@@ -187,7 +188,8 @@ cdef class Acceptor:
         cdef WorkerFigures *figures
         for which in range(self._workers):
             if self._is_ready(which):
-                count = self._counters.open_connections(which)
+                figures = &self._counters.worker[which]
+                count = self._counters.open_connections(which) + figures.lost - figures.forgiven
                 if count < fewest:
                     fewest = count
                     best = which

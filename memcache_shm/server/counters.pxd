@@ -23,7 +23,7 @@ cdef struct WorkerFigures:      # written by its worker only, unless said otherw
     uint64_t lost               # connections it could not take for want of descriptors
     uint64_t generation         # of the table it ought to serve, by the supervisor only
     uint64_t leaving            # 1 once it takes no more connections; zeroed by the supervisor before a fork
-    uint64_t spare              # to two cache lines
+    uint64_t forgiven           # `lost` when this very worker was forked, by the supervisor only
 
 
 cdef struct DaemonFigures:      # written by the supervisor only, unless said otherwise

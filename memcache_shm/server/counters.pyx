@@ -47,6 +47,7 @@ cdef class Counters:
         self.daemon.dropped += self.open_connections(which)
         figures.closed = figures.handed
         figures.released = 0
+        figures.forgiven = figures.lost
         figures.up = 0
         figures.leaving = 0
         figures.generation = 0
