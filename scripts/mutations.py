@@ -7,6 +7,8 @@ Not in the list, since no test here can tell them from the original on x86-64:
 - the order of the stores of `begin`, and of those of `note`, among themselves (each left out is in the list): it shows only where a slot's
   old word equals the new one (tests/memory_model: death_anywhere);
 - the new generation at the beginning of a repair: no test here puts a reader beside a repair (tests/memory_model: death_in_a_compaction);
+- a reader that loads the slot that links twice: two neighbouring instructions, between which a whole compaction has to fall
+  (tests/memory_model: compaction_of_the_last);
 - giving the old record's granules back before the slot is published, or advancing the version counter after it: only owners of the lock see
   either, and a repair derives both anew.
 """
@@ -376,14 +378,6 @@ READERS = [
         "    fence_acquire()\n",
         ("reader",),
         reading=("set, smaller", "delete"),
-    ),
-    Mutation(
-        "a reader loads the slot that links twice",
-        "reader.pyx",
-        "        if not follow(s, &p, w):\n",
-        "        if not follow(s, &p, p.slots[p.n - 1]):\n",
-        ("reader",),
-        reading=("compaction",),
     ),
     Mutation(
         "a reader takes a miss for granted when a record was replaced meanwhile",
