@@ -3,7 +3,7 @@
 from libc.stdint cimport uint64_t
 
 from memcache_shm.server.buffers cimport Buffer, Pool
-from memcache_shm.server.connection cimport Connection
+from memcache_shm.server.connection cimport Connection, Queue
 from memcache_shm.server.counters cimport WorkerFigures
 from memcache_shm.server.executor cimport Executor
 
@@ -12,6 +12,7 @@ cdef enum:
     DIRECT_NEED = 16 << 10      # a request longer than this is received into the connection's own buffer
     FLUSH_SIZE = 64 << 10       # replies are sent once so many bytes wait
     TURN_SIZE = 1 << 20         # reply bytes after which a connection lets others go first
+    RETRY_MS = 1                # between two tries of the WAITING connections
 
 
 cdef enum Sent:                 # what became of the replies
@@ -29,12 +30,15 @@ cdef class Clients:
     cdef bint draining          # no new requests: close whoever has nothing left to get
     cdef Buffer input           # what the running turn received, where the connection needs no buffer of its own
     cdef Connection *all
-    cdef Connection *turns      # YIELDED connections, oldest first
-    cdef Connection *last_turn
+    cdef Queue turns            # YIELDED connections
+    cdef Queue waiters          # WAITING connections
+    cdef uint64_t tried_ns      # when these were tried last
 
     cdef void adopt(self, int fd, uint64_t serial) noexcept nogil
     cdef void ready(self, Connection *c) noexcept nogil
+    cdef int patience_ms(self, int timeout_ms) noexcept nogil
     cdef void take_turns(self) noexcept nogil
+    cdef void _take_turns_of(self, Queue *queue) noexcept nogil
     cdef void drain(self) noexcept nogil
     cdef void close_all(self) noexcept nogil
     cdef void _receive(self, Connection *c) noexcept nogil
@@ -45,6 +49,6 @@ cdef class Clients:
     cdef bint _keep(self, Connection *c, Buffer *source) noexcept nogil
     cdef int _send(self, Connection *c) noexcept nogil
     cdef void _send_rest(self, Connection *c) noexcept nogil
-    cdef void _watch(self, Connection *c, unsigned int events) noexcept nogil
-    cdef void _yield(self, Connection *c) noexcept nogil
+    cdef bint _watch(self, Connection *c, unsigned int events) noexcept nogil
+    cdef void _queue(self, Connection *c, Queue *queue, int flow) noexcept nogil
     cdef void _close(self, Connection *c) noexcept nogil

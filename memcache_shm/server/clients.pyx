@@ -7,7 +7,9 @@
 
 Only what is left of an incomplete request stays with the connection, so an idle one holds no buffer. A connection whose client
 does not take its replies is neither read nor parsed until it does. One that has got TURN_SIZE bytes in a row lets
-the others go first (YIELDED). Every path ends in `_close`, or with the connection READING, BLOCKED or YIELDED.
+the others go first (YIELDED). One whose request finds a shard's lock taken (WAITING) keeps that request, is not read, and is
+tried again every RETRY_MS until the lock is free or the table has lost patience; the replies before it are sent.
+Every path ends in `_close`, or with the connection READING, BLOCKED, YIELDED or WAITING.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -16,18 +18,18 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset, strlen
 
 from memcache_shm.protocol.parser cimport next_request
-from memcache_shm.protocol.request cimport CLOSE, NEED_MORE, REPLY, Request
+from memcache_shm.protocol.request cimport CLOSE, NEED_MORE, REPLY, Parser, Request
 from memcache_shm.server.buffers cimport Buffer, waiting
 from memcache_shm.server.clients cimport (
-    ALL, DIRECT_NEED, FLUSH_SIZE, INPUT_SIZE, NONE, SOME, TURN_SIZE,
+    ALL, DIRECT_NEED, FLUSH_SIZE, INPUT_SIZE, NONE, RETRY_MS, SOME, TURN_SIZE,
 )
-from memcache_shm.server.connection cimport BLOCKED, READING, YIELDED, Connection
+from memcache_shm.server.connection cimport BLOCKED, READING, WAITING, YIELDED, Connection, Queue
 from memcache_shm.server.executor cimport Executor
 from memcache_shm.server.linux cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, close, epoll_ctl, epoll_event,
     recv, send,
 )
-from memcache_shm.storage.atomics cimport load_acquire64
+from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquire64
 
 
 cdef class Clients:
@@ -45,7 +47,6 @@ cdef class Clients:
     cdef void adopt(self, int fd, uint64_t serial) noexcept nogil:
         """A new connection; it is closed when memory is out. Who connects has mostly sent something by now, so read at once."""
         cdef Connection *c = <Connection *> calloc(1, sizeof(Connection))
-        cdef epoll_event event
         if c == NULL:
             close(fd)
             self.figures.closed += 1
@@ -56,12 +57,10 @@ cdef class Clients:
         if self.all != NULL:
             self.all.previous = c
         self.all = c
-        event.events = EPOLLIN
-        event.data.ptr = c
-        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, &event) < 0:
-            self._close(c)
-        else:
+        if self._watch(c, EPOLLIN):
             self._receive(c)
+        else:
+            self._close(c)
 
     cdef void ready(self, Connection *c) noexcept nogil:
         """The kernel has something for it, or takes something from it, or it broke."""
@@ -70,11 +69,29 @@ cdef class Clients:
         elif c.flow == BLOCKED:
             self._send_rest(c)
 
+    cdef int patience_ms(self, int timeout_ms) noexcept nogil:
+        """How long the loop may sleep; -1 for ever."""
+        if self.turns.first != NULL:
+            return 0
+        if self.waiters.first != NULL:
+            return RETRY_MS if timeout_ms < 0 else min(timeout_ms, RETRY_MS)
+        return timeout_ms
+
     cdef void take_turns(self) noexcept nogil:
-        """One turn for each connection that waits for one now."""
-        cdef Connection *c = self.turns
+        """One turn for each connection that is due."""
+        cdef uint64_t now_ns
+        if self.waiters.first != NULL:
+            now_ns = clock_ns(CLOCK_MONOTONIC)
+            if now_ns - self.tried_ns >= RETRY_MS * 1000000:
+                self.tried_ns = now_ns
+                self._take_turns_of(&self.waiters)
+        self._take_turns_of(&self.turns)
+
+    cdef void _take_turns_of(self, Queue *queue) noexcept nogil:
+        """Whoever has to queue again is not among them."""
+        cdef Connection *c = queue.first
         cdef Connection *following
-        self.turns = self.last_turn = NULL
+        queue.first = queue.last = NULL
         while c != NULL:
             following = c.next_turn
             c.next_turn = NULL
@@ -144,6 +161,8 @@ cdef class Clients:
         cdef size_t turn_size = 0
         cdef int sent = ALL
         cdef bint more = waiting(source) >= c.need
+        self.executor.blocked = False
+        self.executor.patient = c.watched != 0 and self.waiters.first == NULL       # once, not for each of a crowd
         while more and sent == ALL and turn_size < TURN_SIZE:
             more = self._next(c, source)
             if self.executor.out.end >= FLUSH_SIZE:
@@ -153,14 +172,21 @@ cdef class Clients:
             sent = self._send(c)
         if sent == NONE or self.executor.failed or not self._keep(c, source):
             self._close(c)
-        elif sent == ALL and more:
-            self._yield(c)
-        elif sent == ALL and (c.closing or self.draining):
+        elif sent == SOME:
+            pass
+        elif self.executor.blocked:
+            self._watch(c, 0)       # a hangup cannot be awaited away, and takes nothing back that was asked before it
+            self._queue(c, &self.waiters, WAITING)
+        elif more:
+            self.figures.yields += 1
+            self._queue(c, &self.turns, YIELDED)
+        elif c.closing or self.draining or not self._watch(c, EPOLLIN):
             self._close(c)
 
     cdef bint _next(self, Connection *c, Buffer *source) noexcept nogil:
         """Parse and execute one request. False: there is no further one."""
         cdef Request request
+        cdef Parser before = c.parser
         cdef int step
         self.figures.beats += 1
         step = next_request(&c.parser, source.data + source.start, waiting(source), self.max_value, &request)
@@ -174,6 +200,10 @@ cdef class Clients:
             return False
         if step != REPLY:
             self.executor.execute(&c.parser, &request)
+            if self.executor.blocked:       # it stays where it is, complete, so that the next turn finds it
+                c.parser = before
+                source.start -= request.used
+                return False
         else:
             if request.unwind:
                 self.executor.unwind()
@@ -219,8 +249,7 @@ cdef class Clients:
         memcpy(c.output.data, out.data + taken, left)
         c.output.end = left
         c.flow = BLOCKED
-        self._watch(c, EPOLLOUT)
-        return SOME
+        return SOME if self._watch(c, EPOLLOUT) else NONE
 
     cdef void _send_rest(self, Connection *c) noexcept nogil:
         """The client takes bytes again; when it has them all, its waiting requests get their turn."""
@@ -238,27 +267,35 @@ cdef class Clients:
             self._close(c)
             return
         c.flow = READING
-        self._watch(c, EPOLLIN)
         self._run(c, &c.input)
 
-    cdef void _watch(self, Connection *c, unsigned int events) noexcept nogil:
-        """Cannot fail for a descriptor that epoll knows already."""
+    cdef bint _watch(self, Connection *c, unsigned int events) noexcept nogil:
+        """Have epoll report these events and no others; 0: not even a hangup. False: the kernel has no room, close it."""
         cdef epoll_event event
+        cdef int what = EPOLL_CTL_MOD
+        if events == c.watched:
+            return True
+        if events == 0:
+            what = EPOLL_CTL_DEL
+        elif c.watched == 0:
+            what = EPOLL_CTL_ADD
         event.events = events
         event.data.ptr = c
-        epoll_ctl(self.epoll, EPOLL_CTL_MOD, c.fd, &event)
+        if epoll_ctl(self.epoll, what, c.fd, &event) < 0:
+            return False
+        c.watched = events
+        return True
 
-    cdef void _yield(self, Connection *c) noexcept nogil:
-        c.flow = YIELDED
-        self.figures.yields += 1
-        if self.last_turn == NULL:
-            self.turns = c
+    cdef void _queue(self, Connection *c, Queue *queue, int flow) noexcept nogil:
+        c.flow = flow
+        if queue.last == NULL:
+            queue.first = c
         else:
-            self.last_turn.next_turn = c
-        self.last_turn = c
+            queue.last.next_turn = c
+        queue.last = c
 
     cdef void _close(self, Connection *c) noexcept nogil:
-        """Free it. A YIELDED connection is only closed by `close_all`.
+        """Free it. A YIELDED or WAITING connection is only closed by `close_all`.
 
         Closing takes it out of epoll, unless the supervisor, which sent the descriptor, still holds its own: then by name.
         """

@@ -1,6 +1,6 @@
 """What a worker knows of one client: about 170 bytes while it is idle."""
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from memcache_shm.protocol.request cimport Parser
 from memcache_shm.server.buffers cimport Buffer
@@ -10,6 +10,7 @@ cdef enum Flow:             # what a connection waits for
     READING = 0             # for bytes of the client
     BLOCKED = 1             # for the client to take bytes; nothing is read or parsed meanwhile
     YIELDED = 2             # for its next turn; it is on the loop's list
+    WAITING = 3             # for a shard's lock; on a list of its own, not read meanwhile
 
 
 cdef struct Connection:
@@ -20,8 +21,14 @@ cdef struct Connection:
     const char *at_eof      # the reply that is due if the client closes its side now, or NULL
     Connection *next        # all connections of the worker
     Connection *previous
-    Connection *next_turn   # list of the YIELDED ones
+    Connection *next_turn   # list of the YIELDED or of the WAITING ones
     uint64_t serial         # how many connections the worker got before it
     int fd
+    uint32_t watched        # the events that epoll reports of it; 0: it is not in epoll
     uint8_t flow
     bint closing            # close as soon as the output is gone
+
+
+cdef struct Queue:          # linked by next_turn, oldest first
+    Connection *first
+    Connection *last

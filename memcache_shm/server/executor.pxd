@@ -18,6 +18,8 @@ cdef class Executor:
     cdef size_t mark                # where in `out` the running get line began
     cdef bint unwindable            # everything since `mark` is still in `out`
     cdef bint failed                # out of memory: the connection must be closed
+    cdef bint patient               # a lock's owner may only have lost the processor: let it run before saying `blocked`
+    cdef bint blocked               # the last request met a lock that is taken: nothing of it was done, execute it later
 
     cdef void execute(self, Parser *parser, const Request *request) noexcept nogil
     cdef void put(self, const char *text, size_t size) noexcept nogil

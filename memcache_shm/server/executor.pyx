@@ -3,6 +3,9 @@
 
 One executor serves all connections of a worker, one request at a time. A table of handlers, indexed by the request's `Op`,
 says what each does; the replies are memcached's.
+
+A worker never sleeps for a shard's lock, since all its clients would stand still: a change that finds the lock taken leaves
+`blocked` and no trace, and is executed again later. The table says BUSY when that has gone on for too long.
 """
 
 import logging
@@ -20,16 +23,20 @@ from memcache_shm.protocol.request cimport (
 from memcache_shm.server.buffers cimport Buffer, Pool
 from memcache_shm.server.counters cimport Counters
 from memcache_shm.storage.results cimport (
-    BUSY, EXISTS, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, RETIRED, TOO_LARGE, TOO_MANY, Found,
+    BUSY, EXISTS, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, POLL, RETIRED, TOO_LARGE, TOO_MANY, WAIT, WOULD_BLOCK, Found,
 )
 from memcache_shm.storage.table cimport Table
 
 from memcache_shm import version
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
 cdef enum:
     RELATIVE_MAX_S = 60 * 60 * 24 * 30      # a larger flush delay is a Unix time, as with expiry
     MEMLIMIT_LEAST_MIB = 8
     OUT_SIZE = 128 << 10                    # of the out buffer when nothing large is in it
+    TRIES = 4                               # of a patient executor to get a lock
 
 ctypedef void (*Handler)(Executor self, Parser *parser, const Request *request) noexcept nogil
 
@@ -57,8 +64,14 @@ cdef class Executor:
         self.table = table
 
     cdef void execute(self, Parser *parser, const Request *request) noexcept nogil:
-        """Do it and put the reply, if one is due, behind the others in `out`."""
-        handlers[request.op](self, parser, request)
+        """Do it and put the reply, if one is due, behind the others in `out`; or say `blocked`."""
+        cdef int _try
+        for _try in range(TRIES):
+            self.blocked = False
+            handlers[request.op](self, parser, request)
+            if not (self.blocked and self.patient):
+                return
+            sched_yield()
 
     cdef char *room(self, size_t size) noexcept nogil:
         """Where `size` more bytes of reply go; NULL (and `failed`) when memory is out."""
@@ -86,9 +99,11 @@ cdef inline void _say(Executor self, const Request *request, const char *text) n
 
 
 cdef void _say_failure(Executor self, const Request *request, int result) noexcept nogil:
-    """What went wrong in the table, in memcached's form."""
+    """What went wrong in the table, in memcached's form; nothing did where a lock is only awaited."""
     cdef char *at
-    if request.noreply:
+    if result == WOULD_BLOCK:
+        self.blocked = True
+    elif request.noreply:
         self.figures.busy += result == BUSY
     elif result == BUSY:
         self.figures.busy += 1
@@ -118,9 +133,9 @@ cdef inline int _copy_item(Executor self, const Request *request, size_t extra, 
     memset(found, 0, sizeof(Found))
     while True:
         if request.op == OP_GAT:
-            result = self.table.find_touch(found, request.key, request.klen, expiry, True)
+            result = self.table.find_touch(found, request.key, request.klen, expiry, POLL)
         else:
-            result = self.table.find(found, request.key, request.klen, True)
+            result = self.table.find(found, request.key, request.klen, WAIT)
         if result != OK:
             return result
         at = self.room(VALUE_HEADER_MAX + found.vlen + extra)
@@ -150,6 +165,9 @@ cdef void _get(Executor self, Parser *parser, const Request *request) noexcept n
             self.out.end += header + found.vlen
             memcpy(self.out.data + self.out.end, b"\r\n", 2)
             self.out.end += 2
+        elif result == WOULD_BLOCK:
+            self.blocked = True
+            return
         elif result != NOT_FOUND:
             self.unwind()
             _say_failure(self, request, result)
@@ -162,7 +180,7 @@ cdef void _get(Executor self, Parser *parser, const Request *request) noexcept n
 
 cdef void _store(Executor self, Parser *parser, const Request *request) noexcept nogil:
     cdef int result = self.table.store(request.mode, request.key, request.klen, request.value, request.vlen, request.flags,
-                                       self.table.expiry_from(request.exptime), request.number, NULL, True)
+                                       self.table.expiry_from(request.exptime), request.number, NULL, POLL)
     if result == OK:
         _say(self, request, b"STORED\r\n")
     elif result == NOT_STORED or (result == TOO_LARGE and (request.mode == MODE_APPEND or request.mode == MODE_PREPEND)):
@@ -177,14 +195,15 @@ cdef void _store(Executor self, Parser *parser, const Request *request) noexcept
 
 cdef void _too_large(Executor self, Parser *parser, const Request *request) noexcept nogil:
     """memcached drops the old value of a set that it cannot take: stale data would be worse than none."""
+    if request.mode == MODE_SET and self.table.remove(request.key, request.klen, 0, POLL) == WOULD_BLOCK:
+        self.blocked = True
+        return
     self.figures.too_large += 1
-    if request.mode == MODE_SET:
-        self.table.remove(request.key, request.klen, 0, True)
     _say_failure(self, request, TOO_LARGE)
 
 
 cdef void _delete(Executor self, Parser *parser, const Request *request) noexcept nogil:
-    cdef int result = self.table.remove(request.key, request.klen, 0, True)
+    cdef int result = self.table.remove(request.key, request.klen, 0, POLL)
     if result == OK:
         _say(self, request, b"DELETED\r\n")
     elif result == NOT_FOUND:
@@ -196,7 +215,7 @@ cdef void _delete(Executor self, Parser *parser, const Request *request) noexcep
 cdef void _arith(Executor self, Parser *parser, const Request *request) noexcept nogil:
     cdef uint64_t number = 0
     cdef char *at
-    cdef int result = self.table.arith(request.key, request.klen, request.decr, request.number, &number, NULL, True)
+    cdef int result = self.table.arith(request.key, request.klen, request.decr, request.number, &number, NULL, POLL)
     if result == OK:
         at = self.room(NUMBER_LINE_MAX)
         if at != NULL and not request.noreply:
@@ -210,7 +229,7 @@ cdef void _arith(Executor self, Parser *parser, const Request *request) noexcept
 
 
 cdef void _touch(Executor self, Parser *parser, const Request *request) noexcept nogil:
-    cdef int result = self.table.touch(request.key, request.klen, self.table.expiry_from(request.exptime), True)
+    cdef int result = self.table.touch(request.key, request.klen, self.table.expiry_from(request.exptime), POLL)
     if result == OK:
         _say(self, request, b"TOUCHED\r\n")
     elif result == NOT_FOUND:
@@ -224,7 +243,7 @@ cdef void _flush_all(Executor self, Parser *parser, const Request *request) noex
     cdef int result
     if delay_s > RELATIVE_MAX_S:
         delay_s -= time(NULL)
-    result = self.table.flush(max(delay_s, 0), True)
+    result = self.table.flush(max(delay_s, 0), POLL)
     if result == OK:
         _say(self, request, b"OK\r\n")
     else:
@@ -270,7 +289,9 @@ cdef int _stats_with_gil(Executor self, const Request *request) except -1:
 
 
 cdef void _simple_failure(Executor self, const Request *request, int result) noexcept nogil:
-    if result == BUSY:
+    if result == WOULD_BLOCK:
+        self.blocked = True
+    elif result == BUSY:
         self.figures.busy += 1
         _say(self, request, b"ERR BUSY\r\n")
     elif result == NOT_FOUND:
@@ -295,7 +316,7 @@ cdef void _simple_get(Executor self, Parser *parser, const Request *request) noe
 
 
 cdef void _simple_set(Executor self, Parser *parser, const Request *request) noexcept nogil:
-    cdef int result = self.table.store(MODE_SET, request.key, request.klen, request.value, request.vlen, 0, 0, 0, NULL, True)
+    cdef int result = self.table.store(MODE_SET, request.key, request.klen, request.value, request.vlen, 0, 0, 0, NULL, POLL)
     if result == OK:
         _say(self, request, b"OK\r\n")
     else:
@@ -303,7 +324,7 @@ cdef void _simple_set(Executor self, Parser *parser, const Request *request) noe
 
 
 cdef void _simple_delete(Executor self, Parser *parser, const Request *request) noexcept nogil:
-    cdef int result = self.table.remove(request.key, request.klen, 0, True)
+    cdef int result = self.table.remove(request.key, request.klen, 0, POLL)
     if result == OK:
         _say(self, request, b"OK 1\r\n")
     elif result == NOT_FOUND:

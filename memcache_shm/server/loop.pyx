@@ -113,7 +113,7 @@ cdef class WorkerLoop:
     cdef int _round(self, int timeout_ms) noexcept nogil:
         """One wait and what it brings. Connections are closed only in their own event, so no tag is stale. -1: errno says."""
         cdef epoll_event events[EVENTS]
-        cdef int count = epoll_wait(self._epoll, events, EVENTS, 0 if self._clients.turns != NULL else timeout_ms)
+        cdef int count = epoll_wait(self._epoll, events, EVENTS, self._clients.patience_ms(timeout_ms))
         cdef int at
         if count < 0:
             return 0 if errno == EINTR else -1

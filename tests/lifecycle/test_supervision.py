@@ -168,17 +168,17 @@ def _stopped_owner_of_the_lock(client: Client) -> Iterator[int]:
 
 
 def test_a_worker_that_waits_for_a_lock_is_not_stuck(state_dir: Path) -> None:
-    """Each of the pipelined writes waits a tenth of a second or more: several seconds in one turn of the loop."""
+    """It serves others meanwhile, and shows that it lives."""
     with (
         Daemon("--name", "app", "--stuck-s", "2", "-m", "256k", "-I", "64k") as daemon,
-        Client(daemon, timeout_s=30.0) as client,
+        Client(daemon) as client,
         _stopped_owner_of_the_lock(client) as owner,
     ):
-        started = time.monotonic()
-        client.send(b"set k 0 0 1\r\nx\r\n" * 60)
-        for _ in range(60):
-            assert client.line() == b"SERVER_ERROR shard busy: held by pid %d" % owner
-        assert time.monotonic() - started > 4.0  # so long that it would have been aborted
+        end = time.monotonic() + 5.0  # so long that it would have been aborted
+        while time.monotonic() < end:
+            client.send(b"set k 0 0 1\r\nx\r\n" * 60)
+            for _ in range(60):
+                assert client.line() == b"SERVER_ERROR shard busy: held by pid %d" % owner
         assert len(daemon.lines) == 1
 
 
