@@ -158,13 +158,13 @@ MODELLED = {
     },
     "writer": {"write_record": 1, "touch": 1, "flush": 1},
     "view": {"flush_due": 2},
-    "locks": {"inherit": 2, "claim": 2, "owner_state": 1, "try_once": 3, "spin": 1, "hold": 1, "ready": 1, "give": 1},
+    "locks": {"inherit": 2, "claim": 2, "owner_state": 1, "try_once": 3, "spin": 1, "give_up": 1, "hold": 1, "ready": 1, "give": 1},
 }  # fmt: skip
 
 # Functions that use an ordering primitive where its order carries nothing: flags, hints, and words stored under repair alone.
 NOT_MODELLED = {
     "locks": {"retire", "sleep_for", "ready_slowly", "sweep"},
-    "recovery": {"published", "format_index", "mark_record", "rebuild"},
+    "recovery": {"published", "format_index", "mark_record", "mend_version", "rebuild"},
 }
 
 
