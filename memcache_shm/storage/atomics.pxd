@@ -30,5 +30,6 @@ cdef extern from "atomics.h" nogil:
     void invariant(bint condition, const char *text)
     void __builtin_prefetch(const void *p)
     int __builtin_clz(unsigned int x)
+    int __builtin_clzll(unsigned long long x)
     int __builtin_ctzll(unsigned long long x)
     int __builtin_popcountll(unsigned long long x)

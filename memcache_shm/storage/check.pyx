@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from memcache_shm.storage.arena cimport Runs, all_free, is_used, mark
+from memcache_shm.storage.arena cimport Runs, all_free, blocks, is_used, longest_in, mark
 from memcache_shm.storage.atomics cimport load_relaxed32, load_relaxed64, store_relaxed64, store_release64
 from memcache_shm.storage.index cimport Path, node_at, walk
 from memcache_shm.storage.layout cimport (
-    CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, MAX_NODES, NODE_BYTES, NODE_SLOTS, Record, ShardControl, bucket_of,
+    CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, LONGEST_MOST, MAX_NODES, NODE_BYTES, NODE_SLOTS, PROVEN_AT, Record, ShardControl, bucket_of,
     entry_pattern, pattern_mask, split_buckets, word_granule, word_kind,
 )
 from memcache_shm.storage.locks cimport LOCKED, LOCK_BUSY_OWNER, LOCK_RETIRED, give, hold, slot_units
@@ -65,7 +65,9 @@ cdef class _Shard:
     cdef Arena records              # private free maps, filled from the slots
     cdef Arena index
     cdef uint32_t used[2]
+    cdef uint32_t most              # of no use here
     cdef uint64_t n_records
+    cdef uint64_t n_news
     cdef uint64_t n_items
     cdef uint64_t n_bytes
     cdef uint32_t n_nodes
@@ -88,6 +90,7 @@ cdef class _Shard:
         self.again = []
         self.records = s.records
         self.index = s.index
+        self.records.most = self.index.most = &self.most
         self.records.used = &self.used[0]
         self.index.used = &self.used[1]
         self.records.bitmap = <uint64_t *> calloc(s.records.granules // 64 + 1, 8)
@@ -208,6 +211,7 @@ cdef class _Shard:
             self.again.append(<uint64_t> slot)
         self.version(r, key)
         self.n_records += 1
+        self.n_news += not w >> PROVEN_AT & 1
         self.first_expiry = earlier(self.first_expiry, r.expiry)
         if r.version > s.control.cutoff:
             self.n_items += 1
@@ -249,6 +253,17 @@ cdef class _Shard:
             self.say("count", f"{s.records.used[0]} granules are said to hold records, {self.used[0]} do")
         if s.index.used[0] != self.used[1]:
             self.say("count", f"{s.index.used[0]} granules are said to hold the index, {self.used[1]} do")
+        self.bounds("granules", &s.records)
+        if not s.shared:
+            self.bounds("index granules", &s.index)
+        return 0
+
+    cdef int bounds(self, str what, Arena *a) except -1:
+        """No block has a longer free run than it is said to have: what is given back would not be found."""
+        cdef uint32_t block
+        for block in range(blocks(a, a.granules)):
+            if longest_in(a, block) > a.longest[block] and a.longest[block] < LONGEST_MOST:
+                self.say("free map", f"block {block} has {longest_in(a, block)} free {what} in a row, more than the {a.longest[block]} told of")
         return 0
 
     cdef int compare(self, str what, Arena *a, Arena *derived, Arena *also) except -1:
@@ -271,7 +286,7 @@ cdef class _Shard:
     cdef int counts(self) except -1:
         cdef ShardControl *c = self.shard.control
         for name, has, derived in (
-            ("records", c.records, self.n_records), ("items", c.items, self.n_items), ("bytes", c.bytes, self.n_bytes),
+            ("records", c.records, self.n_records), ("new records", c.news, self.n_news), ("items", c.items, self.n_items), ("bytes", c.bytes, self.n_bytes),
             ("overflow nodes", c.nodes, self.n_nodes),
         ):
             if has != derived:

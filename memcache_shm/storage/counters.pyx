@@ -7,6 +7,7 @@ COUNTER_NAMES = (
     "cas_badval", "total_items", "evictions", "reclaimed", "expired_unfetched", "evicted_unfetched", "store_too_large",
     "store_no_memory", "shm_read_retries", "shm_read_locked", "shm_lock_waits", "shm_lock_busy", "shm_locks_taken_over",
     "shm_splits", "shm_merges", "shm_several_run_records",
+    "shm_evicted_proven", "shm_returned_new", "shm_returned_proven", "crawler_reclaimed", "crawler_items_checked",
 )
 
 assert len(COUNTER_NAMES) == COUNTERS_USED

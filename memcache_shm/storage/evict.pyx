@@ -1,22 +1,45 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Taking items out: the eviction sweep, the sweep for dead records, and the accounts of both.
+"""Taking items out: which one goes for want of room, the sweep for dead records, and the accounts of both.
 
-A hand goes over the slots in index order. A slot whose item was used since the hand last came loses one use and stays (second chance);
-otherwise its item goes. What is dead (flushed, expired) goes before anything alive.
+An item is new until it was used and a hand has seen so; then it is proven. Each class has a hand of its own that visits bucket after bucket:
+
+- new: who was used since becomes proven; of the others the older half goes. Most items are asked for once, so this queue is kept short;
+- proven: of those without a use left the older half goes; where no such item is left behind, all lose one use.
+
+A visit lasts until its half has gone, one with each eviction: so a bucket with twice as many items loses twice as many.
+Which hand turns depends on the part of the records that is new. The border moves with the ghosts that return (ghosts.pxd). This is S3-FIFO
+(Yang et al., SOSP 2023) without its lists, and with ARC's border in place of a fixed one: docs/performance.md has the figures.
+What is dead (flushed, expired) goes before anything alive.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 
 from memcache_shm.storage.arena cimport Runs, clear
 from memcache_shm.storage.atomics cimport load_relaxed64, store_relaxed64, store_release64
-from memcache_shm.storage.counters cimport EVICTED_UNFETCHED, EVICTIONS, EXPIRED_UNFETCHED, RECLAIMED
-from memcache_shm.storage.index cimport Path, bucket_count, compact, walk, walk_on
+from memcache_shm.storage.counters cimport (
+    CRAWLER_CHECKED, CRAWLER_RECLAIMED, EVICTED_PROVEN, EVICTED_UNFETCHED, EVICTIONS, EXPIRED_UNFETCHED, RECLAIMED,
+)
+from memcache_shm.storage.ghosts cimport ONE, average_in, haunt, share_of_new
+from memcache_shm.storage.index cimport Path, bucket_count, compact, fetch_records, ghosts_of, walk, walk_on
 from memcache_shm.storage.layout cimport (
-    FETCHED_AT, KIND_ENTRY, Record, USES_AT, word_granule, word_kind,
+    FETCHED_AT, KIND_ENTRY, PROVEN_AT, Record, USES_AT, VERSION_AT, VERSION_MASK, word_granule, word_kind,
 )
 from memcache_shm.storage.records cimport Sizes, are_sane, key_offset, record_at, record_runs, sizes_of, value_length
 from memcache_shm.storage.recovery cimport OP_EVICT, OP_EXPIRE, publish
 from memcache_shm.storage.view cimport Shard, View, count, earlier, table_ns, ticks
+
+cdef enum:
+    MOST_VISITS = 2048          # buckets that one eviction looks at; then any item goes
+    REAP_LEAST = 2              # buckets looked through for dead records before a live one is evicted
+    REAP_PATIENCE = 64          # ... after some were found: where one is there may be more
+    NEW = 0                     # the hands
+    PROVEN = 1
+    LEFT_BITS = 4               # of a hand's word: how many more are to go from its bucket
+    LEFT_MASK = 15
+
+
+cdef inline bint is_proven(uint64_t word) noexcept nogil:
+    return (word >> PROVEN_AT) & 1
 
 
 cdef void free_record(View *v, Shard *s, uint64_t word) noexcept nogil:
@@ -31,6 +54,8 @@ cdef void free_record(View *v, Shard *s, uint64_t word) noexcept nogil:
     if not are_sane(v, &s.records, r, sizes) or not record_runs(v, &s.records, r, &runs):
         return                      # scribbled memory: the next repair finds the space again
     s.control.records -= 1
+    if not is_proven(word):
+        s.control.news -= 1
     if r.version > load_relaxed64(&s.control.cutoff):
         s.control.items -= 1
         s.control.bytes -= key_offset(sizes) + sizes.key_length + <uint64_t> value_length(sizes)
@@ -47,7 +72,7 @@ cdef void drop(View *v, Shard *s, uint64_t *slot, uint32_t bucket, int operation
 
 
 cdef void drop_victim(View *v, Shard *s, uint64_t *slot, uint32_t bucket) noexcept nogil:
-    """Evict, and count as memcached does."""
+    """Evict, and count as memcached does. What was alive leaves a ghost."""
     cdef uint64_t word = slot[0]
     cdef Record *r = record_at(&s.records, word_granule(word))
     cdef bint fetched = (word >> FETCHED_AT) & 1
@@ -60,8 +85,12 @@ cdef void drop_victim(View *v, Shard *s, uint64_t *slot, uint32_t bucket) noexce
             count(v, EXPIRED_UNFETCHED, 1)
     else:
         count(v, EVICTIONS, 1)
+        if is_proven(word):
+            count(v, EVICTED_PROVEN, 1)
         if not fetched:
             count(v, EVICTED_UNFETCHED, 1)
+        average_in(s.control, is_proven(word))
+        haunt(ghosts_of(s, bucket), word, is_proven(word))
     drop(v, s, slot, bucket, OP_EXPIRE if expired else OP_EVICT)
 
 
@@ -74,41 +103,69 @@ cdef bint is_dead(View *v, Shard *s, uint64_t word, uint32_t now, uint32_t *expi
     return r.version <= load_relaxed64(&s.control.cutoff) or (r.expiry != 0 and r.expiry <= now)
 
 
-cdef bint reap_bucket(View *v, Shard *s, uint32_t bucket, uint32_t now, uint64_t pinned) noexcept nogil:
-    """Drop the dead records of one bucket and its nodes."""
-    cdef uint32_t i, position = 0, expiry
-    cdef bint found = False
+cdef uint32_t reap_bucket(View *v, Shard *s, uint32_t bucket, uint32_t now, uint64_t pinned, uint32_t *seen) noexcept nogil:
+    """Drop the dead records of one bucket and its nodes; how many there were. `seen` counts the records looked at."""
+    cdef uint32_t i, position = 0, expiry, found = 0
     cdef Path p
     while seek(s, bucket, position, &p, &i):
         position += 1
         if word_kind(p.slots[i]) != KIND_ENTRY or word_granule(p.slots[i]) == pinned:
             continue
+        seen[0] += 1
         if is_dead(v, s, p.slots[i], now, &expiry):
             drop_victim(v, s, p.slots + i, bucket)
-            found = True
+            found += 1
             position = 0                # the path may have become shorter
         else:
             s.control.reap_expiry = earlier(s.control.reap_expiry, expiry)
     return found
 
 
-cdef bint reap(View *v, Shard *s, uint64_t pinned, uint32_t budget) noexcept nogil:
-    """Drop dead records, from where the last sweep stopped, until a bucket had some or `budget` buckets were seen. Costs nothing
-    while none can be dead: every record is above the cut-off, and the earliest expiry lies ahead."""
-    cdef uint32_t now = 0, n_buckets = bucket_count(v, s), seen = 0
-    cdef bint found = False
+cdef bint may_have_dead(View *v, Shard *s, uint32_t *now) noexcept nogil:
+    """Whether a record can be dead at all: some are not above the cut-off, or the earliest expiry is over (then `now` is the time)."""
     if s.control.next_expiry != 0:
-        now = ticks(table_ns(v))
-    if s.control.records == s.control.items and (s.control.next_expiry == 0 or s.control.next_expiry > now):
+        now[0] = ticks(table_ns(v))
+    return s.control.records != s.control.items or (s.control.next_expiry != 0 and s.control.next_expiry <= now[0])
+
+
+cdef uint32_t reap_on(View *v, Shard *s, uint32_t now, uint64_t pinned, uint32_t *seen) noexcept nogil:
+    """The sweep's next bucket; how many dead records it had."""
+    cdef uint32_t n_buckets = bucket_count(v, s)
+    if s.control.reap_bucket >= n_buckets:
+        s.control.next_expiry = s.control.reap_expiry
+        s.control.reap_bucket = 0
+        s.control.reap_expiry = 0
+    s.control.reap_bucket += 1
+    if s.control.reap_bucket < n_buckets:
+        fetch_records(s, s.control.reap_bucket)
+    return reap_bucket(v, s, s.control.reap_bucket - 1, now, pinned, seen)
+
+
+cdef bint reap(View *v, Shard *s, uint64_t pinned) noexcept nogil:
+    """Drop dead records, from where the last sweep stopped, until a bucket had some. Where live ones may be evicted instead, it looks at 64
+    buckets while it finds some, at 2 while it does not: the sweep in the background sees to the rest. With -M at all."""
+    cdef uint32_t now = 0, seen = 0, records = 0, most = bucket_count(v, s)
+    if not may_have_dead(v, s, &now):
         return False
-    while not found and seen < budget and seen < n_buckets:
-        if s.control.reap_bucket >= n_buckets:
-            s.control.next_expiry = s.control.reap_expiry
-            s.control.reap_bucket = 0
-            s.control.reap_expiry = 0
-        found = reap_bucket(v, s, s.control.reap_bucket, now, pinned)
-        s.control.reap_bucket += 1
+    if v.evicts:
+        most = min(most, max(s.control.reap_patience, <uint32_t> REAP_LEAST))
+    while seen < most:
         seen += 1
+        if reap_on(v, s, now, pinned, &records):
+            s.control.reap_patience = REAP_PATIENCE
+            return True
+    s.control.reap_patience -= min(s.control.reap_patience, seen)
+    return False
+
+
+cdef uint32_t reclaim(View *v, Shard *s, uint32_t budget, uint32_t *seen) noexcept nogil:
+    """The sweep in the background: `budget` buckets at most; how many dead records went. `seen` counts the buckets."""
+    cdef uint32_t now = 0, found = 0, records = 0
+    while seen[0] < budget and may_have_dead(v, s, &now):
+        found += reap_on(v, s, now, <uint64_t> -1, &records)
+        seen[0] += 1
+    count(v, CRAWLER_RECLAIMED, found)
+    count(v, CRAWLER_CHECKED, records)
     return found
 
 
@@ -125,32 +182,124 @@ cdef bint seek(Shard *s, uint32_t bucket, uint32_t position, Path *p, uint32_t *
     return False
 
 
-cdef uint64_t *next_victim(View *v, Shard *s, uint64_t pinned, uint32_t *bucket) noexcept nogil:
-    """Turn the hand to the next item that had no use since last time; NULL when the shard holds nothing evictable."""
-    cdef uint32_t n_buckets = bucket_count(v, s)
-    cdef uint32_t b = <uint32_t> (s.control.hand >> 8), position = s.control.hand & 0xff
-    cdef uint32_t visited = 0, i = 0
-    cdef uint64_t w
+cdef inline uint64_t uses_of(uint64_t word) noexcept nogil:
+    return (word >> USES_AT) & 3
+
+
+cdef inline uint64_t age_of(View *v, Shard *s, uint64_t word) noexcept nogil:
+    """How long ago, in units of 2 ** version_shift versions, the item came; right up to 1023 units."""
+    return ((load_relaxed64(&s.control.version) >> v.version_shift) - (word >> VERSION_AT)) & VERSION_MASK
+
+
+cdef inline uint64_t promoted(uint64_t word) noexcept nogil:
+    """The slot word of a new item that is proven from now on, with one use."""
+    return (word & ~(<uint64_t> 3 << USES_AT)) | (<uint64_t> 1 << PROVEN_AT) | (<uint64_t> 1 << USES_AT)
+
+
+cdef uint64_t *visit_new(View *v, Shard *s, uint32_t bucket, uint64_t pinned, uint32_t *unused) noexcept nogil:
+    """Let the used ones of a bucket's new items become proven; the slot of the oldest of the others (so many are unused), or NULL."""
+    cdef uint64_t *oldest = NULL
+    cdef uint64_t w, most = 0
+    cdef uint32_t i
     cdef Path p
-    while visited <= 6 * n_buckets:
-        if b >= n_buckets:
-            b = 0
-        if not seek(s, b, position, &p, &i):
-            b += 1
-            position = 0
-            visited += 1
-            continue
-        w = p.slots[i]
-        position += 1
-        if word_kind(w) != KIND_ENTRY or word_granule(w) == pinned:
-            continue
-        if (w >> USES_AT) & 3 and visited <= 4 * n_buckets:     # readers may renew uses as fast as turns take them: then any goes
-            store_release64(p.slots + i, w - (<uint64_t> 1 << USES_AT))
-            continue
-        s.control.hand = (<uint64_t> b << 8) | (position & 0xff)
-        bucket[0] = b
-        return p.slots + i
+    walk(s, bucket, &p)
+    while p.slots != NULL:
+        for i in range(p.n):
+            w = p.slots[i]
+            if word_kind(w) != KIND_ENTRY or is_proven(w) or word_granule(w) == pinned:
+                continue
+            if uses_of(w):
+                store_release64(p.slots + i, promoted(w))
+                s.control.news -= 1
+                continue
+            unused[0] += 1
+            if oldest == NULL or age_of(v, s, w) > most:
+                oldest = p.slots + i
+                most = age_of(v, s, w)
+        if not walk_on(s, &p):
+            break
+    return oldest
+
+
+cdef void use_up(Shard *s, uint32_t bucket) noexcept nogil:
+    """Take one use from each proven item of a bucket that has some."""
+    cdef uint64_t w
+    cdef uint32_t i
+    cdef Path p
+    walk(s, bucket, &p)
+    while p.slots != NULL:
+        for i in range(p.n):
+            w = p.slots[i]
+            if word_kind(w) == KIND_ENTRY and is_proven(w) and uses_of(w):
+                store_release64(p.slots + i, w - (<uint64_t> 1 << USES_AT))
+        if not walk_on(s, &p):
+            break
+
+
+cdef uint64_t *visit_proven(View *v, Shard *s, uint32_t bucket, uint64_t pinned, uint32_t *unused) noexcept nogil:
+    """The slot of the oldest of a bucket's proven items without a use left (so many there are), or NULL; when no other is left, all
+    lose one use."""
+    cdef uint64_t *oldest = NULL
+    cdef uint64_t w, most = 0
+    cdef uint32_t i
+    cdef Path p
+    walk(s, bucket, &p)
+    while p.slots != NULL:
+        for i in range(p.n):
+            w = p.slots[i]
+            if word_kind(w) != KIND_ENTRY or not is_proven(w) or uses_of(w) or word_granule(w) == pinned:
+                continue
+            unused[0] += 1
+            if oldest == NULL or age_of(v, s, w) > most:
+                oldest = p.slots + i
+                most = age_of(v, s, w)
+        if not walk_on(s, &p):
+            break
+    if unused[0] <= 1:
+        use_up(s, bucket)
+    return oldest
+
+
+cdef uint64_t *any_item(View *v, Shard *s, uint64_t pinned, uint32_t *bucket) noexcept nogil:
+    """The first evictable item from the proven hand on, or NULL when the shard holds none."""
+    cdef uint32_t n_buckets = bucket_count(v, s), visited, i, position
+    cdef Path p
+    for visited in range(n_buckets):
+        bucket[0] = ((s.control.hands[PROVEN] >> LEFT_BITS) + visited) % n_buckets
+        position = 0
+        while seek(s, bucket[0], position, &p, &i):
+            position += 1
+            if word_kind(p.slots[i]) == KIND_ENTRY and word_granule(p.slots[i]) != pinned:
+                return p.slots + i
     return NULL
+
+
+cdef uint64_t *visit(View *v, Shard *s, int which, uint64_t pinned, uint32_t *bucket) noexcept nogil:
+    """What the hand of a class finds in its bucket, or NULL. It moves on when there is nothing, or the older half has gone."""
+    cdef uint32_t b = s.control.hands[which] >> LEFT_BITS, left = s.control.hands[which] & LEFT_MASK, unused = 0
+    cdef uint64_t *slot
+    if b >= bucket_count(v, s):
+        b = left = 0
+    slot = visit_new(v, s, b, pinned, &unused) if which == NEW else visit_proven(v, s, b, pinned, &unused)
+    if left == 0:
+        left = min(unused // 2, <uint32_t> LEFT_MASK)
+    left = left - 1 if left > 0 and slot != NULL else 0
+    s.control.hands[which] = (b << LEFT_BITS | left) if left > 0 else (b + 1) << LEFT_BITS
+    bucket[0] = b
+    return slot
+
+
+cdef uint64_t *next_victim(View *v, Shard *s, uint64_t pinned, uint32_t *bucket) noexcept nogil:
+    """Turn the hands to the next item that has to go; NULL when the shard holds nothing evictable. Readers may renew uses as fast as
+    visits take them: after a bounded number of visits any item goes."""
+    cdef uint32_t visited
+    cdef uint64_t *slot
+    for visited in range(MOST_VISITS):
+        slot = visit(
+            v, s, NEW if s.control.news * <uint64_t> ONE >= s.control.records * share_of_new(s.control) else PROVEN, pinned, bucket)
+        if slot != NULL:
+            return slot
+    return any_item(v, s, pinned, bucket)
 
 
 cdef bint evict_one(View *v, Shard *s, uint64_t pinned) noexcept nogil:

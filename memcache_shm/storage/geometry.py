@@ -22,6 +22,7 @@ MAX_MEMORY_BYTES = 2**46  # half of what a process can address on x86-64
 MAX_VALUE_BYTES = GIB
 ELEMENTS_A_SHARD = 65_536  # up to this many the number of elements is exact
 GRANULE_BYTES = 16  # memory geometry
+TYPICAL_GRANULES = 32  # an item of 512 bytes
 NODE_GRANULE_BYTES = layout.INDEX_NODE_BYTES  # index arena of the element geometry
 MAX_GRANULES = 2**28 - 1  # a slot word has 28 bits for the granule
 FOREIGN_CAS_BYTES = 8
@@ -40,6 +41,7 @@ class ArenaPlan:
     granule_bytes: int
     granules: int
     bitmap_offset: int
+    longest_offset: int
     base_offset: int
 
 
@@ -60,6 +62,7 @@ class Plan:
     buckets: int  # at creation
     max_buckets: int
     max_records: int  # a shard, 0 = whatever fits
+    version_unit_log2: int  # versions that a slot word does not tell apart: its 10 bits shall outlast what a full shard holds
     segment_bytes: int
 
 
@@ -184,10 +187,20 @@ def _count(shards: int) -> str:
     return "1 shard" if shards == 1 else f"{shards} shards"
 
 
+def _longest_bytes(granules: int) -> int:
+    """Bytes of the bounds on the longest free run, one a block; whole cache lines, as the search compares them."""
+    return align(_ceil(granules, layout.ARENA_BLOCK))
+
+
+def _version_unit(items: int) -> int:
+    """So many versions (a power of two) to a unit that 1024 units are about four times the items of a full shard."""
+    return max(0, (4 * items // 1024).bit_length() - 1)
+
+
 def _front(shards: int, budget_bytes: int) -> tuple[int, int, int, int, int, int]:
     """Process slots, counter blocks and the offsets of everything in front of the shards."""
     slots = max(64, min(1024, budget_bytes // (64 * KIB)))
-    blocks = max(4, min(256, budget_bytes // (256 * KIB)))
+    blocks = max(4, min(256, budget_bytes // MIB))
     processes = align(layout.HEADER_BYTES)
     counters = align(processes + slots * layout.PROCESS_SLOT_BYTES)
     controls = align(counters + blocks * layout.COUNTER_BLOCK_BYTES)
@@ -199,11 +212,12 @@ def _plan_memory(memory_bytes: int, max_item_bytes: int, shards: int) -> Plan:
     """Divide ``memory_bytes`` evenly; within a shard, solve directory + bitmap + granules <= its bytes."""
     slots, blocks, processes, counters, controls, start = _front(shards, memory_bytes)
     shard_bytes = (memory_bytes - start) // shards // LINE * LINE
-    granules = (shard_bytes - 3 * LINE) * 8 // (GRANULE_BYTES * 8 + 1)
+    granules = (shard_bytes - 4 * LINE) * 8 // (GRANULE_BYTES * 8 + 1)
     while True:
         entries = granules // 288 + 2  # items of 2 granules plus their share of the index: one chunk in 288 granules
         bitmap = align(entries * 4)
-        base = align(bitmap + align(granules, 64) // 8)
+        longest = align(bitmap + align(granules, 64) // 8)
+        base = longest + _longest_bytes(granules)
         over = base + granules * GRANULE_BYTES - shard_bytes
         if over <= 0:
             break
@@ -214,10 +228,10 @@ def _plan_memory(memory_bytes: int, max_item_bytes: int, shards: int) -> Plan:
             f"a table of {memory_bytes} bytes in {_count(shards)} cannot hold items of {max_item_bytes} bytes; "
             "raise the memory (-m) or lower the largest item (-I)"
         )
-    arena = ArenaPlan(GRANULE_BYTES, granules, bitmap, base)
+    arena = ArenaPlan(GRANULE_BYTES, granules, bitmap, longest, base)
     return Plan(
         slots, blocks, processes, counters, controls, start, shard_bytes, entries, arena, None,
-        layout.INDEX_CHUNK_BUCKETS, entries * layout.INDEX_CHUNK_BUCKETS, 0, memory_bytes,
+        layout.INDEX_CHUNK_BUCKETS, entries * layout.INDEX_CHUNK_BUCKETS, 0, _version_unit(granules // TYPICAL_GRANULES), memory_bytes,
     )  # fmt: skip
 
 
@@ -231,13 +245,16 @@ def _plan_elements(elements: int, element_size: int, shards: int) -> Plan:
     nodes = cells // 8 + 16
     granules = chunks * layout.INDEX_CHUNK_BYTES // NODE_GRANULE_BYTES + nodes
     bitmap = align(chunks * 4)
-    index_bitmap = align(bitmap + align(cells + 1, 64) // 8)
-    index_base = align(index_bitmap + align(granules, 64) // 8)
+    longest = align(bitmap + align(cells + 1, 64) // 8)
+    index_bitmap = longest + _longest_bytes(cells + 1)
+    index_longest = align(index_bitmap + align(granules, 64) // 8)
+    index_base = index_longest + _longest_bytes(granules)
     base = align(index_base + granules * NODE_GRANULE_BYTES)
     shard_bytes = align(base + (cells + 1) * cell)
     slots, blocks, processes, counters, controls, start = _front(shards, shard_bytes * shards)
     return Plan(
         slots, blocks, processes, counters, controls, start, shard_bytes, chunks,
-        ArenaPlan(cell, cells + 1, bitmap, base), ArenaPlan(NODE_GRANULE_BYTES, granules, index_bitmap, index_base),
-        buckets, buckets, cells, start + shards * shard_bytes,
+        ArenaPlan(cell, cells + 1, bitmap, longest, base),
+        ArenaPlan(NODE_GRANULE_BYTES, granules, index_bitmap, index_longest, index_base),
+        buckets, buckets, cells, _version_unit(cells), start + shards * shard_bytes,
     )  # fmt: skip

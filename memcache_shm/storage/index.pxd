@@ -4,14 +4,14 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from memcache_shm.storage.atomics cimport load_acquire32, load_acquire64, load_relaxed64
 from memcache_shm.storage.layout cimport (
-    BUCKET_SLOTS, CHUNK_BUCKETS, CHUNK_BYTES, GRANULE_MASK, KIND_LINK, NODE_BYTES, NODE_SLOTS, Record, split_buckets, word_granule,
+    BUCKET_BYTES, BUCKET_SLOTS, CHUNK_BUCKETS, CHUNK_BYTES, GHOSTS_AT, GRANULE_MASK, KIND_LINK, NODE_BYTES, NODE_SLOTS, Record, split_buckets, word_granule,
     word_kind,
 )
 from memcache_shm.storage.view cimport Arena, Shard, View
 
 
 cdef struct Path:               # where a walk along a bucket and its overflow nodes stands
-    uint64_t *slots             # the 8 slots of the bucket or the 4 of a node; NULL at the end
+    uint64_t *slots             # the 7 slots of the bucket or the 4 of a node; NULL at the end
     uint32_t n
     uint32_t nodes              # nodes entered so far
     uint64_t *link              # the slot whose link word led here, NULL in the bucket itself
@@ -42,7 +42,13 @@ cdef inline uint64_t *bucket_at(Shard *s, uint32_t bucket) noexcept nogil:
     at = <uint64_t> load_acquire32(&s.directory[chunk]) * s.index.granule_bytes
     if at + CHUNK_BYTES > <uint64_t> s.index.granules * s.index.granule_bytes:
         return NULL
-    return <uint64_t *> (s.index.base + at + (bucket % CHUNK_BUCKETS) * 64)
+    return <uint64_t *> (s.index.base + at + (bucket % CHUNK_BUCKETS) * BUCKET_BYTES)
+
+
+cdef inline uint64_t *ghosts_of(Shard *s, uint32_t bucket) noexcept nogil:
+    """The word behind the slots of a bucket, or NULL like `bucket_at`."""
+    cdef uint64_t *slots = bucket_at(s, bucket)
+    return NULL if slots == NULL else slots + GHOSTS_AT
 
 
 cdef inline uint64_t *node_at(Shard *s, uint64_t link) noexcept nogil:
@@ -71,3 +77,4 @@ cdef void shrink(View *v, Shard *s) noexcept nogil
 cdef uint64_t record_hash(View *v, Shard *s, uint64_t word) noexcept nogil
 cdef void bump(Shard *s) noexcept nogil
 cdef void trim_zone(Shard *s) noexcept nogil
+cdef void fetch_records(Shard *s, uint32_t bucket) noexcept nogil

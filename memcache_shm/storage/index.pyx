@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The index of a shard, as its owner changes it: search, overflow nodes, and growth by linear hashing.
 
-A bucket is 8 slots in one cache line; a full one ends in a link word to an overflow node of 4 slots, whose last may link on.
+A bucket is 7 slots and a word of ghosts in one cache line; a full one ends in a link word to an overflow node of 4 slots, whose last may link on.
 Buckets come in chunks of 16. In the memory geometry chunks and nodes lie at the arena's upper end, in a zone that grows and shrinks
 against the records (so that they never stand between large records); in the element geometry they have an arena of their own.
 
@@ -16,23 +16,18 @@ Readers scan without a lock, so the rules are:
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
-from memcache_shm.storage.arena cimport all_free, clear, find_run, mark
+from memcache_shm.storage.arena cimport all_free, clear, find_aligned, find_run, mark, raise_longest
 from memcache_shm.storage.atomics cimport (
-    __builtin_clz, fence_release, load_relaxed32, load_relaxed64, store_release32, store_release64,
+    __builtin_clz, __builtin_prefetch, fence_release, load_relaxed32, load_relaxed64, store_release32, store_release64,
 )
 from memcache_shm.storage.counters cimport MERGES, SPLITS
 from memcache_shm.storage.layout cimport (
-    BUCKET_SLOTS, CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, MAX_NODES, MIN_BUCKETS, NODE_BYTES,
+    BUCKET_BYTES, BUCKET_SLOTS, CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, MAX_NODES, MIN_BUCKETS, NODE_BYTES,
     NODE_SLOTS, Record, ZONE_STEP, bucket_of, entry_pattern, link_word, pattern_mask, split_buckets, split_next, word_granule, word_kind,
 )
 from memcache_shm.storage.records cimport Sizes, are_sane, key_of, record_at, sizes_of
 from memcache_shm.storage.recovery cimport OP_MERGE, OP_SPLIT, begin, publish
 from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start
-
-cdef enum:
-    MOST_ON_PATH = 8 + 4 * 24       # slots of a bucket and MAX_NODES nodes
-    WHOLE_BITMAP = 0xffffffff       # search budget: everything
-
 
 cdef bint follow(Shard *s, Path *p, uint64_t w) noexcept nogil:
     """Go where the path's last slot leads, whose word was `w`; False at the path's end (bounded: damaged links trap nobody). A reader
@@ -110,7 +105,7 @@ cdef void locate(View *v, Shard *s, const char *key, size_t klen, uint64_t h, Pl
 cdef uint64_t *new_node(Shard *s, uint32_t *granule) noexcept nogil:
     """An empty overflow node, or NULL when the arena has no room for one."""
     cdef uint32_t n = NODE_BYTES // s.index.granule_bytes
-    cdef int64_t at = find_run(&s.index, index_start(s), s.index.granules, n, 1, WHOLE_BITMAP)
+    cdef int64_t at = find_run(&s.index, index_start(s), s.index.granules, n)
     if at < 0:
         return NULL
     mark(&s.index, <uint32_t> at, n)
@@ -120,10 +115,21 @@ cdef uint64_t *new_node(Shard *s, uint32_t *granule) noexcept nogil:
     return <uint64_t *> (s.index.base + <uint64_t> at * s.index.granule_bytes)
 
 
+cdef void fetch_records(Shard *s, uint32_t bucket) noexcept nogil:
+    """Let a bucket's records be on their way to the cache when its turn comes, since they lie anywhere (64 MiB: 1.8 times faster)."""
+    cdef uint64_t *slots = bucket_at(s, bucket)
+    cdef uint32_t i
+    if slots != NULL:
+        for i in range(BUCKET_SLOTS):
+            if word_kind(slots[i]) == KIND_ENTRY:
+                __builtin_prefetch(record_at(&s.records, word_granule(slots[i])))
+
+
 cdef void trim_zone(Shard *s) noexcept nogil:
     """Give the free lower end of the index zone back to the records."""
     cdef uint32_t zone = s.control.zone
     while s.shared and zone + ZONE_STEP <= s.index.granules and all_free(&s.index, zone, ZONE_STEP):
+        raise_longest(&s.records, zone, ZONE_STEP)
         zone += ZONE_STEP
         s.control.zone = zone
 
@@ -252,7 +258,7 @@ cdef bint empty_bucket(Shard *s, uint32_t bucket) noexcept nogil:
     cdef uint64_t *slots = bucket_at(s, bucket)
     if slots == NULL:
         return False
-    memset(slots, 0, BUCKET_SLOTS * 8)
+    memset(slots, 0, BUCKET_BYTES)
     return True
 
 
@@ -280,7 +286,7 @@ cdef bint take_chunk(Shard *s, uint32_t chunk) noexcept nogil:
     cdef int64_t at
     if chunk >= s.directory_entries:
         return False
-    at = find_run(&s.index, index_start(s), s.index.granules, n, 64 // s.index.granule_bytes, WHOLE_BITMAP)
+    at = find_aligned(&s.index, index_start(s), s.index.granules, n, 64 // s.index.granule_bytes)
     if at < 0:
         return False
     mark(&s.index, <uint32_t> at, n)

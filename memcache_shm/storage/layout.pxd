@@ -11,13 +11,15 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from memcache_shm.storage.atomics cimport __builtin_clz
 
 cdef enum:
-    LAYOUT_VERSION = 2
+    LAYOUT_VERSION = 3
     CACHE_LINE = 64
     COUNTERS = 48               # event counts in one counter block
     KEY_MAX = 250               # bytes of a key, as in memcached
     NO_GRANULE = 0xffffffff
     MAX_RUNS = 16               # runs of granules one record may consist of
-    BUCKET_SLOTS = 8            # a bucket is one cache line
+    BUCKET_SLOTS = 7            # a bucket is one cache line: its slots and
+    GHOSTS_AT = 7               # the word of its ghosts (see ghosts.pyx)
+    BUCKET_BYTES = 64
     NODE_SLOTS = 4              # an overflow node is half of one
     NODE_BYTES = 32
     CHUNK_BUCKETS = 16          # buckets that the index takes or gives back at once
@@ -25,13 +27,16 @@ cdef enum:
     ZONE_STEP = 64              # granules by which the index zone of the memory geometry grows
     MIN_BUCKETS = 16
     MAX_NODES = 24              # overflow nodes behind one bucket
-    BUCKET_FILL = 7             # items a bucket on average, above which one bucket splits
+    BUCKET_FILL_HALVES = 15     # half items a bucket on average, above which one bucket splits: 7.5
     BUCKET_SPARSE = 3           # ... below which the last bucket merges
     EXPIRY_HZ = 8               # unit of the table clock: 1/8 s
     ACCESS_SHIFT = 6            # coarse last access: units of 64 s
+    BLOCK = 512                 # granules of which one byte of `longest` tells the longest free run
+    LONGEST_MOST = 255          # ... this long or longer
 
 
-# A slot word:  kind 2 | last access 8 | class 1 | fetched 1 | uses 2 | version 10 | tag 12 | granule 28
+# A slot word:  kind 2 | last access 8 | proven 1 | fetched 1 | uses 2 | version 10 | tag 12 | granule 28
+# `version`: 10 bits of the record's, from View.version_shift on, which also tell who of a bucket came first.
 # An empty slot is 0. A link word (overflow) has kind 2 and the granule of the next node.
 # The hit state lies inside the word and is changed by compare-and-swap of the very word that the reader validated: a store
 # to a separate array could land in memory that the index has given back meanwhile.
@@ -40,7 +45,7 @@ cdef enum:
     VERSION_AT = 40
     USES_AT = 50
     FETCHED_AT = 52
-    CLASS_AT = 53
+    PROVEN_AT = 53
     ACCESS_AT = 54
     KIND_AT = 62
     GRANULE_MASK = 0xfffffff
@@ -100,7 +105,7 @@ cdef struct Intent:             # the lock's owner, before its first store; `ope
     uint64_t slot               # offset in the segment of the slot word about to change; 0 = not so far yet
     uint64_t new_word           # what that slot is going to hold
     uint32_t new_expiry         # ... or, for a touch, what its record's expiry is going to be
-    uint32_t spare[9]
+    uint32_t spare[3]           # room for the feed's number
 
 
 cdef struct ShardControl:
@@ -119,10 +124,15 @@ cdef struct ShardControl:
     uint64_t bytes              # derivable: their keys, values and headers
     uint64_t records            # derivable: reachable records, flushed ones included
     uint64_t progress           # advanced at each acquisition and by long holders
-    uint64_t hand               # eviction: bucket << 8 | position on its path; losable
+    uint32_t hands[2]           # eviction, for new and for proven items: bucket << 4 | how many more are to go there; losable
     uint64_t repairs
     # line 3
     Intent intent
+    uint32_t news               # derivable: reachable records of the new class
+    uint32_t share              # eviction: which part of the records may be new, in 2 ** -24; losable, like the next two
+    uint32_t evicted_proven     # moving average of the proven among the evicted, in 2 ** -24
+    uint32_t reap_patience      # buckets that the next evictions look through for dead records
+    uint32_t longest[2]         # granules of the longest free run that a block of the arena may have: an upper bound
     # line 4: derivable or losable state of the arenas (0: records, 1: index)
     uint32_t next_fit[2]
     uint32_t used[2]            # granules

@@ -8,6 +8,6 @@ MAX_KEY_BYTES: int
 INDEX_CHUNK_BYTES: int
 INDEX_CHUNK_BUCKETS: int
 INDEX_NODE_BYTES: int
-INDEX_BUCKET_FILL: int
+ARENA_BLOCK: int
 
 def fingerprint() -> int: ...

@@ -81,7 +81,7 @@ cdef inline uint64_t room_after(Arena *a, void *p) noexcept nogil:
 
 cdef inline bint word_matches(View *v, uint64_t word, uint64_t version) noexcept nogil:
     """Whether a record's version is the one whose low bits the slot word carries."""
-    return version != 0 and ((version >> v.shard_log2) & VERSION_MASK) == ((word >> VERSION_AT) & VERSION_MASK)
+    return version != 0 and ((version >> v.version_shift) & VERSION_MASK) == ((word >> VERSION_AT) & VERSION_MASK)
 
 
 cdef uint32_t record_granules(Arena *a, Record *r, Sizes sizes) noexcept nogil

@@ -12,15 +12,15 @@ Control words that make no sense (somebody scribbled into the segment) lead to t
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from memcache_shm.storage.arena cimport Runs, all_free, clear, find_run, mark
+from memcache_shm.storage.arena cimport Runs, all_free, clear, find_aligned, forget_longest, mark
 from memcache_shm.storage.atomics cimport (
-    CLOCK_MONOTONIC, __builtin_prefetch, clock_ns, fence_release, load_acquire32, load_acquire64, load_relaxed32, load_relaxed64,
+    CLOCK_MONOTONIC, clock_ns, fence_release, load_acquire32, load_acquire64, load_relaxed32, load_relaxed64,
     store_relaxed64, store_release32, store_release64,
 )
-from memcache_shm.storage.index cimport Path, bucket_at, bump, node_at, same_key, trim_zone, walk, walk_on
+from memcache_shm.storage.index cimport Path, bump, fetch_records, node_at, same_key, trim_zone, walk, walk_on
 from memcache_shm.storage.layout cimport (
-    BUCKET_SLOTS, CHUNK_BUCKETS, CHUNK_BYTES, Intent, KIND_ENTRY, KIND_LINK, MAX_NODES, MIN_BUCKETS, NODE_BYTES, NODE_SLOTS,
-    Record, ShardControl, ZONE_STEP, bucket_of, entry_pattern, hit_mask, pattern_mask, split_buckets, split_next, word_granule, word_kind,
+    CHUNK_BUCKETS, CHUNK_BYTES, Intent, KIND_ENTRY, KIND_LINK, MAX_NODES, MIN_BUCKETS, NODE_BYTES, NODE_SLOTS,
+    PROVEN_AT, Record, ShardControl, ZONE_STEP, bucket_of, entry_pattern, hit_mask, pattern_mask, split_buckets, split_next, word_granule, word_kind,
 )
 from memcache_shm.storage.records cimport (
     Sizes, are_sane, key_of, key_offset, record_at, record_runs, runs_whole, sizes_of, value_length, word_matches,
@@ -54,7 +54,7 @@ cdef bint sensible(View *v, Shard *s) noexcept nogil:
     cdef uint32_t n = split_buckets(load_relaxed64(&c.split))
     if n - 1 >= v.max_buckets or (n != v.max_buckets and not s.shared) or c.used[1] > s.index.granules:
         return False
-    if c.items > c.records or c.records > c.used[0] or c.used[0] > s.records.granules or c.cutoff > c.version:
+    if c.items > c.records or c.news > c.records or c.records > c.used[0] or c.used[0] > s.records.granules or c.cutoff > c.version:
         return False
     return c.version <= VERSION_SANE and c.version & (v.shards - 1) == s.number and zone_sensible(s)
 
@@ -101,6 +101,7 @@ cdef void empty_map(Arena *a) noexcept nogil:
     memset(a.bitmap, 0, ((<uint64_t> a.granules + 63) // 64) * 8)
     a.used[0] = 0
     a.next_fit[0] = 0
+    forget_longest(a)
 
 
 cdef bint mark_if_free(Arena *a, uint64_t start, uint64_t n) noexcept nogil:
@@ -120,7 +121,7 @@ cdef void format_index(View *v, Shard *s) noexcept nogil:
     cdef int64_t at
     s.control.zone = (s.index.granules - ZONE_STEP) & ~<uint32_t> (ZONE_STEP - 1)
     for chunk in range(n_buckets // CHUNK_BUCKETS):
-        at = find_run(&s.index, index_start(s), s.index.granules, n, alignment, <uint32_t> 0xffffffff)
+        at = find_aligned(&s.index, index_start(s), s.index.granules, n, alignment)
         if at < 0:
             return                      # somebody goes on scribbling
         mark(&s.index, <uint32_t> at, n)
@@ -196,6 +197,8 @@ cdef bint mark_record(View *v, Shard *s, uint64_t *slot, uint32_t bucket, uint32
     if there_already(v, s, bucket, slot, key_of(r, sizes), sizes.key_length) or not mark_runs(s, &runs):
         return False
     s.control.records += 1
+    if not word >> PROVEN_AT & 1:
+        s.control.news += 1
     if version > load_relaxed64(&s.control.version):        # the counter was scribbled over: no version may be given out twice
         store_release64(&s.control.version, version)
     s.control.next_expiry = earlier(s.control.next_expiry, r.expiry)
@@ -236,16 +239,6 @@ cdef void rebuild_bucket(View *v, Shard *s, uint32_t bucket, uint32_t n_buckets)
         p.nodes += 1
 
 
-cdef void fetch_ahead(Shard *s, uint32_t bucket) noexcept nogil:
-    """Let a bucket's records be on their way to the cache when its turn comes, since they lie anywhere (64 MiB: 1.8 times faster)."""
-    cdef uint64_t *slots = bucket_at(s, bucket)
-    cdef uint32_t i
-    if slots != NULL:
-        for i in range(BUCKET_SLOTS):
-            if word_kind(slots[i]) == KIND_ENTRY:
-                __builtin_prefetch(record_at(&s.records, word_granule(slots[i])))
-
-
 cdef void mend_version(View *v, Shard *s) noexcept nogil:
     """A version counter that was scribbled over: a mad one begins anew above the records' versions, another goes on where this shard's
     next version is (they are congruent to its number)."""
@@ -269,6 +262,7 @@ cdef void rebuild(View *v, Shard *s) noexcept nogil:
     c.items = 0
     c.bytes = 0
     c.records = 0
+    c.news = 0
     c.nodes = 0
     c.next_expiry = 0
     c.reap_bucket = 0
@@ -282,7 +276,7 @@ cdef void rebuild(View *v, Shard *s) noexcept nogil:
     else:
         for b in range(n_buckets):
             if b + AHEAD < n_buckets:
-                fetch_ahead(s, b + AHEAD)
+                fetch_records(s, b + AHEAD)
             rebuild_bucket(v, s, b, n_buckets)
             if b % 256 == 0:
                 store_relaxed64(&c.progress, load_relaxed64(&c.progress) + 1)

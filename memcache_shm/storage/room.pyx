@@ -1,14 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Making room: runs of granules for records and for the index, by moving and evicting what is in the way.
 
-Where one evicted record is not enough, its neighbours in the arena go too, until the run fits; a neighbour is recognised by its
-key leading back to its own slot. Only when no single run can be had does a record get several.
+A record gets one run when one is free. Else an item goes, by its standing; where its place is too small its neighbours in the arena are moved to
+where they fit, so that what is free does not end as crumbs. For a large record a whole stretch is cleared: the neighbours go too. A
+neighbour is recognised by its key leading back to its own slot. Only when no single run can be had does a record get several.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from memcache_shm.storage.arena cimport (
-    Runs, clear, find_run, free_before, gather_runs, granules_for, is_used, mark, next_used, search_run,
+    Runs, clear, find_aligned, find_run, free_start, gather_runs, granules_for, is_used, mark, next_used, raise_longest, run_around,
 )
 from memcache_shm.storage.atomics cimport load_relaxed32, store_release32
 from memcache_shm.storage.counters cimport SEVERAL_RUN_RECORDS
@@ -24,12 +25,11 @@ from memcache_shm.storage.recovery cimport OP_MOVE, publish
 from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start, records_end, shard_of, table_ns, ticks
 
 cdef enum:
-    SEARCH_WORDS = 128              # bitmap words looked through before eviction makes a run itself
-    REAP_BUCKETS = 64               # looked through for dead records before a live one is evicted
-    EVICTIONS_A_LOOK = 16           # between two looks at the whole bitmap
     STEPS_BACK = 512                # granules looked at one by one for the start of a record
-    WHOLE_BITMAP = 0xffffffff
-    VICTIMS_A_RUN = 64              # victims tried as the start of a run before several runs are taken
+    MOVES = 4                       # neighbours moved to widen a victim's place
+    VICTIMS = 64                    # evicted one by one until a record has room; then a whole stretch is cleared
+    TIMES_AVERAGE = 8               # a record so many times larger than the average has a stretch cleared at once
+    EVICTIONS_A_LOOK = 16           # the same when all else has failed
 
 
 cdef uint64_t *slot_of_record(View *v, Shard *s, uint32_t granule, uint32_t *bucket) noexcept nogil:
@@ -90,7 +90,7 @@ cdef bint move(View *v, Shard *s, uint64_t *slot, uint32_t below) noexcept nogil
     if sizes.length & SEVERAL_RUNS or not are_sane(v, &s.records, r, sizes):
         return False
     n = record_granules(&s.records, r, sizes)
-    at = search_run(&s.records, 0, below, n, 1, WHOLE_BITMAP)
+    at = find_run(&s.records, 0, below, n)
     if at < 0:
         return False
     runs.n = 1
@@ -207,11 +207,11 @@ cdef bint place_window(View *v, Shard *s, uint32_t n, uint64_t pinned, uint32_t 
     return not meets(v, s, pinned, 0, n, &behind)
 
 
-cdef bint make_run(View *v, Shard *s, uint32_t n, uint64_t pinned) noexcept nogil:
-    """Evict until a free run of `n` granules exists and let the next search begin at it."""
+cdef bint make_run(View *v, Shard *s, uint32_t n, uint64_t pinned, Runs *out) noexcept nogil:
+    """Clear a stretch of `n` granules, where something has to go anyway."""
     cdef uint32_t _try, bucket, granule, low
     cdef uint64_t *slot
-    for _try in range(VICTIMS_A_RUN):
+    for _try in range(VICTIMS):
         slot = next_victim(v, s, pinned, &bucket)
         if slot == NULL:
             return False
@@ -219,51 +219,115 @@ cdef bint make_run(View *v, Shard *s, uint32_t n, uint64_t pinned) noexcept nogi
         drop_victim(v, s, slot, bucket)
         if granule >= s.records.granules:
             continue
-        low = granule - free_before(&s.records, granule, n)
+        low = free_start(&s.records, granule, granule - n if granule > n else 0)
         if not place_window(v, s, n, pinned, &low):
             return False
         if clear_window(v, s, low, low + n, pinned, False):
-            s.records.next_fit[0] = low
-            return True
+            return one_run_at(low, n, out)
     return False
 
 
+cdef inline uint64_t free_index(Shard *s) noexcept nogil:
+    """Free granules of the index zone."""
+    cdef uint32_t zone = s.index.granules - index_start(s)
+    return zone - s.index.used[0] if zone > s.index.used[0] else 0
+
+
 cdef bint reserve_index(View *v, Shard *s, uint32_t n, uint32_t alignment, uint64_t pinned) noexcept nogil:
-    """See to `n` free granules for the index; in the memory geometry its zone grows downwards for them."""
-    cdef uint32_t low
-    if find_run(&s.index, index_start(s), s.index.granules, n, alignment, WHOLE_BITMAP) >= 0:
+    """See to `n` free granules for the index, aligned ones in one piece, others for nodes (all there is besides, so any two free ones
+    make a node); in the memory geometry its zone grows downwards for them."""
+    cdef uint32_t low = index_start(s)
+    if alignment == 1 and free_index(s) >= n:
         return True
-    low = index_start(s)
+    if alignment > 1 and find_aligned(&s.index, low, s.index.granules, n, alignment) >= 0:
+        return True
     if not s.shared or low < s.records.granules // 2:
         return False
     if not clear_window(v, s, low - ZONE_STEP, low, pinned, True):
         return False
     store_release32(&s.control.zone, low - ZONE_STEP)      # after the records have left: repair relies on it
-    s.index.next_fit[0] = low - ZONE_STEP
+    raise_longest(&s.index, low - ZONE_STEP, ZONE_STEP)
     return True
 
 
-cdef bint one_run(Shard *s, uint32_t n, uint32_t budget, Runs *out) noexcept nogil:
-    cdef int64_t at = find_run(&s.records, 0, records_end(s), n, 1, budget)
-    if at < 0:
-        return False
+cdef inline bint one_run_at(uint32_t at, uint32_t n, Runs *out) noexcept nogil:
     out.n = 1
-    out.start[0] = <uint32_t> at
+    out.start[0] = at
     out.granules[0] = n
     return True
 
 
-cdef bint allocate(View *v, Shard *s, uint64_t size_bytes, uint32_t head_bytes, uint64_t pinned, Runs *out) noexcept nogil:
-    """Find (and unless -M make) room for a record of `size_bytes` as one run, `head_bytes` of them in front of the value.
-    The runs are not taken yet. `pinned`: granule of a record that must stay. May change the index: search again after it."""
-    cdef uint32_t n = granules_for(&s.records, size_bytes)
-    cdef uint32_t words = SEARCH_WORDS if v.evicts else WHOLE_BITMAP
-    if one_run(s, n, words, out):
-        return True
-    while reap(v, s, pinned, REAP_BUCKETS if v.evicts else WHOLE_BITMAP):
-        if one_run(s, n, words, out):
+cdef bint one_run(Shard *s, uint32_t n, Runs *out) noexcept nogil:
+    cdef uint32_t high = records_end(s)
+    cdef int64_t at
+    if s.records.used[0] > high or high - s.records.used[0] < n:
+        return False
+    at = find_run(&s.records, 0, high, n)
+    return at >= 0 and one_run_at(<uint32_t> at, n, out)
+
+
+cdef bint some_runs(View *v, Shard *s, uint64_t size_bytes, uint32_t head_bytes, Runs *out) noexcept nogil:
+    """Several runs of what is free (one, if it happens to do)."""
+    if not s.shared or not gather_runs(&s.records, records_end(s), size_bytes - head_bytes, head_bytes + <uint32_t> sizeof(RunLink), out):
+        return False
+    if out.n == 1:
+        out.granules[0] = granules_for(&s.records, size_bytes)      # a single run has no link
+    else:
+        count(v, SEVERAL_RUN_RECORDS, 1)
+    return True
+
+
+cdef bint widen(View *v, Shard *s, uint32_t granule, uint32_t n, uint64_t pinned, Runs *out) noexcept nogil:
+    """Make a free run of `n` granules around a free one by moving the records behind it to where they fit below it. A move leads to lower
+    granules only: what a reader has copied from the old place can never be taken for whole."""
+    cdef uint32_t high = records_end(s), low, end, bucket, length
+    cdef uint64_t *slot
+    cdef int64_t at
+    cdef int moved
+    for moved in range(MOVES + 1):
+        at = run_around(&s.records, granule, high, n)
+        if at >= 0:
+            return one_run_at(<uint32_t> at, n, out)
+        low = free_start(&s.records, granule, granule - n if granule > n else 0)
+        end = next_used(&s.records, granule, high)
+        if moved == MOVES or end == high:
+            return False
+        slot = owner_of(v, s, end, &bucket, &length)
+        if slot == NULL or word_granule(slot[0]) == pinned or not move(v, s, slot, low):
+            return False
+    return False
+
+
+cdef bint evict_for(View *v, Shard *s, uint32_t n, uint64_t pinned, Runs *out) noexcept nogil:
+    """Evict by standing alone, until the place of one, with what is free around it or can be made so by moving, is large enough."""
+    cdef uint32_t bucket, victims
+    cdef uint64_t granule
+    cdef uint64_t *slot
+    for victims in range(VICTIMS):
+        slot = next_victim(v, s, pinned, &bucket)
+        if slot == NULL:
+            return False
+        granule = word_granule(slot[0])
+        drop_victim(v, s, slot, bucket)
+        if granule < records_end(s) and not is_used(&s.records, <uint32_t> granule) and widen(v, s, <uint32_t> granule, n, pinned, out):
             return True
-    if v.evicts and make_run(v, s, n, pinned) and one_run(s, n, WHOLE_BITMAP, out):
+    return False
+
+
+cdef bint allocate(View *v, Shard *s, uint64_t size_bytes, uint32_t head_bytes, uint64_t pinned, Runs *out) noexcept nogil:
+    """Find (and unless -M make) room for a record of `size_bytes`, `head_bytes` of them in front of the value. The runs are not taken
+    yet. `pinned`: granule of a record that must stay. May change the index: search again after it."""
+    cdef uint32_t n = granules_for(&s.records, size_bytes)
+    if one_run(s, n, out):
+        return True
+    while reap(v, s, pinned):
+        if one_run(s, n, out):
+            return True
+    if not v.evicts:
+        return some_runs(v, s, size_bytes, head_bytes, out)
+    if <uint64_t> n * s.control.records <= <uint64_t> TIMES_AVERAGE * s.records.used[0] and evict_for(v, s, n, pinned, out):
+        return True
+    if make_run(v, s, n, pinned, out) or one_run(s, n, out):
         return True
     return s.shared and several_runs(v, s, size_bytes, head_bytes, pinned, out)
 
@@ -272,16 +336,8 @@ cdef bint several_runs(View *v, Shard *s, uint64_t size_bytes, uint32_t head_byt
     """The last way to room: several runs, evicting (and shrinking the index with what is left) until there are enough."""
     cdef uint32_t i
     while True:
-        if one_run(s, granules_for(&s.records, size_bytes), WHOLE_BITMAP, out):
+        if one_run(s, granules_for(&s.records, size_bytes), out) or some_runs(v, s, size_bytes, head_bytes, out):
             return True
-        if gather_runs(&s.records, records_end(s), size_bytes - head_bytes, head_bytes + <uint32_t> sizeof(RunLink), out):
-            if out.n == 1:
-                out.granules[0] = granules_for(&s.records, size_bytes)      # a single run has no link
-            else:
-                count(v, SEVERAL_RUN_RECORDS, 1)
-            return True
-        if not v.evicts:
-            return False
         for i in range(EVICTIONS_A_LOOK):
             if not evict_one(v, s, pinned):
                 if i == 0:

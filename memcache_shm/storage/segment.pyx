@@ -13,6 +13,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strerror
 
+from memcache_shm.storage.arena cimport forget_longest
 from memcache_shm.storage.atomics cimport load_acquire32, load_acquire64, store_release32, store_release64
 from memcache_shm.storage.layout cimport CounterBlock, Header, LAYOUT_VERSION, ProcessSlot, ShardControl
 from memcache_shm.storage.locks cimport ipc_namespace, release_slot
@@ -86,8 +87,10 @@ cdef void set_arena(Arena *a, uint8_t *shard, plan, ShardControl *control, int w
     a.base = shard + <size_t> plan.base_offset
     a.granules = plan.granules
     a.granule_bytes = plan.granule_bytes
+    a.longest = shard + <size_t> plan.longest_offset
     a.next_fit = &control.next_fit[which]
     a.used = &control.used[which]
+    a.most = &control.longest[which]
 
 
 cdef void set_shard(View *v, uint32_t number, plan):
@@ -120,6 +123,7 @@ cdef int make_view(View *v, void *base, geometry, int shmid, int semid, bint rea
     v.hash_key1 = v.header.hash_key1
     v.shards = geometry.shards
     v.shard_log2 = geometry.shards.bit_length() - 1
+    v.version_shift = v.shard_log2 + plan.version_unit_log2
     v.max_value_bytes = geometry.max_value_bytes
     v.max_buckets = plan.max_buckets
     v.max_records = plan.max_records
@@ -164,6 +168,8 @@ cdef int format_table(View *v, geometry, bint evicts) except -1:
     h.fingerprint = layout.fingerprint()
     for i in range(v.shards):
         v.shard[i].control.version = i      # versions of a shard are congruent to its number
+        forget_longest(&v.shard[i].records)
+        forget_longest(&v.shard[i].index)
         format_index(v, v.shard + i)
     store_release64(&h.magic, MAGIC)
     return 0

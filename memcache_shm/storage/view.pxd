@@ -15,10 +15,12 @@ from memcache_shm.storage.siphash cimport siphash13
 cdef struct Arena:
     uint8_t *base
     uint64_t *bitmap            # 1 = granule in use
+    uint8_t *longest            # a block: its longest free run has at most so many granules (255: or more)
     uint32_t granules
     uint32_t granule_bytes
     uint32_t *next_fit          # where the next search starts (shared, losable)
     uint32_t *used              # granules in use (shared, derivable)
+    uint32_t *most              # the largest of `longest` is at most this (shared, derivable)
 
 
 cdef struct Shard:
@@ -45,6 +47,7 @@ cdef struct View:
     uint64_t hash_key1
     uint32_t shards
     uint32_t shard_log2
+    uint32_t version_shift      # from here on slot words have 10 bits of their record's version
     uint32_t max_value_bytes
     uint32_t max_buckets        # a shard
     uint32_t max_records        # a shard, 0 = whatever fits

@@ -13,13 +13,14 @@ from memcache_shm.storage.atomics cimport (
 )
 from memcache_shm.storage.counters cimport (
     CAS_BADVAL, CAS_HITS, CAS_MISSES, CMD_FLUSH, CMD_SET, DECR_HITS, DECR_MISSES, DELETE_HITS, DELETE_MISSES, EVICTIONS, EXPIRED_UNFETCHED,
-    INCR_HITS, INCR_MISSES, RECLAIMED, STORE_NO_MEMORY, STORE_TOO_LARGE, TOTAL_ITEMS, TOUCH_HITS, TOUCH_MISSES,
+    INCR_HITS, INCR_MISSES, RECLAIMED, RETURNED_NEW, RETURNED_PROVEN, STORE_NO_MEMORY, STORE_TOO_LARGE, TOTAL_ITEMS, TOUCH_HITS, TOUCH_MISSES,
 )
 from memcache_shm.storage.evict cimport drop, evict_one, free_record, reap
-from memcache_shm.storage.index cimport Place, bucket_at, bucket_count, extend, grow, locate, shrink
+from memcache_shm.storage.ghosts cimport move_border, returned
+from memcache_shm.storage.index cimport Place, bucket_at, bucket_count, extend, ghosts_of, grow, locate, shrink
 from memcache_shm.storage.layout cimport (
-    ACCESS_AT, ACCESS_MASK, ACCESS_SHIFT, BUCKET_FILL, BUCKET_SPARSE, CHUNK_BUCKETS, CHUNK_BYTES, EXPIRY_HZ, FETCHED_AT, KIND_ENTRY,
-    MAX_NODES, MIN_BUCKETS, NODE_BYTES, NO_GRANULE, Record, RunLink, USES_AT, VERSION_AT, VERSION_MASK, entry_pattern, word_kind,
+    ACCESS_AT, ACCESS_MASK, ACCESS_SHIFT, BUCKET_FILL_HALVES, BUCKET_SPARSE, CHUNK_BUCKETS, CHUNK_BYTES, EXPIRY_HZ, FETCHED_AT, KIND_ENTRY,
+    MAX_NODES, MIN_BUCKETS, NODE_BYTES, NO_GRANULE, PROVEN_AT, Record, RunLink, USES_AT, VERSION_AT, VERSION_MASK, entry_pattern, word_kind,
 )
 from memcache_shm.storage.locks cimport LOCKED, give, take
 from memcache_shm.storage.numbers cimport format_number, parse_number
@@ -103,7 +104,7 @@ cdef void balance(View *v, Shard *s, uint64_t pinned) noexcept nogil:
     """One split when the buckets are full on average, a few merges when they are sparse."""
     cdef uint32_t n = bucket_count(v, s)
     cdef uint32_t _merge
-    if s.control.records > <uint64_t> n * BUCKET_FILL:
+    if s.control.records * 2 > <uint64_t> n * BUCKET_FILL_HALVES:
         if n < v.max_buckets:
             if n % CHUNK_BUCKETS == 0:
                 reserve_index(v, s, CHUNK_BYTES // s.index.granule_bytes, 64 // s.index.granule_bytes, pinned)
@@ -128,7 +129,7 @@ cdef bint ensure_slot(View *v, Target *t, uint64_t pinned) noexcept nogil:
             return True
         if t.place.nodes >= MAX_NODES or not reserve_index(v, s, NODE_BYTES // s.index.granule_bytes, 1, pinned):
             if not v.evicts:
-                if not reap(v, s, pinned, <uint32_t> 0xffffffff):
+                if not reap(v, s, pinned):
                     return False
                 locate(v, s, t.key, t.klen, t.hash, &t.place)
                 continue
@@ -145,10 +146,10 @@ cdef bint make_room(View *v, Target *t, Fields *f, uint32_t length, Runs *runs) 
     """Take granules for the new record and make sure of a slot for it."""
     cdef Shard *s = t.shard
     cdef uint64_t pinned = t.place.granule if t.place.slot != NULL else <uint64_t> NO_GRANULE
-    cdef uint64_t split = load_relaxed64(&s.control.split)
+    cdef uint64_t split = load_relaxed64(&s.control.split), records = s.control.records
     cdef uint32_t i
     if t.place.slot == NULL and v.max_records != 0 and s.control.records >= v.max_records:
-        if not reap(v, s, pinned, 64 if v.evicts else <uint32_t> 0xffffffff) and (not v.evicts or not evict_one(v, s, pinned)):
+        if not reap(v, s, pinned) and (not v.evicts or not evict_one(v, s, pinned)):
             return False
     if t.place.slot == NULL and t.place.empty == NULL:
         reserve_index(v, s, NODE_BYTES // s.index.granule_bytes, 1, pinned)
@@ -156,7 +157,7 @@ cdef bint make_room(View *v, Target *t, Fields *f, uint32_t length, Runs *runs) 
         return False
     for i in range(runs.n):
         mark(&s.records, runs.start[i], runs.granules[i])
-    if load_relaxed64(&s.control.split) != split or t.place.slot == NULL:
+    if load_relaxed64(&s.control.split) != split or s.control.records != records:
         locate(v, s, t.key, t.klen, t.hash, &t.place)
     if ensure_slot(v, t, pinned):
         return True
@@ -165,13 +166,23 @@ cdef bint make_room(View *v, Target *t, Fields *f, uint32_t length, Runs *runs) 
     return False
 
 
+cdef uint64_t standing(View *v, Target *t) noexcept nogil:
+    """Class and uses of the item about to be stored: a rewritten one keeps its own, one that returns soon after its eviction is proven."""
+    cdef int was
+    if t.place.slot != NULL:
+        return t.place.slot[0] & ((<uint64_t> 3 << USES_AT) | (<uint64_t> 1 << PROVEN_AT))
+    was = returned(ghosts_of(t.shard, t.place.bucket), entry_pattern(t.hash)) if v.evicts else -1
+    if was < 0:
+        return 0
+    count(v, RETURNED_PROVEN if was else RETURNED_NEW, 1)
+    move_border(t.shard.control, was)
+    return <uint64_t> 1 << PROVEN_AT
+
+
 cdef uint64_t new_word(View *v, Target *t, uint32_t granule, uint64_t version) noexcept nogil:
     cdef uint64_t access = (load_relaxed32(&v.header.coarse_s) >> ACCESS_SHIFT) & ACCESS_MASK
     cdef uint64_t w = entry_pattern(t.hash) | granule | (access << ACCESS_AT)
-    w |= ((version >> v.shard_log2) & VERSION_MASK) << VERSION_AT
-    if t.place.slot != NULL:
-        w |= t.place.slot[0] & (<uint64_t> 3 << USES_AT)     # a rewritten item keeps its standing
-    return w
+    return w | ((version >> v.version_shift) & VERSION_MASK) << VERSION_AT | standing(v, t)
 
 
 cdef int write_record(View *v, Target *t, Fields *f, uint32_t length, uint64_t *version) noexcept nogil:
@@ -179,7 +190,7 @@ cdef int write_record(View *v, Target *t, Fields *f, uint32_t length, uint64_t *
     cdef Shard *s = t.shard
     cdef Runs runs
     cdef uint64_t *slot
-    cdef uint64_t old
+    cdef uint64_t old, word
     f.key = t.key
     f.key_length = <uint32_t> t.klen
     if not make_room(v, t, f, length, &runs):
@@ -190,10 +201,13 @@ cdef int write_record(View *v, Target *t, Fields *f, uint32_t length, uint64_t *
     slot = t.place.slot if t.place.slot != NULL else t.place.empty
     old = slot[0]
     t.fresh = runs.start[0]
-    publish(v, s, OP_STORE, slot, new_word(v, t, runs.start[0], f.version))
+    word = new_word(v, t, runs.start[0], f.version)
+    publish(v, s, OP_STORE, slot, word)
     s.control.next_expiry = earlier(s.control.next_expiry, f.expiry)
     s.control.reap_expiry = earlier(s.control.reap_expiry, f.expiry)
     s.control.records += 1
+    if not word >> PROVEN_AT & 1:
+        s.control.news += 1
     s.control.items += 1
     s.control.bytes += record_bytes(f, length) + (sizeof(RunLink) if runs.n > 1 else 0)
     if old != 0:
