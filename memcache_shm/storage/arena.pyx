@@ -10,7 +10,7 @@ are derivable: repair rebuilds them from the index. All calls hold the shard's l
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memset
 
-from memcache_shm.storage.atomics cimport __builtin_clzll, __builtin_ctzll, invariant
+from memcache_shm.storage.atomics cimport __builtin_clzll, __builtin_ctzll, invariant, load_relaxed32
 from memcache_shm.storage.layout cimport BLOCK, LONGEST_MOST, MAX_RUNS, RunLink
 from memcache_shm.storage.view cimport Arena
 
@@ -178,7 +178,7 @@ cdef int64_t best_block(Arena *a, uint32_t first, uint32_t last, uint32_t n, uin
     `most` is what the longest has. Begins where the last search ended; in a full arena a thousand blocks are compared, else 64."""
     cdef uint32_t low = first // GROUP, groups = (last + GROUP - 1) // GROUP - low
     cdef uint32_t enough = GROUPS_A_SEARCH if a.used[0] > a.granules // 8 * 7 else 0
-    cdef uint32_t g = (a.next_fit[0] >> BLOCK_LOG2) // GROUP, seen, from_, to, i, top, fit, best = LONGEST_MOST + 1
+    cdef uint32_t g = (load_relaxed32(a.next_fit) >> BLOCK_LOG2) // GROUP, seen, from_, to, i, top, fit, best = LONGEST_MOST + 1
     cdef int64_t block = -1
     if g < low or g >= low + groups:
         g = low
@@ -228,7 +228,7 @@ cdef int64_t find_short(Arena *a, uint32_t low, uint32_t high, uint32_t n) noexc
             last -= 1                           # its run reaches over the border
     if first > last:                            # one block, cut twice
         return find_aligned(a, low, high, n, 1)
-    at = find_aligned(a, low, first << BLOCK_LOG2, n, 1)
+    at = find_aligned(a, low, min(first << BLOCK_LOG2, high), n, 1)
     if at < 0 and last << BLOCK_LOG2 < high:
         at = find_aligned(a, last << BLOCK_LOG2, high, n, 1)
     if at < 0 and most < n:
@@ -329,11 +329,13 @@ cdef void collect(Arena *a, uint32_t from_, uint32_t to, Wanted *w, Runs *out) n
 cdef bint gather_runs(Arena *a, uint32_t high, uint64_t payload, uint32_t overhead_first, Runs *out) noexcept nogil:
     """Several runs below `high`, a few if possible, that together carry `payload` bytes beside their links; `overhead_first` is header,
     link and key, which the first has to hold."""
-    cdef uint32_t hint = a.next_fit[0] if a.next_fit[0] < high else 0, least = granules_for(a, overhead_first) + 1
+    cdef uint32_t hint = load_relaxed32(a.next_fit), least = granules_for(a, overhead_first) + 1
     cdef uint32_t parts = FEW_RUNS
     cdef Wanted w
     if payload == 0 or a.used[0] > high or (<uint64_t> (high - a.used[0])) * a.granule_bytes < payload:
         return False
+    if hint > high:
+        hint = 0
     while True:
         w.payload = payload
         w.overhead_first = overhead_first

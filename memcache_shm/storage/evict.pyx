@@ -135,6 +135,7 @@ cdef uint32_t reap_on(View *v, Shard *s, uint32_t now, uint64_t pinned, uint32_t
         s.control.next_expiry = s.control.reap_expiry
         s.control.reap_bucket = 0
         s.control.reap_expiry = 0
+        s.control.reap_patience = REAP_PATIENCE     # the bound is exact now: from when it is over some are dead
     s.control.reap_bucket += 1
     if s.control.reap_bucket < n_buckets:
         fetch_records(s, s.control.reap_bucket)
@@ -143,12 +144,12 @@ cdef uint32_t reap_on(View *v, Shard *s, uint32_t now, uint64_t pinned, uint32_t
 
 cdef bint reap(View *v, Shard *s, uint64_t pinned) noexcept nogil:
     """Drop dead records, from where the last sweep stopped, until a bucket had some. Where live ones may be evicted instead, it looks at 64
-    buckets while it finds some, at 2 while it does not: the sweep in the background sees to the rest. With -M at all."""
+    buckets while it finds some, at 2 while it does not: the sweep in the background sees to the rest. With -M, and in a small shard, at all."""
     cdef uint32_t now = 0, seen = 0, records = 0, most = bucket_count(v, s)
     if not may_have_dead(v, s, &now):
         return False
-    if v.evicts:
-        most = min(most, max(s.control.reap_patience, <uint32_t> REAP_LEAST))
+    if v.evicts and most > REAP_PATIENCE:
+        most = max(min(s.control.reap_patience, <uint32_t> REAP_PATIENCE), <uint32_t> REAP_LEAST)
     while seen < most:
         seen += 1
         if reap_on(v, s, now, pinned, &records):

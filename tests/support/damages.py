@@ -181,7 +181,7 @@ def into_another(segment: Segment) -> list[bytes]:
 
 
 def taken_by_nobody(segment: Segment) -> list[bytes]:
-    flip_granule(segment, 0, segment.get(segment.control(0, "next_fit[0]")) + 3)
+    flip_granule(segment, 0, next(segment.free_granules(0)))
     return []
 
 

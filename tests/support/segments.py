@@ -164,6 +164,12 @@ class Segment:
         """The byte of the free map that has this granule's bit (granule % 8)."""
         return Field(f"bitmap[{shard}]", self.shard_offset(shard) + arena.bitmap_offset + granule // 8, 1)
 
+    def free_granules(self, shard: int) -> Iterator[int]:
+        """The granules (element geometry: cells) of the records' arena that nobody has."""
+        for granule in range(self.plan.records.granules):
+            if not self.get(self.bitmap_byte(shard, self.plan.records, granule)) >> granule % 8 & 1:
+                yield granule
+
     def record(self, entry: Entry, name: str) -> Field:
         return field("Record", name).at(self.record_granule(entry.shard, entry.granule), "record")
 
