@@ -68,9 +68,16 @@ def _check(words: Sequence[str]) -> int:
     return check(words)
 
 
+def _map(words: Sequence[str]) -> int:
+    from memcache_shm.cli.map import main as map_
+
+    return map_(words)
+
+
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "ls": (_ls, "list the tables and how they stand"),
     "rm": (_rm, "remove tables"),
     "check": (_check, "verify every invariant of a table, and mend it"),
+    "map": (_map, "show what fills a table, as a picture"),
     "ping": (_ping, "ask a daemon or a table whether it answers"),
 }
