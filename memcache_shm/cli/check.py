@@ -9,10 +9,8 @@ from dataclasses import asdict
 from typing import TextIO
 
 from memcache_shm.cli.arguments import Parser, table_name
-from memcache_shm.cli.messages import EXIT_FAILURE, EXIT_OK, PROGRAM, paint
-from memcache_shm.client.api import attach
-from memcache_shm.client.cache import Cache
-from memcache_shm.errors import MemcacheError, TableNotFoundError
+from memcache_shm.cli.attaching import attach_named
+from memcache_shm.cli.messages import EXIT_FAILURE, EXIT_OK, PROGRAM, paint, plural
 from memcache_shm.storage.check import Finding, Report, check_table
 
 _HELP = """\
@@ -46,7 +44,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--repair", action="store_true", help="rebuild the shards that have findings, from what is whole in them")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     space = parser.parse_args(words)
-    with _attach(space.name) as cache:
+    with attach_named(space.name, False, f"no right to write to table {space.name!r}, and a check takes its locks") as cache:
         table = cache.attached_table
         report = check_table(table, repair=space.repair, progress=_bar(space.name, table.geometry.segment_bytes, sys.stderr))
         items = len(table) if report.repaired else report.items
@@ -58,27 +56,18 @@ def main(words: Sequence[str]) -> int:
     return EXIT_FAILURE if report.left else EXIT_OK
 
 
-def _attach(name: str) -> Cache:
-    try:
-        return attach(name)
-    except TableNotFoundError as problem:
-        raise MemcacheError(f"{str(problem).partition(';')[0]}; '{PROGRAM} ls' shows what there is") from None
-    except PermissionError:
-        raise MemcacheError(f"no right to write to table {name!r}, and a check takes its locks; run it as the table's owner") from None
-
-
 def _lines(report: Report, items: int) -> Iterator[str]:
     """What people read: the findings, what the repair came to, the sum."""
     yield from _grouped(report.findings)
     if report.repaired:
         yield f"repaired {_shards(report.repaired)}"
     if not report.left:
-        yield paint(f"clean: {_plural(report.shards, 'shard')}, {_plural(items, 'item')}", "32", sys.stdout)
+        yield paint(f"clean: {plural(report.shards, 'shard')}, {plural(items, 'item')}", "32", sys.stdout)
         return
     if report.repaired:
         yield "still there:"
         yield from _grouped(report.left)
-    yield paint(_plural(sum(finding.count for finding in report.left), "finding"), "31", sys.stdout)
+    yield paint(plural(sum(finding.count for finding in report.left), "finding"), "31", sys.stdout)
 
 
 def _grouped(findings: Sequence[Finding]) -> Iterator[str]:
@@ -99,10 +88,6 @@ def _shards(numbers: Sequence[int]) -> str:
     named = ", ".join(map(str, numbers[:_LINES_A_KIND]))
     more = len(numbers) - _LINES_A_KIND
     return f"{'shard' if len(numbers) == 1 else 'shards'} {named}{f' and {more} more' if more > 0 else ''}"
-
-
-def _plural(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _bar(name: str, segment_bytes: int, stream: TextIO) -> Callable[[int, int], None] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -19,12 +20,16 @@ def main(words: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
     command, rest = (VERBS[words[0]][0], words[1:]) if words and words[0] in VERBS else (_serve, words)
     try:
-        return command(rest)
+        status = command(rest)
+        print(end="", flush=True)  # a reader that is gone is noticed here, not at the interpreter's end
+        return status
     except (UsageError, IllegalInputError) as problem:
         error(str(problem))
         return EXIT_USAGE
     except MemcacheError as problem:
         error(str(problem))
+    except BrokenPipeError:  # as with '| head': what is left in the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as problem:
         error(f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem))
     return EXIT_FAILURE
@@ -63,9 +68,16 @@ def _check(words: Sequence[str]) -> int:
     return check(words)
 
 
+def _map(words: Sequence[str]) -> int:
+    from memcache_shm.cli.map import main as map_
+
+    return map_(words)
+
+
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "ls": (_ls, "list the tables and how they stand"),
     "rm": (_rm, "remove tables"),
     "check": (_check, "verify every invariant of a table, and mend it"),
+    "map": (_map, "show what fills a table, as a picture"),
     "ping": (_ping, "ask a daemon or a table whether it answers"),
 }

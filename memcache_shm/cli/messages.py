@@ -50,7 +50,15 @@ def note(message: str) -> None:
 
 
 def paint(text: str, code: str, stream: TextIO) -> str:
-    """`text` in the colour of SGR `code` on a terminal, unless NO_COLOR is set (no-color.org)."""
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
-        return text
-    return f"\x1b[{code}m{text}\x1b[0m"
+    """`text` in the colour of SGR `code` where the stream shows colours."""
+    return f"\x1b[{code}m{text}\x1b[0m" if shows_colour(stream) else text
+
+
+def shows_colour(stream: TextIO) -> bool:
+    """Whether `stream` is a terminal that shows colours, and NO_COLOR is not set (no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
+
+
+def plural(count: int, what: str) -> str:
+    """`count` things called `what`, which takes an s."""
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -24,6 +24,7 @@ from support.scribbles import (
     Victim,
     alarmed,
     attach_guarded,
+    draw,
     exercise,
     mixed_words,
     random_ranges,
@@ -116,6 +117,7 @@ def work_on(cache: memcache_shm.Cache, number: int) -> Callable[[], None]:
     table = cache.attached_table
 
     def check() -> None:
+        draw(table)
         with contextlib.suppress(memcache_shm.MemcacheError):
             check_table(table, repair=chance.random() < 0.5)
 

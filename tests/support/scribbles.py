@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import memcache_shm
 from memcache_shm.storage.check import check_table
+from memcache_shm.storage.occupancy import occupancy
 from memcache_shm.storage.table import Table
 from support.segments import ENTRY, LINK, Field, Segment, size_of, structure
 
@@ -196,6 +197,7 @@ class Victim:
         scribble = self.scribbles[number]
         self.segment.memory.write(self.image)
         self.segment.memory.write(scribble.data, scribble.offset)
+        draw(self.table)
         if number % 3 == 0:
             self.mend()
         exercise(self.cache, self.table.max_value, random.Random(number))
@@ -215,6 +217,13 @@ class Victim:
             table = Table.attach(self.table.shmid, self.table.semid, self.table.uuid)
             table.stats()
             table.close()
+
+
+def draw(table: Table) -> None:
+    """A map of whatever is there adds up to the arenas."""
+    for shard in occupancy(table, 50):
+        assert sum(cell.granules for cell in shard.cells) == table.geometry.plan.records.granules
+        assert all(min(cell.live, cell.dead, cell.index, cell.free) >= 0 for cell in shard.cells)
 
 
 def attach_guarded(name: str, size: int) -> tuple[memcache_shm.Cache, list[mmap.mmap]]:
