@@ -13,6 +13,7 @@ from typing import Protocol
 
 from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.counters import Counters
+from memcache_shm.storage.occupancy import free_space
 from memcache_shm.version import WIRE_VERSION
 
 #: Plain ``stats``, in memcached 1.6.45's order.
@@ -36,7 +37,7 @@ EVENTS = tuple(
     """cmd_set cmd_flush cmd_touch get_hits get_misses get_expired get_flushed delete_misses delete_hits incr_misses incr_hits
     decr_misses decr_hits cas_misses cas_hits cas_badval touch_hits touch_misses store_too_large store_no_memory bytes_read
     bytes_written total_items expired_unfetched evicted_unfetched evictions reclaimed total_connections rejected_connections
-    cmd_meta conn_yields listen_disabled_num""".split()
+    crawler_reclaimed crawler_items_checked cmd_meta conn_yields listen_disabled_num""".split()
 )
 
 _END = b"END\r\n"
@@ -188,8 +189,8 @@ class StatsPrinter:
             "expired_unfetched": figures["expired_unfetched"],
             "evicted_unfetched": figures["evicted_unfetched"],
             "evicted_active": 0,
-            "crawler_reclaimed": 0,
-            "crawler_items_checked": 0,
+            "crawler_reclaimed": figures["crawler_reclaimed"],
+            "crawler_items_checked": figures["crawler_items_checked"],
             "lrutail_reflocked": 0,
             "moves_to_cold": 0,
             "moves_to_warm": 0,
@@ -237,7 +238,7 @@ class StatsPrinter:
 
     def _shm(self, words: list[bytes]) -> bytes:
         table = self.table
-        own = {name: figure for name, figure in self._all().items() if name.startswith("shm_")}
+        own = {name: figure for name, figure in self._all().items() if name.startswith("shm_")} | free_space(table)
         head = {"shm_uuid": table.uuid, "shm_id": table.shmid, "sem_id": table.semid, "geometry": table.geometry.describe()}
         pids = {f"worker_{which}_pid": pid for which, pid in enumerate(self._counters.pids())}
         return _lines({**head, **own, **pids}.items())

@@ -7,8 +7,8 @@
 A signal handler only notes the signal; `_act` does what it asks for. A graceful stop ends the channels: each worker answers what
 it has read, closes its connections and leaves.
 
-By the clock it looks after three things: workers without a sign of life (`watchdog`), descriptors, and whether the table's
-objects still exist. When somebody removed them it makes an empty table of the same name and geometry, writes its ids into the
+By the clock it looks after four things: workers without a sign of life (`watchdog`), descriptors, the space of expired items (2 ms
+a tenth of a second while there are some), and whether the table's objects still exist. When somebody removed them it makes an empty table of the same name and geometry, writes its ids into the
 shared figures and pokes the workers; each attaches it between two rounds of its loop. So no connection is lost, while a drain and new
 workers would cost all of them. In between, requests to the removed table read an error.
 """
@@ -46,6 +46,9 @@ EXIT_FAILED = 1
 
 #: How often the table and the descriptors are looked after.
 _LOOK_EVERY_S = 1.0
+#: How long dead items are swept out, and how soon again while some are left.
+_RECLAIM_S = 0.002
+_RECLAIM_EVERY_S = 0.1
 #: What a worker needs besides its drain time, before it is killed at a stop.
 _STOP_GRACE_S = 1.0
 
@@ -71,7 +74,7 @@ class Supervisor:
         self._watchdog = Watchdog(self._counters, self._acceptor, self._crew, config.stuck_s)
         self._descriptors = DescriptorWatch(self._counters)
         self._table_outage = Outage()
-        self._look_s = time.monotonic() + _LOOK_EVERY_S
+        self._look_s = self._reclaim_s = time.monotonic() + _LOOK_EVERY_S
         self._pid = os.getpid()
         self._started = False
 
@@ -116,7 +119,7 @@ class Supervisor:
 
     def _pause_ms(self) -> int:
         """Until something is due, unless something is noted before."""
-        due_s = min(self._look_s, self._crew.due_s, self._watchdog.due_s)
+        due_s = min(self._look_s, self._reclaim_s, self._crew.due_s, self._watchdog.due_s)
         return max(0, math.ceil((due_s - time.monotonic()) * 1000))
 
     def _act(self) -> None:
@@ -151,6 +154,8 @@ class Supervisor:
             self._config.on_start([listener.address for listener in self._config.listeners])
         if now >= self._watchdog.due_s:
             self._watchdog.look(now)
+        if now >= self._reclaim_s:
+            self._reclaim_s = now + (_RECLAIM_EVERY_S if self._config.table.reclaim(_RECLAIM_S) else _LOOK_EVERY_S)
         if now >= self._look_s:
             self._look_s = now + _LOOK_EVERY_S
             self._descriptors.look()

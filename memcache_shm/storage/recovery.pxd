@@ -61,4 +61,3 @@ cdef void enter(View *v, Shard *s) noexcept nogil
 cdef bint sensible(View *v, Shard *s) noexcept nogil
 cdef void repair(View *v, Shard *s) noexcept nogil
 cdef void format_index(View *v, Shard *s) noexcept nogil
-cdef void fetch_ahead(Shard *s, uint32_t bucket) noexcept nogil

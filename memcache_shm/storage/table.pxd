@@ -23,6 +23,7 @@ cdef class Table:
     cdef readonly str uuid              # 32 hex digits
     cdef readonly int shmid
     cdef readonly int semid
+    cdef uint32_t reclaimed             # shard with which `reclaim` goes on
 
     cdef int find(self, Found *f, const char *key, size_t klen, int wait) noexcept nogil
     cdef void copy(self, Found *f, char *dst) noexcept nogil

@@ -6,16 +6,20 @@ Reading is reader.pyx, changing is writer.pyx; here they meet the Python side: m
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from memcache_shm.storage.atomics cimport load_acquire64, load_relaxed64, store_release32
-from memcache_shm.storage.layout cimport split_buckets
-from memcache_shm.storage.results cimport Found, OK
+from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquire64, load_relaxed64, store_release32
+from memcache_shm.storage.evict cimport may_have_dead, reclaim
+from memcache_shm.storage.layout cimport BUCKET_SLOTS, NODE_SLOTS, Record, split_buckets
+from memcache_shm.storage.results cimport Found, OK, TRY
 from memcache_shm.storage.segment cimport close_view, open_view
-from memcache_shm.storage.locks cimport objects_gone, sweep
+from memcache_shm.storage.locks cimport LOCKED, give, objects_gone, sweep, take
 from memcache_shm.storage.view cimport Shard, flush_pending, is_retired
 from memcache_shm.storage cimport reader, writer
 
 from memcache_shm.storage import segment
 from memcache_shm.storage.counters import COUNTER_NAMES as _COUNTER_NAMES
+
+cdef enum:
+    SLICE_BUCKETS = 64          # that `reclaim` sweeps before it gives the shard's lock back
 
 
 cdef class Table:
@@ -126,6 +130,32 @@ cdef class Table:
             n = sweep(&self.view)
         return n
 
+    def reclaim(self, double limit_s):
+        """Give the space of expired and flushed items back, for about `limit_s` seconds at most: the sweep in the background. Whether
+        some may be left. Shards without any cost one look, shards whose lock is taken are passed over."""
+        cdef uint64_t end = clock_ns(CLOCK_MONOTONIC) + <uint64_t> (limit_s * 1000000000)
+        cdef uint32_t i, number, now, seen
+        cdef bint left = False
+        cdef Shard *s
+        self.check_open()
+        if self.view.readonly or is_retired(&self.view):
+            return False
+        with nogil:
+            for i in range(self.view.shards):
+                number = (self.reclaimed + i) & (self.view.shards - 1)
+                s = self.view.shard + number
+                while (may_have_dead(&self.view, s, &now) or flush_pending(&self.view, s)) and take(&self.view, s, TRY) == LOCKED:
+                    seen = 0
+                    reclaim(&self.view, s, SLICE_BUCKETS, &seen)
+                    give(&self.view, s)
+                    if clock_ns(CLOCK_MONOTONIC) >= end:
+                        self.reclaimed = number
+                        left = True
+                        break
+                if left:
+                    break
+        return left
+
     @property
     def created(self):
         """When the table was made, unix time in seconds."""
@@ -174,6 +204,7 @@ cdef class Table:
         out = {name: self.counter_sum(i) for i, name in enumerate(_COUNTER_NAMES)}
         out["cmd_touch"] = out["touch_hits"] + out["touch_misses"]
         out["curr_items"] = len(self)
+        out["shm_evicted_new"] = max(0, out["evictions"] - out["shm_evicted_proven"])
         out["limit_maxbytes"] = self.view.bytes
         out["shm_shards"] = self.view.shards
         out.update(self.shard_sums())
@@ -182,15 +213,17 @@ cdef class Table:
     cdef dict shard_sums(self):
         cdef Shard *s
         cdef uint32_t i
-        cdef uint64_t buckets = 0, nodes = 0, records = 0, size = 0, used = 0, granules = 0
+        cdef uint64_t buckets = 0, nodes = 0, records = 0, news = 0, size = 0, used = 0, granules = 0, index = 0
         cdef uint64_t repairs = 0, completed = 0, cancelled = 0, repair_ns = 0
         for i in range(self.view.shards):
             s = self.view.shard + i
             buckets += split_buckets(load_acquire64(&s.control.split))
             nodes += s.control.nodes
             records += s.control.records
+            news += s.control.news
             size += 0 if flush_pending(&self.view, s) else s.control.bytes
             used += <uint64_t> s.records.used[0] * s.records.granule_bytes
+            index += <uint64_t> s.index.used[0] * s.index.granule_bytes
             granules += <uint64_t> s.records.granules * s.records.granule_bytes
             repairs += s.control.repairs
             completed += s.control.completed
@@ -198,8 +231,18 @@ cdef class Table:
             repair_ns += s.control.repair_ns
         return {
             "bytes": size, "hash_bytes": buckets * 64 + nodes * 32, "hash_power_level": max(0, (buckets * 8 - 1).bit_length()),
-            "shm_buckets": buckets, "shm_overflow_nodes": nodes, "shm_records": records, "shm_arena_bytes": granules,
-            "shm_arena_used_bytes": used, "shm_repairs": repairs, "shm_repairs_completed": completed,
-            "shm_repairs_cancelled": cancelled, "shm_repair_us": repair_ns // 1000,
+            "shm_buckets": buckets, "shm_overflow_nodes": nodes, "shm_records": records, "shm_new_records": news,
+            "shm_arena_bytes": granules, "shm_arena_used_bytes": used,
+            "shm_fill_percent": 100 * (used + (0 if self.geometry.elements else index)) // (granules or 1),
+            "shm_index_fill_percent": 100 * records // (buckets * BUCKET_SLOTS + nodes * (NODE_SLOTS - 1) or 1),
+            "shm_overhead_bytes_per_item": _overhead(used + index, size, records),
+            "shm_repairs": repairs, "shm_repairs_completed": completed, "shm_repairs_cancelled": cancelled,
+            "shm_repair_us": repair_ns // 1000,
             "shm_repair_us_per_mib": (<object> repair_ns << 20) // (1000 * (<object> repairs or 1) * self.geometry.plan.shard_bytes),
         }
+
+
+cdef object _overhead(uint64_t taken, uint64_t size, uint64_t records):
+    """Bytes an item takes besides its key and value: header, rounding up, its part of the index. 0 without items."""
+    cdef uint64_t payload = size - min(size, records * sizeof(Record))
+    return (taken - min(taken, payload)) // records if records else 0
