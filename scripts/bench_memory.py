@@ -1,6 +1,7 @@
 """`make bench-memory`: what memcache_shm and memcached make of the same memory.
 
 held   items in 64 MiB                            hits   how often they have what is asked for
+mixed  sizes that change all the time
 
 Prints tables, or with --json one JSON object. The exit status says whether everything could be measured, not how it turned out:
 times depend on the machine, so each target is printed beside its figure.
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import bench_held
 import bench_hits
+import bench_mixed
 from bench_report import Progress, Section, machine
 from bench_servers import remove_tables
 from bench_tables import Plan
@@ -29,6 +31,7 @@ from memcache_shm.errors import MemcacheError
 PARTS: dict[str, Callable[[Plan], list[Section]]] = {
     "held": bench_held.measure,
     "hits": bench_hits.measure,
+    "mixed": bench_mixed.measure,
 }
 
 
