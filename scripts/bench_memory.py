@@ -1,7 +1,7 @@
 """`make bench-memory`: what memcache_shm and memcached make of the same memory.
 
 held   items in 64 MiB                            hits   how often they have what is asked for
-mixed  sizes that change all the time
+mixed  sizes that change all the time             cost   what a write pays for making room, and who waits meanwhile
 
 Prints tables, or with --json one JSON object. The exit status says whether everything could be measured, not how it turned out:
 times depend on the machine, so each target is printed beside its figure.
@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import bench_cost
 import bench_held
 import bench_hits
 import bench_mixed
@@ -32,6 +33,7 @@ PARTS: dict[str, Callable[[Plan], list[Section]]] = {
     "held": bench_held.measure,
     "hits": bench_hits.measure,
     "mixed": bench_mixed.measure,
+    "cost": bench_cost.measure,
 }
 
 
