@@ -2,6 +2,7 @@
 
 held   items in 64 MiB                            hits   how often they have what is asked for
 mixed  sizes that change all the time             cost   what a write pays for making room, and who waits meanwhile
+sizes  segments from 64 KiB to 8 GiB
 
 Prints tables, or with --json one JSON object. The exit status says whether everything could be measured, not how it turned out:
 times depend on the machine, so each target is printed beside its figure.
@@ -23,6 +24,7 @@ import bench_cost
 import bench_held
 import bench_hits
 import bench_mixed
+import bench_sizes
 from bench_report import Progress, Section, machine
 from bench_servers import remove_tables
 from bench_tables import Plan
@@ -34,6 +36,7 @@ PARTS: dict[str, Callable[[Plan], list[Section]]] = {
     "hits": bench_hits.measure,
     "mixed": bench_mixed.measure,
     "cost": bench_cost.measure,
+    "sizes": bench_sizes.measure,
 }
 
 

@@ -89,6 +89,7 @@ def command(name: str, port: int, workers: int, directory: Path, shape: Sequence
     elif name == MEMCACHED:
         words = ["memcached", "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-t", str(workers), "-m", str(memory_mib)]
         words += ["-c", str(MAX_CONNECTIONS), *(["-u", "root"] if os.geteuid() == 0 else [])]
+        words += ["-I", "512k"] if memory_mib < 2 else []  # it wants twice its largest item
     else:
         words = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(directory)]
         words += ["--maxmemory", f"{memory_mib}mb", "--maxclients", str(MAX_CONNECTIONS)]
@@ -116,13 +117,15 @@ def start(name: str, workers: int, directory: Path, shape: Sequence[str] = (), m
 
 
 @contextlib.contextmanager
-def running(names: Sequence[str], workers: int, directory: Path, memory_mib: int = MEMORY_MIB) -> Iterator[dict[str, Server]]:
+def running(
+    names: Sequence[str], workers: int, directory: Path, memory_mib: int = MEMORY_MIB, shape: Sequence[str] = ()
+) -> Iterator[dict[str, Server]]:
     """The contenders, all up at once; whoever is not measured idles in its epoll_wait."""
     servers: dict[str, Server] = {}
     with contextlib.ExitStack() as stack:
         stack.callback(remove_tables, directory / "tables")
         for name in names:
-            servers[name] = start(name, workers, directory, memory_mib=memory_mib)
+            servers[name] = start(name, workers, directory, shape, memory_mib)
             stack.callback(servers[name].stop)
         yield servers
 
