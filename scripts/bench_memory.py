@@ -73,7 +73,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench-memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="less of everything: about two minutes instead of ten")
+    parser.add_argument("--quick", action="store_true", help="less of everything: about two minutes instead of twelve")
     parser.add_argument("--json", action="store_true", help="every sample, for programs")
     parser.add_argument("--only", choices=tuple(PARTS), action="append", help="this part; may be given more than once")
     return parser.parse_args()
