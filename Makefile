@@ -9,13 +9,14 @@ PYTEST_ARGS ?=
 TORTURE_S ?= 600
 export PYTHON
 
-.PHONY: help run test lint types bench debug torture clean
+.PHONY: help run test lint types bench bench-memory debug torture clean
 
 help:
 	@echo "make run      build, then serve a table of 1024 elements of 256 bytes on 127.0.0.1:11211 (ARGS=... for other options)"
 	@echo "make test     build, then run the tests"
 	@echo "make lint     ruff and cython-lint          make types    mypy --strict and stubtest"
 	@echo "make bench    compare with memcached, redis and lmdb in one run"
+	@echo "make bench-memory  the same of memory: what fits into it, and what making room costs, beside memcached"
 	@echo "make debug    build with invariant checks, then run the tests"
 	@echo "make torture  the long runs (TORTURE_S=$(TORTURE_S))"
 	@echo "make clean    remove the build and .venv"
@@ -63,6 +64,10 @@ types: $(VENV)/built $(VENV)/extras-lint
 bench: $(VENV)/built $(VENV)/extras-bench
 	@scripts/require bench
 	$(BIN)/python scripts/bench.py $(BENCH_ARGS)
+
+bench-memory: $(VENV)/built $(VENV)/extras-bench
+	@scripts/require bench-memory
+	$(BIN)/python scripts/bench_memory.py $(BENCH_ARGS)
 
 debug: $(VENV)/built-debug $(VENV)/extras-test
 	@scripts/require test

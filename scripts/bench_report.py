@@ -45,9 +45,9 @@ class Figure:
         found: list[tuple[str, bool]] = []
         ratio = self.ratio()
         if self.limit is not None and OURS in self.samples:
-            found.append((f"{bound} {self.limit:g}", self._meets(self.median(OURS), self.limit)))
+            found.append((f"{bound} {_target(self.limit)}", self._meets(self.median(OURS), self.limit)))
         if self.limit_ratio is not None and ratio is not None:
-            found.append((f"{bound} {self.limit_ratio:.2g}x", self._meets(ratio, self.limit_ratio)))
+            found.append((f"{bound} {_target(self.limit_ratio)}x", self._meets(ratio, self.limit_ratio)))
         return found
 
     def _meets(self, value: float, limit: float) -> bool:
@@ -87,7 +87,7 @@ class Section:
         ratio = figure.ratio()
         compared = "" if ratio is None else f"{ratio:.2f}x {figure.reference}"
         targets = ", ".join(f"{text} {'met' if met else 'MISSED'}" for text, met in figure.targets())
-        return [f"{figure.subject}, {figure.unit}", *values, compared, targets]
+        return [", ".join(filter(None, (figure.subject, figure.unit))), *values, compared, targets]
 
 
 class Progress:
@@ -121,6 +121,11 @@ def _value(figure: Figure, name: str) -> str:
     samples = figure.samples[name]
     spread = f" ({_number(min(samples))}-{_number(max(samples))})" if len(samples) > 1 else ""
     return _number(figure.median(name)) + spread
+
+
+def _target(value: float) -> str:
+    """Two decimals at most: 1.35, 1.2, 0.33, 600."""
+    return f"{value:.2f}".rstrip("0").removesuffix(".")
 
 
 def _number(value: float) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from bench_report import OURS
 
 import memcache_shm
+from memcache_shm.errors import TableNotFoundError
 
 MEMCACHED = "memcached"
 REDIS = "redis"
@@ -69,10 +70,12 @@ class Server:
     def stop(self) -> None:
         self.process.terminate()
         try:
-            self.process.wait(_STOP_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_STOP_LIMIT_S)
+        finally:  # also after Ctrl-C
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
 
 
 def command(name: str, port: int, workers: int, directory: Path, shape: Sequence[str], memory_mib: int = MEMORY_MIB) -> list[str]:
@@ -86,6 +89,7 @@ def command(name: str, port: int, workers: int, directory: Path, shape: Sequence
     elif name == MEMCACHED:
         words = ["memcached", "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-t", str(workers), "-m", str(memory_mib)]
         words += ["-c", str(MAX_CONNECTIONS), *(["-u", "root"] if os.geteuid() == 0 else [])]
+        words += ["-I", "512k"] if memory_mib < 2 else []  # it wants twice its largest item
     else:
         words = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(directory)]
         words += ["--maxmemory", f"{memory_mib}mb", "--maxclients", str(MAX_CONNECTIONS)]
@@ -106,21 +110,24 @@ def start(name: str, workers: int, directory: Path, shape: Sequence[str] = (), m
     except OSError as error:
         server.stop()
         raise RuntimeError(f"{name} did not start ({error}); it said: {log.read_text()[-500:]}") from error
+    except BaseException:  # Ctrl-C
+        server.stop()
+        raise
     return server
 
 
 @contextlib.contextmanager
-def running(names: Sequence[str], workers: int, directory: Path, memory_mib: int = MEMORY_MIB) -> Iterator[dict[str, Server]]:
+def running(
+    names: Sequence[str], workers: int, directory: Path, memory_mib: int = MEMORY_MIB, shape: Sequence[str] = ()
+) -> Iterator[dict[str, Server]]:
     """The contenders, all up at once; whoever is not measured idles in its epoll_wait."""
     servers: dict[str, Server] = {}
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(remove_tables, directory / "tables")
         for name in names:
-            servers[name] = start(name, workers, directory, memory_mib=memory_mib)
+            servers[name] = start(name, workers, directory, shape, memory_mib)
+            stack.callback(servers[name].stop)
         yield servers
-    finally:
-        for server in servers.values():
-            server.stop()
-        _remove_tables(directory / "tables")
 
 
 def process_tree(root: int) -> list[int]:
@@ -156,8 +163,9 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _remove_tables(directory: Path) -> None:
-    """What a daemon that did not end well left behind."""
+def remove_tables(directory: Path) -> None:
+    """What a daemon or a measurement that did not end well left behind."""
     for state in directory.glob("*.json"):
         os.environ["MEMCACHE_SHM_DIR"] = str(directory)
-        memcache_shm.unlink(state.stem)
+        with contextlib.suppress(TableNotFoundError):
+            memcache_shm.unlink(state.stem)
