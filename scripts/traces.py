@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy
 from numpy.typing import NDArray
@@ -40,9 +41,36 @@ def moving(requests: int = REQUESTS, seed: int = 3) -> Keys:
     return numpy.where(random.random(requests) < 0.9, hot, 1_000_000 + random.integers(0, KEYS, requests)).astype(numpy.int64)
 
 
-TRACES: dict[str, Callable[[], Keys]] = {
-    "Zipf 1.0": lambda: zipf(1.0),
-    "Zipf 0.8": lambda: zipf(0.8),
+def loop(requests: int = REQUESTS, keys: int = 45_000) -> Keys:
+    """One key after the other, round and round: a quarter more of them than 16 MiB hold."""
+    return numpy.arange(requests, dtype=numpy.int64) % keys
+
+
+def loop_and_zipf(requests: int = REQUESTS, seed: int = 4) -> Keys:
+    """Zipf 1.0 with a job beside it that goes round its own 45 000 keys and makes half of the requests."""
+    trace = zipf(1.0, requests, seed=seed)
+    looped = numpy.random.default_rng(seed).random(requests) < 0.5
+    trace[looped] = 10_000_000 + loop(int(looped.sum()))
+    return trace
+
+
+def changed(requests: int = REQUESTS, seed: int = 5) -> Keys:
+    """Zipf 1.0, and halfway, where hits begin to count, the keys change their ranks all at once."""
+    before = requests // 2
+    return numpy.concatenate([zipf(1.0, before, seed=seed), zipf(1.0, requests - before, seed=seed + 1)])
+
+
+#: Each takes the number of requests.
+TRACES: dict[str, Callable[..., Keys]] = {
+    "Zipf 1.0": partial(zipf, 1.0),
+    "Zipf 0.8": partial(zipf, 0.8),
     "Zipf 1.0 with one-hit wonders and scans": polluted,
     "moving hot set": moving,
+}
+
+#: For `simulate.py` alone.
+MORE_TRACES: dict[str, Callable[..., Keys]] = {
+    "loop": loop,
+    "loop and Zipf 1.0": loop_and_zipf,
+    "Zipf 1.0, changed halfway": changed,
 }

@@ -19,7 +19,7 @@ from memcache_shm.storage.atomics cimport load_relaxed64, store_relaxed64, store
 from memcache_shm.storage.counters cimport (
     CRAWLER_CHECKED, CRAWLER_RECLAIMED, EVICTED_PROVEN, EVICTED_UNFETCHED, EVICTIONS, EXPIRED_UNFETCHED, RECLAIMED,
 )
-from memcache_shm.storage.ghosts cimport ONE, average_in, haunt, share_of_new
+from memcache_shm.storage.ghosts cimport GHOSTS, ONE, average_in, haunt, share_of_new
 from memcache_shm.storage.index cimport Path, bucket_count, compact, fetch_records, ghosts_of, walk, walk_on
 from memcache_shm.storage.layout cimport (
     FETCHED_AT, KIND_ENTRY, PROVEN_AT, Record, USES_AT, VERSION_AT, VERSION_MASK, word_granule, word_kind,
@@ -89,7 +89,7 @@ cdef void drop_victim(View *v, Shard *s, uint64_t *slot, uint32_t bucket) noexce
             count(v, EVICTED_PROVEN, 1)
         if not fetched:
             count(v, EVICTED_UNFETCHED, 1)
-        average_in(s.control, is_proven(word))
+        average_in(s.control, is_proven(word), <uint64_t> GHOSTS * bucket_count(v, s))
         haunt(ghosts_of(s, bucket), word, is_proven(word))
     drop(v, s, slot, bucket, OP_EXPIRE if expired else OP_EVICT)
 

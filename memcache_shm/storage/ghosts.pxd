@@ -24,7 +24,7 @@ cdef enum:
     SHARE_MOST = 10066330           # 60 %
     STEP = 4                        # items by which a return moves the border, at least
     FEWEST = 64                     # records for which that is meant: with less the border moves as with these
-    AVERAGE_LOG2 = 10               # evictions (2 ** 10) over which the classes' parts in them are averaged
+    AVERAGE_LOG2 = 40               # unit of `evicted_proven`: 2 ** 40 is all
 
 
 cdef inline uint64_t ghost_of(uint64_t word, bint proven) noexcept nogil:
@@ -60,27 +60,28 @@ cdef inline uint32_t share_of_new(ShardControl *c) noexcept nogil:
     return SHARE_LEAST if share < SHARE_LEAST else SHARE_MOST if share > SHARE_MOST else share
 
 
-cdef inline void average_in(ShardControl *c, bint proven) noexcept nogil:
-    """Keep account of which class was evicted."""
-    cdef uint32_t average = c.evicted_proven if c.evicted_proven < ONE else ONE - 1
-    if proven:
-        c.evicted_proven = average + ((ONE - average) >> AVERAGE_LOG2)
-    else:
-        c.evicted_proven = average - (average >> AVERAGE_LOG2)
+cdef inline uint64_t of_proven(ShardControl *c) noexcept nogil:
+    """Which part of the evictions took proven items, in 2 ** -24, never none or all."""
+    cdef uint64_t part = c.evicted_proven >> (AVERAGE_LOG2 - 24)
+    return ONE // 128 if part < ONE // 128 else ONE - ONE // 128 if part > ONE - ONE // 128 else part
+
+
+cdef inline void average_in(ShardControl *c, bint proven, uint64_t ghosts) noexcept nogil:
+    """Keep account of which class was evicted, over as many evictions as there are ghosts: the hands take turns, each of many evictions, and
+    an average over fewer would follow the turns."""
+    cdef uint64_t all_ = <uint64_t> 1 << AVERAGE_LOG2, average = c.evicted_proven if c.evicted_proven < all_ else all_
+    c.evicted_proven = average + (all_ - average) // ghosts if proven else average - average // ghosts
 
 
 cdef inline void move_border(ShardControl *c, bint proven) noexcept nogil:
     """An item of that class has returned."""
-    cdef uint32_t of_proven = c.evicted_proven if c.evicted_proven < ONE else ONE - 1
-    cdef uint32_t of_new = ONE - of_proven
+    cdef uint64_t part = of_proven(c)
     cdef uint64_t records = c.records if c.records > FEWEST else FEWEST
     cdef uint64_t step = <uint64_t> STEP * ONE // records
     cdef uint32_t share = share_of_new(c)
-    of_proven = of_proven if of_proven > ONE // 128 else ONE // 128
-    of_new = of_new if of_new > ONE // 128 else ONE // 128
     if proven:
-        step = step * of_new // of_proven if of_new > of_proven else step
+        step = step * (ONE - part) // part if part < ONE // 2 else step
         c.share = SHARE_LEAST if share < SHARE_LEAST + step else share - <uint32_t> step
     else:
-        step = step * of_proven // of_new if of_proven > of_new else step
+        step = step * part // (ONE - part) if part > ONE // 2 else step
         c.share = SHARE_MOST if share + step > SHARE_MOST else share + <uint32_t> step

@@ -129,9 +129,9 @@ cdef struct ShardControl:
     # line 3
     Intent intent
     uint32_t news               # derivable: reachable records of the new class
-    uint32_t share              # eviction: which part of the records may be new, in 2 ** -24; losable, like the next two
-    uint32_t evicted_proven     # moving average of the proven among the evicted, in 2 ** -24
+    uint32_t share              # eviction: which part of the records may be new, in 2 ** -24; losable, like `evicted_proven`
     uint32_t reap_patience      # buckets that the next evictions look through for dead records
+    uint32_t spare3
     uint32_t longest[2]         # granules of the longest free run that a block of the arena may have: an upper bound
     # line 4: derivable or losable state of the arenas (0: records, 1: index)
     uint32_t next_fit[2]
@@ -145,7 +145,7 @@ cdef struct ShardControl:
     uint32_t cancelled          # ... and that found it not
     uint32_t spare4
     uint64_t repair_ns          # spent in repairs
-    uint64_t spare5
+    uint64_t evicted_proven     # moving average of the proven among the evicted, in 2 ** -40
 
 
 cdef struct Record:             # 24 bytes, then [run link 16], [foreign CAS 8], key, value
