@@ -20,7 +20,7 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 import policies
-from bench_memory import BATCH, HIT_MIB, VALUE_BYTES
+from bench_hits import BATCH, MEMORY_MIB, VALUE_BYTES
 from bench_report import OURS, Progress, machine
 from policies import Batches, Cache, batches_of, hit_ratio
 from table_policy import Table
@@ -29,7 +29,7 @@ from traces import MORE_TRACES, REQUESTS, TRACES
 import memcache_shm
 from memcache_shm.storage import statefile
 
-ITEMS = 36_000  # of VALUE_BYTES, in HIT_MIB
+ITEMS = 36_000  # of VALUE_BYTES, in MEMORY_MIB
 ALL_TRACES = TRACES | MORE_TRACES
 NAME = 16  # characters of a row's head
 COLUMN = 10  # and of a column's
@@ -47,7 +47,7 @@ class Contender(NamedTuple):
 def _real_table(items: int, batches: Batches) -> float:
     """The hit ratio of a table of this package, attached in this process."""
     name = f"simulate-{os.getpid()}"
-    with memcache_shm.open(name, memory=(HIT_MIB << 20) * items // ITEMS) as table:
+    with memcache_shm.open(name, memory=(MEMORY_MIB << 20) * items // ITEMS) as table:
         ratio = hit_ratio(RealTable(table), batches)
     memcache_shm.unlink(name)
     return ratio

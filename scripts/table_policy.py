@@ -34,8 +34,7 @@ class Table(Policy):
         self._items: dict[int, _Item] = {}
         self._buckets: list[list[_Item]] = [[] for _ in range(max(1, int(capacity / ITEMS_PER_BUCKET)))]  # oldest first
         self._ghosts: list[list[tuple[int, bool]]] = [[] for _ in self._buckets]  # fingerprint, was proven; newest first
-        self._new_hand = 0
-        self._proven_hand = 0
+        self._hands = [_Hand(), _Hand()]  # of the new, of the proven
         self._new = 0
         self._memory = max(1, ghosts * len(self._buckets))  # how many evictions these are
 
@@ -64,31 +63,33 @@ class Table(Policy):
     # Eviction
 
     def _evict_new(self) -> bool:
-        """The next bucket's oldest new item without uses goes; those with uses become proven. False: the new ones keep to their share."""
+        """The bucket's oldest new item without uses goes; those with uses become proven. False: the new ones keep to their share."""
+        hand = self._hands[0]
         while self._new >= self.share * self.capacity:
-            home = self._new_hand
-            self._new_hand = (home + 1) % len(self._buckets)
+            home = hand.bucket
             new = [item for item in self._buckets[home] if not item.proven]
             unused = [item for item in new if not item.uses]
             for item in new:
                 if item.uses:
                     item.proven, item.uses = True, 1
             self._new -= len(new) - len(unused)
+            hand.move(len(unused), len(self._buckets))
             if unused:
                 self._evict(home, unused[0])
                 return True
         return False
 
     def _evict_proven(self) -> None:
-        """The next bucket's oldest proven item without uses goes; in a bucket that has none of them (left) each loses a use."""
+        """The bucket's oldest proven item without uses goes; in a bucket that has none of them (left) each loses a use."""
+        hand = self._hands[1]
         while True:
-            home = self._proven_hand
-            self._proven_hand = (home + 1) % len(self._buckets)
+            home = hand.bucket
             used = [item for item in self._buckets[home] if item.proven and item.uses]
             unused = [item for item in self._buckets[home] if item.proven and not item.uses]
             if len(unused) <= 1:
                 for item in used:
                     item.uses -= 1
+            hand.move(len(unused), len(self._buckets))
             if unused:
                 self._evict(home, unused[0])
                 return
@@ -126,6 +127,20 @@ class Table(Policy):
         else:
             self.share += step * max(1, proven / (1 - proven))
         self.share = min(max(self.share, LEAST_SHARE), MOST_SHARE)
+
+
+class _Hand:
+    """Stays with a bucket until the older half of what it may evict there has gone, so that a fuller bucket loses more."""
+
+    def __init__(self) -> None:
+        self.bucket = 0
+        self._left = 0
+
+    def move(self, unused: int, buckets: int) -> None:
+        """One of so many evictable items of its bucket goes (none of none)."""
+        self._left = max(0, (self._left or unused // 2) - 1) if unused else 0
+        if not self._left:
+            self.bucket = (self.bucket + 1) % buckets
 
 
 class _Item:

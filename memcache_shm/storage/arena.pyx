@@ -16,7 +16,7 @@ from memcache_shm.storage.view cimport Arena
 
 cdef enum:
     GROUP = 64                  # blocks whose bytes are looked at together: a cache line
-    GROUPS_A_SEARCH = 16        # looked at for a better fit once one was found
+    GROUPS_A_SEARCH = 8        # looked at for a better fit once one was found
     FEW_RUNS = 3                # what a record of several runs should do with, if possible
 
 
@@ -147,24 +147,24 @@ cdef int64_t fit_in_block(Arena *a, uint32_t block, uint32_t high, uint32_t n) n
     return best
 
 
-cdef inline uint32_t top_of_group(uint8_t *p) noexcept nogil:
-    """The largest of a group's bytes."""
-    cdef uint8_t top = 0
+cdef inline uint32_t top_of_group(const uint8_t *p) noexcept nogil:
+    """The largest of a group's bytes. Written so that the compiler compares sixteen at a time, like the next."""
+    cdef uint8_t top = 0, byte
     cdef int i
     for i in range(GROUP):
-        if p[i] > top:
-            top = p[i]
+        byte = p[i]
+        top = byte if byte > top else top
     return top
 
 
-cdef inline uint32_t fit_of_group(uint8_t *p, uint8_t n) noexcept nogil:
+cdef inline uint32_t fit_of_group(const uint8_t *p, uint8_t n) noexcept nogil:
     """The smallest of a group's bytes that is at least `n`; LONGEST_MOST also when there is none."""
     cdef uint8_t fit = LONGEST_MOST, byte
     cdef int i
     for i in range(GROUP):
-        byte = p[i] if p[i] >= n else LONGEST_MOST
-        if byte < fit:
-            fit = byte
+        byte = p[i]
+        byte = byte if byte >= n else <uint8_t> LONGEST_MOST
+        fit = byte if byte < fit else fit
     return fit
 
 

@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from memcache_shm.storage.arena cimport Runs, clear, mark
 from memcache_shm.storage.atomics cimport (
-    CLOCK_REALTIME, clock_ns, load_relaxed32, load_relaxed64, store_relaxed32, store_release32, store_release64,
+    CLOCK_REALTIME, __builtin_prefetch, clock_ns, load_relaxed32, load_relaxed64, store_relaxed32, store_release32, store_release64,
 )
 from memcache_shm.storage.counters cimport (
     CAS_BADVAL, CAS_HITS, CAS_MISSES, CMD_FLUSH, CMD_SET, DECR_HITS, DECR_MISSES, DELETE_HITS, DELETE_MISSES, EVICTIONS, EXPIRED_UNFETCHED,
@@ -19,8 +19,9 @@ from memcache_shm.storage.evict cimport drop, evict_one, free_record, reap
 from memcache_shm.storage.ghosts cimport move_border, returned
 from memcache_shm.storage.index cimport Place, bucket_at, bucket_count, extend, ghosts_of, grow, locate, shrink
 from memcache_shm.storage.layout cimport (
-    ACCESS_AT, ACCESS_MASK, ACCESS_SHIFT, BUCKET_FILL_HALVES, BUCKET_SPARSE, CHUNK_BUCKETS, CHUNK_BYTES, EXPIRY_HZ, FETCHED_AT, KIND_ENTRY,
-    MAX_NODES, MIN_BUCKETS, NODE_BYTES, NO_GRANULE, PROVEN_AT, Record, RunLink, USES_AT, VERSION_AT, VERSION_MASK, entry_pattern, word_kind,
+    ACCESS_AT, ACCESS_MASK, ACCESS_SHIFT, BUCKET_FILL_HALVES, BUCKET_SLOTS, BUCKET_SPARSE, CHUNK_BUCKETS, CHUNK_BYTES, EXPIRY_HZ, FETCHED_AT, KIND_ENTRY,
+    MAX_NODES, MIN_BUCKETS, NODE_BYTES, NO_GRANULE, PROVEN_AT, Record, RunLink, USES_AT, VERSION_AT, VERSION_MASK, bucket_of,
+    entry_pattern, word_kind,
 )
 from memcache_shm.storage.locks cimport LOCKED, give, take
 from memcache_shm.storage.numbers cimport format_number, parse_number
@@ -60,6 +61,7 @@ cdef int aim(View *v, Target *t, const char *key, size_t klen, int operation, in
     t.fresh = NO_GRANULE
     t.hash = hash_key(v, key, klen)
     t.shard = shard_of(v, t.hash)
+    __builtin_prefetch(bucket_at(t.shard, bucket_of(t.hash, bucket_count(v, t.shard))))
     r = take(v, t.shard, wait)
     if r != LOCKED:
         return r
@@ -142,6 +144,12 @@ cdef bint ensure_slot(View *v, Target *t, uint64_t pinned) noexcept nogil:
     return False
 
 
+cdef bint is_still_empty(Shard *s, Target *t) noexcept nogil:
+    """Whether the slot found for a new key is one of the bucket itself, which stays where it is, and is empty yet, whatever was evicted."""
+    cdef uint64_t *slots = bucket_at(s, t.place.bucket)
+    return t.place.slot == NULL and slots <= t.place.empty < slots + BUCKET_SLOTS and t.place.empty[0] == 0
+
+
 cdef bint make_room(View *v, Target *t, Fields *f, uint32_t length, Runs *runs) noexcept nogil:
     """Take granules for the new record and make sure of a slot for it."""
     cdef Shard *s = t.shard
@@ -157,7 +165,7 @@ cdef bint make_room(View *v, Target *t, Fields *f, uint32_t length, Runs *runs) 
         return False
     for i in range(runs.n):
         mark(&s.records, runs.start[i], runs.granules[i])
-    if load_relaxed64(&s.control.split) != split or s.control.records != records:
+    if load_relaxed64(&s.control.split) != split or (s.control.records != records and not is_still_empty(s, t)):
         locate(v, s, t.key, t.klen, t.hash, &t.place)
     if ensure_slot(v, t, pinned):
         return True
