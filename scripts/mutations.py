@@ -96,7 +96,8 @@ _FILL_AND_PUBLISH = """    fill(&s.records, &runs, f)
     slot = t.place.slot if t.place.slot != NULL else t.place.empty
     old = slot[0]
     t.fresh = runs.start[0]
-    publish(v, s, OP_STORE, slot, new_word(v, t, runs.start[0], f.version))
+    word = new_word(v, t, runs.start[0], f.version)
+    publish(v, s, OP_STORE, slot, word)
 """
 _MOVE = """    fill(&s.records, &runs, &f)
     record_at(&s.records, <uint64_t> at).state = sizes.state
@@ -205,7 +206,7 @@ ORDER = [
         "slot published before the record is filled",
         "writer.pyx",
         _FILL_AND_PUBLISH,
-        _turned(_FILL_AND_PUBLISH, 4),
+        _turned(_FILL_AND_PUBLISH, 5),
         ("writer",),
         ("set, new",),
     ),

@@ -147,7 +147,7 @@ cdef bint ensure_slot(View *v, Target *t, uint64_t pinned) noexcept nogil:
 cdef bint is_still_empty(Shard *s, Target *t) noexcept nogil:
     """Whether the slot found for a new key is one of the bucket itself, which stays where it is, and is empty yet, whatever was evicted."""
     cdef uint64_t *slots = bucket_at(s, t.place.bucket)
-    return t.place.slot == NULL and slots <= t.place.empty < slots + BUCKET_SLOTS and t.place.empty[0] == 0
+    return slots != NULL and t.place.slot == NULL and slots <= t.place.empty < slots + BUCKET_SLOTS and t.place.empty[0] == 0
 
 
 cdef bint make_room(View *v, Target *t, Fields *f, uint32_t length, Runs *runs) noexcept nogil:

@@ -18,8 +18,8 @@ STRICT = MEMORY | {"evict": False}
 CELLS = {"elements": 12, "element_size": 64}
 FEW = {"elements": 4, "element_size": 64}
 SHARDED = {"memory": 160 * 1024, "max_item": 1024}
-SPLITS_AT = 112  # items in 16 buckets
-FILLER_BYTES = 24082  # two of them leave as much room below the index as the small items of `records_below_the_index` take
+SPLITS_AT = 120  # items in 16 buckets
+FILLER_BYTES = 23602  # two of them leave as much room below the index as the small items of `records_below_the_index` take
 SMALL_VALUE = b"small" * 16
 ROOMY = {"memory": 65536, "max_item": FILLER_BYTES}
 
@@ -104,6 +104,12 @@ def full_of(size_bytes: int) -> Callable[[Stage], None]:
             stage.set(next(names), bytes(size_bytes))
 
     return prepare
+
+
+def hole_below(stage: Stage) -> None:
+    """... with a place free that is too small for what comes, but right for whom it comes beside."""
+    full_of(900)(stage)
+    stage.cache.delete(min(key for key in stage.keys if key.startswith("f") and key in stage.cache))
 
 
 def holes(stage: Stage) -> None:
@@ -199,18 +205,19 @@ SCENARIOS = [
     Scenario("gat", CELLS, expiring, lambda s: s.cache.gat("target", 1000), (TOUCH,), later_s=500),
     Scenario("eviction, elements", FEW, full_of(60), lambda s: s.cache.set("new", b"v"), (EVICT, STORE), evicts=True, nested=2),
     Scenario("eviction, neighbours", MEMORY, full_of(900), lambda s: s.cache.set("new", b"v" * 1900), (EVICT, STORE), evicts=True),
+    Scenario("eviction, a neighbour moves", MEMORY, hole_below, lambda s: s.cache.set("new", b"v" * 1000), (EVICT, MOVE, STORE), evicts=True),
     Scenario("reaping", FEW, all_expired, lambda s: s.cache.set("new", b"v"), (EXPIRE, STORE)),
     Scenario("several runs", STRICT, holes, lambda s: s.cache.set("new", b"v" * 1900), (STORE,)),
     Scenario("several runs, freed", STRICT, broken_up, lambda s: s.cache.set("target", b"v"), (STORE,)),
     Scenario("refused", STRICT, full, lambda s: s.refused(lambda: s.cache.add("new", b"v" * 700)), (STORE,)),
-    Scenario("split, new chunk", MEMORY, items(112), lambda s: s.cache.set("new", b"v"), (STORE, SPLIT), nested=1),
-    Scenario("split", MEMORY, items(119), lambda s: s.cache.set("new", b"v"), (STORE, SPLIT)),
+    Scenario("split, new chunk", MEMORY, items(SPLITS_AT), lambda s: s.cache.set("new", b"v"), (STORE, SPLIT), nested=1),
+    Scenario("split", MEMORY, items(127), lambda s: s.cache.set("new", b"v"), (STORE, SPLIT)),
     Scenario("split, overflow", MEMORY, crowded_split, lambda s: s.cache.set("new", b"v"), (STORE, SPLIT)),
-    Scenario("merge, chunk back", MEMORY, shrunk(113, 51), lambda s: s.cache.delete("b00000"), (DELETE, MERGE), nested=1),
-    Scenario("merge", MEMORY, shrunk(120, 54), lambda s: s.cache.delete("b00000"), (DELETE, MERGE)),
-    Scenario("new node", CELLS, crowded(8), lambda s: s.cache.set(s.cas["next"], b"v"), (STORE,)),
-    Scenario("compaction", CELLS, crowded(9), lambda s: s.cache.delete(s.cas["crowd"][2]), (DELETE,)),
-    Scenario("compaction, last node", CELLS, crowded(9), lambda s: s.cache.delete(s.cas["crowd"][8]), (DELETE,)),
+    Scenario("merge, chunk back", MEMORY, shrunk(SPLITS_AT + 1, 51), lambda s: s.cache.delete("b00000"), (DELETE, MERGE), nested=1),
+    Scenario("merge", MEMORY, shrunk(128, 54), lambda s: s.cache.delete("b00000"), (DELETE, MERGE)),
+    Scenario("new node", CELLS, crowded(7), lambda s: s.cache.set(s.cas["next"], b"v"), (STORE,)),
+    Scenario("compaction", CELLS, crowded(8), lambda s: s.cache.delete(s.cas["crowd"][2]), (DELETE,)),
+    Scenario("compaction, last node", CELLS, crowded(8), lambda s: s.cache.delete(s.cas["crowd"][7]), (DELETE,)),
     Scenario("index grows", ROOMY, records_below_the_index, lambda s: s.cache.set("new", b"v"), (STORE, MOVE, SPLIT)),
     Scenario("claim of a dead owner's slot", CELLS, orphaned, lambda s: s.cache.set("new", b"v"), (REPAIR, STORE), arrange=take_over_slot),
     Scenario("sweep", CELLS, orphaned, lambda s: s.cache_table.sweep(), (REPAIR,)),
