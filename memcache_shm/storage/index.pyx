@@ -128,7 +128,7 @@ cdef void fetch_records(Shard *s, uint32_t bucket) noexcept nogil:
 cdef void trim_zone(Shard *s) noexcept nogil:
     """Give the free lower end of the index zone back to the records."""
     cdef uint32_t zone = s.control.zone
-    while s.shared and zone + ZONE_STEP <= s.index.granules and all_free(&s.index, zone, ZONE_STEP):
+    while s.shared and zone <= s.index.granules - ZONE_STEP and all_free(&s.index, zone, ZONE_STEP):
         raise_longest(&s.records, zone, ZONE_STEP)
         zone += ZONE_STEP
         s.control.zone = zone
