@@ -28,9 +28,7 @@ class Promised:
         self.elements = elements
         self.element_size = element_size
         self.chance = random.Random(seed)
-        self.cache = memcache_shm.open(
-            f"exact-{os.getpid()}-{next(names)}", elements=elements, element_size=element_size, evict=evict
-        )
+        self.cache = memcache_shm.open(f"exact-{os.getpid()}-{next(names)}", elements=elements, element_size=element_size, evict=evict)
         self.onlooker = memcache_shm.attach(self.cache.name, readonly=True)
         self.held: dict[bytes, bytes] = {}
         self.made = 0
@@ -161,9 +159,7 @@ def promised(elements: int, element_size: int, evict: bool, seed: int = 0) -> It
     evict=st.booleans(),
     seed=st.integers(0, 2**32),
 )
-def test_any_operations_keep_the_promise(
-    state_dir: object, elements: int, element_size: int, level: float, evict: bool, seed: int
-) -> None:
+def test_any_operations_keep_the_promise(state_dir: object, elements: int, element_size: int, level: float, evict: bool, seed: int) -> None:
     with promised(elements, element_size, evict, seed) as table:
         table.fill(int(level * elements))
         table.check()
