@@ -1,4 +1,4 @@
-"""Who goes when a table is full: what a scan cannot drive out, what returning teaches, what the counts tell; and that room is always made."""
+"""Who goes when a table is full: what a scan cannot drive out, what returning teaches, what the counts tell; room is always made."""
 
 from __future__ import annotations
 
