@@ -9,6 +9,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquire64, load_relaxed64, store_release32
 from memcache_shm.storage.evict cimport may_have_dead, reclaim
 from memcache_shm.storage.layout cimport BUCKET_SLOTS, NODE_SLOTS, Record, split_buckets
+from memcache_shm.storage.recovery cimport OP_EXPIRE, begin, end
 from memcache_shm.storage.results cimport Found, OK, TRY
 from memcache_shm.storage.segment cimport close_view, open_view
 from memcache_shm.storage.locks cimport LOCKED, give, objects_gone, sweep, take
@@ -133,7 +134,7 @@ cdef class Table:
     def reclaim(self, double limit_s):
         """Give the space of expired and flushed items back, for about `limit_s` seconds at most: the sweep in the background. Whether
         some may be left. Shards without any cost one look, shards whose lock is taken are passed over."""
-        cdef uint64_t end = clock_ns(CLOCK_MONOTONIC) + <uint64_t> (limit_s * 1000000000)
+        cdef uint64_t stop_ns = clock_ns(CLOCK_MONOTONIC) + <uint64_t> (limit_s * 1000000000)
         cdef uint32_t i, number, now, seen
         cdef bint left = False
         cdef Shard *s
@@ -146,9 +147,11 @@ cdef class Table:
                 s = self.view.shard + number
                 while (may_have_dead(&self.view, s, &now) or flush_pending(&self.view, s)) and take(&self.view, s, TRY) == LOCKED:
                     seen = 0
+                    begin(&self.view, s, OP_EXPIRE)
                     reclaim(&self.view, s, SLICE_BUCKETS, &seen)
+                    end(s)
                     give(&self.view, s)
-                    if clock_ns(CLOCK_MONOTONIC) >= end:
+                    if clock_ns(CLOCK_MONOTONIC) >= stop_ns:
                         self.reclaimed = number
                         left = True
                         break
