@@ -329,7 +329,7 @@ ORDER = [
     Mutation(
         "next expiry not noted by a store",
         "writer.pyx",
-        "    s.control.next_expiry = earlier(s.control.next_expiry, f.expiry)\n",
+        "    note_expiry(s, t.place.bucket, f.expiry)\n",
         "",
         ("writer",),
         ("set, expiring",),
@@ -337,7 +337,7 @@ ORDER = [
     Mutation(
         "next expiry not noted by a touch",
         "writer.pyx",
-        "    t.shard.control.next_expiry = earlier(t.shard.control.next_expiry, expiry)\n",
+        "    note_expiry(t.shard, t.place.bucket, expiry)\n",
         "",
         ("writer",),
         ("touch", "gat"),

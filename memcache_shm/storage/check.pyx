@@ -213,6 +213,8 @@ cdef class _Shard:
         self.n_records += 1
         self.n_news += not w >> PROVEN_AT & 1
         self.first_expiry = earlier(self.first_expiry, r.expiry)
+        if r.expiry != 0 and earlier(s.soonest[bucket // CHUNK_BUCKETS], r.expiry) != s.soonest[bucket // CHUNK_BUCKETS]:
+            self.say("expiry", f"key {_show(key)} expires at tick {r.expiry}, earlier than its index chunk's bound")
         if r.version > s.control.cutoff:
             self.n_items += 1
             self.n_bytes += key_offset(sizes) + sizes.key_length + <uint64_t> value_length(sizes)

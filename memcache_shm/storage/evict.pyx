@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Taking items out: which one goes for want of room, the sweep for dead records, and the accounts of both.
+"""Taking items out: which one goes for want of room, and the accounts of it.
 
 An item is new until it was used and a hand has seen so; then it is proven. Each class has a hand of its own that visits bucket after bucket:
 
@@ -9,7 +9,7 @@ An item is new until it was used and a hand has seen so; then it is proven. Each
 A visit lasts until its half has gone, one with each eviction: so a bucket with twice as many items loses twice as many.
 Which hand turns depends on the part of the records that is new. The border moves with the ghosts that return (ghosts.pxd). This is S3-FIFO
 (Yang et al., SOSP 2023) without its lists, and with ARC's border in place of a fixed one: docs/performance.md has the figures.
-What is dead (flushed, expired) goes before anything alive.
+What is dead (flushed, expired) goes before anything alive: reaping.pyx.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -17,21 +17,19 @@ from libc.stdint cimport uint32_t, uint64_t
 from memcache_shm.storage.arena cimport Runs, clear
 from memcache_shm.storage.atomics cimport __builtin_prefetch, load_relaxed64, store_relaxed64, store_release64
 from memcache_shm.storage.counters cimport (
-    CRAWLER_CHECKED, CRAWLER_RECLAIMED, EVICTED_PROVEN, EVICTED_UNFETCHED, EVICTIONS, EXPIRED_UNFETCHED, RECLAIMED,
+    EVICTED_PROVEN, EVICTED_UNFETCHED, EVICTIONS, EXPIRED_UNFETCHED, RECLAIMED,
 )
 from memcache_shm.storage.ghosts cimport GHOSTS, ONE, average_in, haunt, share_of_new
-from memcache_shm.storage.index cimport Path, bucket_at, bucket_count, compact, fetch_records, ghosts_of, walk, walk_on
+from memcache_shm.storage.index cimport Path, bucket_at, bucket_count, compact, ghosts_of, walk, walk_on
 from memcache_shm.storage.layout cimport (
     BUCKET_SLOTS, FETCHED_AT, KIND_ENTRY, PROVEN_AT, Record, USES_AT, VERSION_AT, VERSION_MASK, word_granule, word_kind,
 )
 from memcache_shm.storage.records cimport Sizes, are_sane, key_offset, record_at, record_runs, sizes_of, value_length
 from memcache_shm.storage.recovery cimport OP_EVICT, OP_EXPIRE, publish
-from memcache_shm.storage.view cimport Shard, View, count, earlier, table_ns, ticks
+from memcache_shm.storage.view cimport Shard, View, count, table_ns, ticks
 
 cdef enum:
     MOST_VISITS = 2048          # buckets that one eviction looks at; then any item goes
-    REAP_LEAST = 2              # buckets looked through for dead records before a live one is evicted
-    REAP_PATIENCE = 64          # ... after some were found: where one is there may be more
     NEW = 0                     # the hands
     PROVEN = 1
     LEFT_BITS = 4               # of a hand's word: how many more are to go from its bucket
@@ -94,82 +92,6 @@ cdef void drop_victim(View *v, Shard *s, uint64_t *slot, uint32_t bucket) noexce
         average_in(s.control, is_proven(word), <uint64_t> GHOSTS * bucket_count(v, s))
         haunt(ghosts_of(s, bucket), word, is_proven(word))
     drop(v, s, slot, bucket, OP_EXPIRE if expired else OP_EVICT)
-
-
-cdef bint is_dead(View *v, Shard *s, uint64_t word, uint32_t now, uint32_t *expiry) noexcept nogil:
-    """Whether an entry's record was flushed or has expired; its expiry, for the sweep's bound."""
-    cdef Record *r = record_at(&s.records, word_granule(word))
-    if r == NULL:
-        return False
-    expiry[0] = r.expiry
-    return r.version <= load_relaxed64(&s.control.cutoff) or (r.expiry != 0 and r.expiry <= now)
-
-
-cdef uint32_t reap_bucket(View *v, Shard *s, uint32_t bucket, uint32_t now, uint64_t pinned, uint32_t *seen) noexcept nogil:
-    """Drop the dead records of one bucket and its nodes; how many there were. `seen` counts the records looked at."""
-    cdef uint32_t i, position = 0, expiry, found = 0
-    cdef Path p
-    while seek(s, bucket, position, &p, &i):
-        position += 1
-        if word_kind(p.slots[i]) != KIND_ENTRY or word_granule(p.slots[i]) == pinned:
-            continue
-        seen[0] += 1
-        if is_dead(v, s, p.slots[i], now, &expiry):
-            drop_victim(v, s, p.slots + i, bucket)
-            found += 1
-            position = 0                # the path may have become shorter
-        else:
-            s.control.reap_expiry = earlier(s.control.reap_expiry, expiry)
-    return found
-
-
-cdef bint may_have_dead(View *v, Shard *s, uint32_t *now) noexcept nogil:
-    """Whether a record can be dead at all: some are not above the cut-off, or the earliest expiry is over (then `now` is the time)."""
-    if s.control.next_expiry != 0:
-        now[0] = ticks(table_ns(v))
-    return s.control.records != s.control.items or (s.control.next_expiry != 0 and s.control.next_expiry <= now[0])
-
-
-cdef uint32_t reap_on(View *v, Shard *s, uint32_t now, uint64_t pinned, uint32_t *seen) noexcept nogil:
-    """The sweep's next bucket; how many dead records it had."""
-    cdef uint32_t n_buckets = bucket_count(v, s)
-    if s.control.reap_bucket >= n_buckets:
-        s.control.next_expiry = s.control.reap_expiry
-        s.control.reap_bucket = 0
-        s.control.reap_expiry = 0
-        s.control.reap_patience = REAP_PATIENCE     # the bound is exact now: from when it is over some are dead
-    s.control.reap_bucket += 1
-    if s.control.reap_bucket < n_buckets:
-        fetch_records(s, s.control.reap_bucket)
-    return reap_bucket(v, s, s.control.reap_bucket - 1, now, pinned, seen)
-
-
-cdef bint reap(View *v, Shard *s, uint64_t pinned) noexcept nogil:
-    """Drop dead records, from where the last sweep stopped, until a bucket had some. Where live ones may be evicted instead, it looks at 64
-    buckets while it finds some, at 2 while it does not: the sweep in the background sees to the rest. With -M, and in a small shard, at all."""
-    cdef uint32_t now = 0, seen = 0, records = 0, most = bucket_count(v, s)
-    if not may_have_dead(v, s, &now):
-        return False
-    if v.evicts and most > REAP_PATIENCE:
-        most = max(min(s.control.reap_patience, <uint32_t> REAP_PATIENCE), <uint32_t> REAP_LEAST)
-    while seen < most:
-        seen += 1
-        if reap_on(v, s, now, pinned, &records):
-            s.control.reap_patience = REAP_PATIENCE
-            return True
-    s.control.reap_patience -= min(s.control.reap_patience, seen)
-    return False
-
-
-cdef uint32_t reclaim(View *v, Shard *s, uint32_t budget, uint32_t *seen) noexcept nogil:
-    """The sweep in the background: `budget` buckets at most; how many dead records went. `seen` counts the buckets."""
-    cdef uint32_t now = 0, found = 0, records = 0
-    while seen[0] < budget and may_have_dead(v, s, &now):
-        found += reap_on(v, s, now, <uint64_t> -1, &records)
-        seen[0] += 1
-    count(v, CRAWLER_RECLAIMED, found)
-    count(v, CRAWLER_CHECKED, records)
-    return found
 
 
 cdef bint seek(Shard *s, uint32_t bucket, uint32_t position, Path *p, uint32_t *i) noexcept nogil:

@@ -57,6 +57,7 @@ class Plan:
     shards_offset: int
     shard_bytes: int
     directory_entries: int  # chunk directory at the start of each shard, 4 bytes an entry
+    soonest_offset: int  # from the shard's start: when the first record of each chunk expires, 4 bytes an entry
     records: ArenaPlan
     index: ArenaPlan | None  # None: the index lives in the record arena
     buckets: int  # at creation
@@ -215,7 +216,7 @@ def _plan_memory(memory_bytes: int, max_item_bytes: int, shards: int) -> Plan:
     granules = (shard_bytes - 4 * LINE) * 8 // (GRANULE_BYTES * 8 + 1)
     while True:
         entries = granules // 288 + 2  # items of 2 granules plus their share of the index: one chunk in 288 granules
-        bitmap = align(entries * 4)
+        bitmap = 2 * align(entries * 4)
         longest = align(bitmap + align(granules, 64) // 8)
         base = longest + _longest_bytes(granules)
         over = base + granules * GRANULE_BYTES - shard_bytes
@@ -230,7 +231,7 @@ def _plan_memory(memory_bytes: int, max_item_bytes: int, shards: int) -> Plan:
         )
     arena = ArenaPlan(GRANULE_BYTES, granules, bitmap, longest, base)
     return Plan(
-        slots, blocks, processes, counters, controls, start, shard_bytes, entries, arena, None,
+        slots, blocks, processes, counters, controls, start, shard_bytes, entries, align(entries * 4), arena, None,
         layout.INDEX_CHUNK_BUCKETS, entries * layout.INDEX_CHUNK_BUCKETS, 0, _version_unit(granules // TYPICAL_GRANULES), memory_bytes,
     )  # fmt: skip
 
@@ -244,7 +245,7 @@ def _plan_elements(elements: int, element_size: int, shards: int) -> Plan:
     buckets = chunks * layout.INDEX_CHUNK_BUCKETS
     nodes = cells // 8 + 16
     granules = chunks * layout.INDEX_CHUNK_BYTES // NODE_GRANULE_BYTES + nodes
-    bitmap = align(chunks * 4)
+    bitmap = 2 * align(chunks * 4)
     longest = align(bitmap + align(cells + 1, 64) // 8)
     index_bitmap = longest + _longest_bytes(cells + 1)
     index_longest = align(index_bitmap + align(granules, 64) // 8)
@@ -253,7 +254,7 @@ def _plan_elements(elements: int, element_size: int, shards: int) -> Plan:
     shard_bytes = align(base + (cells + 1) * cell)
     slots, blocks, processes, counters, controls, start = _front(shards, shard_bytes * shards)
     return Plan(
-        slots, blocks, processes, counters, controls, start, shard_bytes, chunks,
+        slots, blocks, processes, counters, controls, start, shard_bytes, chunks, align(chunks * 4),
         ArenaPlan(cell, cells + 1, bitmap, longest, base),
         ArenaPlan(NODE_GRANULE_BYTES, granules, index_bitmap, index_longest, index_base),
         buckets, buckets, cells, _version_unit(cells), start + shards * shard_bytes,

@@ -27,7 +27,7 @@ from memcache_shm.storage.layout cimport (
 )
 from memcache_shm.storage.records cimport Sizes, are_sane, key_of, record_at, sizes_of
 from memcache_shm.storage.recovery cimport OP_MERGE, OP_SPLIT, begin, publish
-from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start
+from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start, note_expiry
 
 cdef bint follow(Shard *s, Path *p, uint64_t w) noexcept nogil:
     """Go where the path's last slot leads, whose word was `w`; False at the path's end (bounded: damaged links trap nobody). A reader
@@ -291,6 +291,7 @@ cdef bint take_chunk(Shard *s, uint32_t chunk) noexcept nogil:
         return False
     mark(&s.index, <uint32_t> at, n)
     memset(s.index.base + <uint64_t> at * s.index.granule_bytes, 0, CHUNK_BYTES)
+    s.soonest[chunk] = 0
     store_release32(&s.directory[chunk], <uint32_t> at)
     return True
 
@@ -355,6 +356,7 @@ cdef void grow(View *v, Shard *s) noexcept nogil:
         if n % CHUNK_BUCKETS == 0:
             give_chunk(s, n // CHUNK_BUCKETS)
         return
+    note_expiry(s, n, s.soonest[from_ // CHUNK_BUCKETS])
     publish(v, s, OP_SPLIT, &s.control.split, split_next(split, n + 1))
     drop_movers(v, s, from_, n + 1)
     compact(v, s, from_)
@@ -380,10 +382,9 @@ cdef void shrink(View *v, Shard *s) noexcept nogil:
                 return
         if not walk_on(s, &p):
             break
+    note_expiry(s, buddy, s.soonest[last // CHUNK_BUCKETS])
     publish(v, s, OP_MERGE, &s.control.split, split_next(split, last))
     free_path(s, last)
-    s.control.reap_bucket = 0           # what the sweep for dead records had still before it may lie behind it now
-    s.control.reap_expiry = 0
     if last % CHUNK_BUCKETS == 0:
         give_chunk(s, last // CHUNK_BUCKETS)
     count(v, MERGES, 1)

@@ -1,6 +1,6 @@
 """The segment's byte layout: every shared structure, who writes each field, and the inline helpers that read it.
 
-    Header | process slots | counter blocks | shard controls | for each shard: chunk directory, bitmap(s), arena(s)
+    Header | process slots | counter blocks | shard controls | for each shard: chunk directory, expiry bounds, bitmap(s), arena(s)
 
 All offsets follow from the geometry alone (see `plan` in geometry.py). Fields are native-endian; a segment never leaves its host.
 A change here changes the fingerprint (layout.pyx), and older segments are refused.
@@ -130,17 +130,17 @@ cdef struct ShardControl:
     Intent intent
     uint32_t news               # derivable: reachable records of the new class
     uint32_t share              # eviction: which part of the records may be new, in 2 ** -24; losable, like `evicted_proven`
-    uint32_t reap_patience      # buckets that the next evictions look through for dead records
-    uint32_t spare3
+    uint32_t spare3[2]
     uint32_t longest[2]         # granules of the longest free run that a block of the arena may have: an upper bound
     # line 4: derivable or losable state of the arenas (0: records, 1: index)
     uint32_t next_fit[2]
     uint32_t used[2]            # granules
     uint32_t nodes              # overflow nodes in use
     uint32_t zone               # memory geometry: granules from this one (a multiple of ZONE_STEP) up belong to the index
-    uint32_t next_expiry        # no record expires before this tick (a lower bound); 0 = none expires at all
-    uint32_t reap_bucket        # where the sweep for dead records goes on
-    uint32_t reap_expiry        # earliest expiry that this sweep has met so far, 0 = none
+    uint32_t next_expiry        # no record expires before this tick (a lower bound); 0 = none expires at all,
+                                # 1 = flushed ones may be there. Of each index chunk `soonest` says the same
+    uint32_t reap_chunk         # where the sweep for dead records goes on
+    uint32_t spare5
     uint32_t completed          # repairs that found the change published, by what the intent tells ...
     uint32_t cancelled          # ... and that found it not
     uint32_t spare4

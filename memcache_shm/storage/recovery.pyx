@@ -25,11 +25,12 @@ from memcache_shm.storage.layout cimport (
 from memcache_shm.storage.records cimport (
     Sizes, are_sane, key_of, key_offset, record_at, record_runs, runs_whole, sizes_of, value_length, word_matches,
 )
-from memcache_shm.storage.view cimport Arena, Shard, View, earlier, flush_due, hash_key, index_start, records_end, shard_of
+from memcache_shm.storage.view cimport Arena, Shard, View, flush_due, hash_key, index_start, note_expiry, records_end, shard_of
 
 
 cdef enum:
     AHEAD = 6                               # buckets whose records are prefetched
+    FLUSHED = 1                             # an expiry before every clock reading
     VERSION_SANE = 0x3fffffffffffffff       # a larger one was never given out
 
 
@@ -44,8 +45,17 @@ cdef void enter(View *v, Shard *s) noexcept nogil:
         store_relaxed64(&s.control.cutoff, load_relaxed64(&s.control.version))
         s.control.items = 0
         s.control.bytes = 0
+        void_chunks(v, s)
         publish(v, s, OP_FLUSH, &s.control.flush_applied, flush_ns)     # the one looked at: there may be a newer one by now
         end(s)
+
+
+cdef void void_chunks(View *v, Shard *s) noexcept nogil:
+    """Let the sweep for dead records look at every chunk."""
+    cdef uint32_t n_buckets = split_buckets(load_relaxed64(&s.control.split)), bucket = 0
+    while s.control.records != 0 and bucket < n_buckets and bucket < v.max_buckets:
+        note_expiry(s, bucket, FLUSHED)
+        bucket += CHUNK_BUCKETS
 
 
 cdef bint sensible(View *v, Shard *s) noexcept nogil:
@@ -201,8 +211,10 @@ cdef bint mark_record(View *v, Shard *s, uint64_t *slot, uint32_t bucket, uint32
         s.control.news += 1
     if version > load_relaxed64(&s.control.version):        # the counter was scribbled over: no version may be given out twice
         store_release64(&s.control.version, version)
-    s.control.next_expiry = earlier(s.control.next_expiry, r.expiry)
-    if version > s.control.cutoff:
+    note_expiry(s, bucket, r.expiry)
+    if version <= s.control.cutoff:
+        note_expiry(s, bucket, FLUSHED)
+    else:
         s.control.items += 1
         s.control.bytes += key_offset(sizes) + sizes.key_length + <uint64_t> value_length(sizes)
     return True
@@ -265,8 +277,8 @@ cdef void rebuild(View *v, Shard *s) noexcept nogil:
     c.news = 0
     c.nodes = 0
     c.next_expiry = 0
-    c.reap_bucket = 0
-    c.reap_expiry = 0
+    c.reap_chunk = 0
+    memset(s.soonest, 0, <size_t> s.directory_entries * 4)
     if not s.shared and n_buckets != v.max_buckets:         # never changes: somebody scribbled over it
         n_buckets = v.max_buckets
         store_release64(&c.split, split_next(load_relaxed64(&c.split), n_buckets))
@@ -286,3 +298,4 @@ cdef void rebuild(View *v, Shard *s) noexcept nogil:
         store_release64(&c.cutoff, c.version)
         c.items = 0
         c.bytes = 0
+        void_chunks(v, s)

@@ -13,7 +13,7 @@ from memcache_shm.storage.arena cimport (
 )
 from memcache_shm.storage.atomics cimport load_relaxed32, store_release32
 from memcache_shm.storage.counters cimport SEVERAL_RUN_RECORDS
-from memcache_shm.storage.evict cimport drop_victim, evict_one, is_dead, next_victim, reap, seek
+from memcache_shm.storage.evict cimport drop_victim, evict_one, next_victim, seek
 from memcache_shm.storage.index cimport Path, Place, bucket_count, locate, shrink
 from memcache_shm.storage.layout cimport (
     BUCKET_SPARSE, GRANULE_MASK, KIND_ENTRY, Record, RunLink, SEVERAL_RUNS, ZONE_STEP, word_granule, word_kind,
@@ -21,6 +21,7 @@ from memcache_shm.storage.layout cimport (
 from memcache_shm.storage.records cimport (
     Fields, Sizes, are_sane, cas_id, fill, key_of, record_at, record_granules, record_runs, record_sane, sizes_of, value_length,
 )
+from memcache_shm.storage.reaping cimport is_dead, reap
 from memcache_shm.storage.recovery cimport OP_MOVE, publish
 from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start, records_end, shard_of, table_ns, ticks
 

@@ -98,6 +98,7 @@ cdef void set_shard(View *v, uint32_t number, plan):
     cdef uint8_t *start = v.base + <size_t> plan.shards_offset + <size_t> plan.shard_bytes * number
     s.control = (<ShardControl *> (v.base + <size_t> plan.controls_offset)) + number
     s.directory = <uint32_t *> start
+    s.soonest = <uint32_t *> (start + <size_t> plan.soonest_offset)
     s.directory_entries = plan.directory_entries
     s.number = number
     set_arena(&s.records, start, plan.records, s.control, 0)

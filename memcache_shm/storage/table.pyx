@@ -7,8 +7,8 @@ Reading is reader.pyx, changing is writer.pyx; here they meet the Python side: m
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquire64, load_relaxed64, store_release32
-from memcache_shm.storage.evict cimport may_have_dead, reclaim
 from memcache_shm.storage.layout cimport BUCKET_SLOTS, NODE_SLOTS, Record, split_buckets
+from memcache_shm.storage.reaping cimport may_have_dead, reclaim
 from memcache_shm.storage.recovery cimport OP_EXPIRE, begin, end
 from memcache_shm.storage.results cimport Found, OK, TRY
 from memcache_shm.storage.segment cimport close_view, open_view
@@ -20,7 +20,7 @@ from memcache_shm.storage import segment
 from memcache_shm.storage.counters import COUNTER_NAMES as _COUNTER_NAMES
 
 cdef enum:
-    SLICE_BUCKETS = 64          # that `reclaim` sweeps before it gives the shard's lock back
+    SLICE_CHUNKS = 4                # that `reclaim` sweeps before it gives the shard's lock back
 
 
 cdef class Table:
@@ -135,7 +135,7 @@ cdef class Table:
         """Give the space of expired and flushed items back, for about `limit_s` seconds at most: the sweep in the background. Whether
         some may be left. Shards without any cost one look, shards whose lock is taken are passed over."""
         cdef uint64_t stop_ns = clock_ns(CLOCK_MONOTONIC) + <uint64_t> (limit_s * 1000000000)
-        cdef uint32_t i, number, now, seen
+        cdef uint32_t i, number, now
         cdef bint left = False
         cdef Shard *s
         self.check_open()
@@ -146,9 +146,8 @@ cdef class Table:
                 number = (self.reclaimed + i) & (self.view.shards - 1)
                 s = self.view.shard + number
                 while (may_have_dead(&self.view, s, &now) or flush_pending(&self.view, s)) and take(&self.view, s, TRY) == LOCKED:
-                    seen = 0
                     begin(&self.view, s, OP_EXPIRE)
-                    reclaim(&self.view, s, SLICE_BUCKETS, &seen)
+                    reclaim(&self.view, s, SLICE_CHUNKS)
                     end(s)
                     give(&self.view, s)
                     if clock_ns(CLOCK_MONOTONIC) >= stop_ns:

@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from memcache_shm.storage.atomics cimport (
     CLOCK_BOOTTIME, clock_ns, fetch_add64, load_acquire64, load_relaxed32, load_relaxed64,
 )
-from memcache_shm.storage.layout cimport CounterBlock, EXPIRY_HZ, Header, ProcessSlot, ShardControl
+from memcache_shm.storage.layout cimport CHUNK_BUCKETS, CounterBlock, EXPIRY_HZ, Header, ProcessSlot, ShardControl
 from memcache_shm.storage.siphash cimport siphash13
 
 
@@ -26,6 +26,7 @@ cdef struct Arena:
 cdef struct Shard:
     ShardControl *control
     uint32_t *directory         # index chunk -> its first granule in the index arena
+    uint32_t *soonest           # index chunk -> no record in its buckets expires before (as ShardControl.next_expiry)
     uint32_t directory_entries
     uint32_t number
     uint32_t stuck_word         # lock word and
@@ -105,6 +106,15 @@ cdef inline uint32_t earlier(uint32_t a, uint32_t b) noexcept nogil:
     if a == 0 or b == 0:
         return a | b
     return a if a < b else b
+
+
+cdef inline void note_expiry(Shard *s, uint32_t bucket, uint32_t expiry) noexcept nogil:
+    """Before a record that expires then (0: never) is reachable in a bucket: bring the bounds down to it."""
+    cdef uint32_t chunk = bucket // CHUNK_BUCKETS
+    if expiry != 0:
+        s.control.next_expiry = earlier(s.control.next_expiry, expiry)
+        if chunk < s.directory_entries:
+            s.soonest[chunk] = earlier(s.soonest[chunk], expiry)
 
 
 cdef inline bint is_retired(View *v) noexcept nogil:

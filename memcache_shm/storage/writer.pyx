@@ -15,7 +15,7 @@ from memcache_shm.storage.counters cimport (
     CAS_BADVAL, CAS_HITS, CAS_MISSES, CMD_FLUSH, CMD_SET, DECR_HITS, DECR_MISSES, DELETE_HITS, DELETE_MISSES, EVICTIONS, EXPIRED_UNFETCHED,
     INCR_HITS, INCR_MISSES, RECLAIMED, RETURNED_NEW, RETURNED_PROVEN, STORE_NO_MEMORY, STORE_TOO_LARGE, TOTAL_ITEMS, TOUCH_HITS, TOUCH_MISSES,
 )
-from memcache_shm.storage.evict cimport drop, evict_one, free_record, reap
+from memcache_shm.storage.evict cimport drop, evict_one, free_record
 from memcache_shm.storage.ghosts cimport move_border, returned
 from memcache_shm.storage.index cimport Place, bucket_at, bucket_count, extend, ghosts_of, grow, locate, shrink
 from memcache_shm.storage.layout cimport (
@@ -26,12 +26,13 @@ from memcache_shm.storage.layout cimport (
 from memcache_shm.storage.locks cimport LOCKED, give, take
 from memcache_shm.storage.numbers cimport format_number, parse_number
 from memcache_shm.storage.records cimport Fields, cas_id, copy_value, fill, record_bytes, sizes_of, value_length
+from memcache_shm.storage.reaping cimport reap
 from memcache_shm.storage.recovery cimport OP_DELETE, OP_EVICT, OP_EXPIRE, OP_STORE, OP_TOUCH, begin, done, end, note, publish
 from memcache_shm.storage.results cimport (
     ADD, APPEND, CAS, EXISTS, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, PREPEND, READ_ONLY, SET, TOO_LARGE, TRY,
 )
 from memcache_shm.storage.room cimport allocate, reserve_index
-from memcache_shm.storage.view cimport Shard, View, count, earlier, hash_key, shard_of, table_ns, ticks
+from memcache_shm.storage.view cimport Shard, View, count, hash_key, note_expiry, shard_of, table_ns, ticks
 
 cdef enum:
     RELATIVE_MAX_S = 2592000        # 30 days: a larger exptime is unix time, as in memcached
@@ -210,9 +211,8 @@ cdef int write_record(View *v, Target *t, Fields *f, uint32_t length, uint64_t *
     old = slot[0]
     t.fresh = runs.start[0]
     word = new_word(v, t, runs.start[0], f.version)
+    note_expiry(s, t.place.bucket, f.expiry)
     publish(v, s, OP_STORE, slot, word)
-    s.control.next_expiry = earlier(s.control.next_expiry, f.expiry)
-    s.control.reap_expiry = earlier(s.control.reap_expiry, f.expiry)
     s.control.records += 1
     if not word >> PROVEN_AT & 1:
         s.control.news += 1
@@ -352,11 +352,10 @@ cdef int touch(View *v, const char *key, size_t klen, uint32_t expiry, int wait)
     if t.record == NULL:
         count(v, TOUCH_MISSES, 1)
         return leave(v, &t, NOT_FOUND)
+    note_expiry(t.shard, t.place.bucket, expiry)
     note(v, t.shard, OP_TOUCH, t.place.slot, t.place.slot[0], expiry)
     store_release32(&t.record.expiry, expiry)
     done(t.shard, OP_TOUCH)
-    t.shard.control.next_expiry = earlier(t.shard.control.next_expiry, expiry)
-    t.shard.control.reap_expiry = earlier(t.shard.control.reap_expiry, expiry)
     count(v, TOUCH_HITS, 1)
     return leave(v, &t, OK)
 
