@@ -7,10 +7,10 @@
 A signal handler only notes the signal; `_act` does what it asks for. A graceful stop ends the channels: each worker answers what
 it has read, closes its connections and leaves.
 
-By the clock it looks after four things: workers without a sign of life (`watchdog`), descriptors, the space of expired items (2 ms
-a tenth of a second while there are some), and whether the table's objects still exist. When somebody removed them it makes an empty table of the same name and geometry, writes its ids into the
-shared figures and pokes the workers; each attaches it between two rounds of its loop. So no connection is lost, while a drain and new
-workers would cost all of them. In between, requests to the removed table read an error.
+By the clock it looks after four things: workers without a sign of life (`watchdog`), descriptors, the space of dead items (2 ms a tenth
+of a second while there are some), and whether the table's objects still exist. When somebody removed them it makes an empty table of
+the same name and geometry, writes its ids into the shared figures and pokes the workers; each attaches it between two rounds of its loop.
+So no connection is lost, while a drain and new workers would cost all of them. In between, requests to the removed table read an error.
 """
 
 from __future__ import annotations

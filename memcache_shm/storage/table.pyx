@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """A table as one process has it: the view of the segment with all operations, and the figures it can tell.
 
-Reading is reader.pyx, changing is writer.pyx; here they meet the Python side: making, attaching, closing, statistics.
+Reading is reader.pyx, changing is writer.pyx and flushing.pyx; here they meet the Python side: making, attaching, closing, statistics.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -14,7 +14,7 @@ from memcache_shm.storage.results cimport Found, OK, TRY
 from memcache_shm.storage.segment cimport close_view, open_view
 from memcache_shm.storage.locks cimport LOCKED, give, objects_gone, sweep, take
 from memcache_shm.storage.view cimport Shard, flush_pending, is_retired
-from memcache_shm.storage cimport reader, writer
+from memcache_shm.storage cimport flushing, reader, writer
 
 from memcache_shm.storage import segment
 from memcache_shm.storage.counters import COUNTER_NAMES as _COUNTER_NAMES
@@ -85,7 +85,7 @@ cdef class Table:
         return writer.touch(&self.view, key, klen, expiry, wait)
 
     cdef int flush(self, int64_t delay_s, int wait) noexcept nogil:
-        return writer.flush(&self.view, delay_s, wait)
+        return flushing.flush(&self.view, delay_s, wait)
 
     cdef uint32_t expiry_from(self, int64_t exptime) noexcept nogil:
         return writer.expiry_from(&self.view, exptime)

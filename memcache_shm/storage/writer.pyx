@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Changing items, under the shard's lock: store in all its modes, delete, incr and decr, touch, flush_all.
+"""Changing items, under the shard's lock: store in all its modes, delete, incr and decr, touch. (flush_all is flushing.pyx.)
 
 Every change is made out of place: allocate, fill, publish by one store into the slot, then free the old record. Order of events in a
 shard: lock, intent, version counter, record, slot, free map and counts, intent cleared, unlock.
@@ -12,7 +12,7 @@ from memcache_shm.storage.atomics cimport (
     CLOCK_REALTIME, __builtin_prefetch, clock_ns, load_relaxed32, load_relaxed64, store_relaxed32, store_release32, store_release64,
 )
 from memcache_shm.storage.counters cimport (
-    CAS_BADVAL, CAS_HITS, CAS_MISSES, CMD_FLUSH, CMD_SET, DECR_HITS, DECR_MISSES, DELETE_HITS, DELETE_MISSES, EVICTIONS, EXPIRED_UNFETCHED,
+    CAS_BADVAL, CAS_HITS, CAS_MISSES, CMD_SET, DECR_HITS, DECR_MISSES, DELETE_HITS, DELETE_MISSES, EVICTIONS, EXPIRED_UNFETCHED,
     INCR_HITS, INCR_MISSES, RECLAIMED, RETURNED_NEW, RETURNED_PROVEN, STORE_NO_MEMORY, STORE_TOO_LARGE, TOTAL_ITEMS, TOUCH_HITS, TOUCH_MISSES,
 )
 from memcache_shm.storage.evict cimport drop, evict_one, free_record
@@ -29,15 +29,13 @@ from memcache_shm.storage.records cimport Fields, cas_id, copy_value, fill, reco
 from memcache_shm.storage.reaping cimport reap
 from memcache_shm.storage.recovery cimport OP_DELETE, OP_EVICT, OP_EXPIRE, OP_STORE, OP_TOUCH, begin, done, end, note, publish
 from memcache_shm.storage.results cimport (
-    ADD, APPEND, CAS, EXISTS, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, PREPEND, READ_ONLY, SET, TOO_LARGE, TRY,
+    ADD, APPEND, CAS, EXISTS, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, PREPEND, READ_ONLY, SET, TOO_LARGE,
 )
 from memcache_shm.storage.room cimport allocate, reserve_index
 from memcache_shm.storage.view cimport Shard, View, count, hash_key, note_expiry, shard_of, table_ns, ticks
 
 cdef enum:
-    RELATIVE_MAX_S = 2592000        # 30 days: a larger exptime is unix time, as in memcached
     NUMBER_BYTES = 64               # bytes of a value that incr looks at
-    FAR_S = 4000000000              # 127 years: beyond what the clock's arithmetic is for
     ALREADY_GONE = 1                # an expiry before every clock reading
     MERGES_A_CHANGE = 4
 
@@ -358,52 +356,6 @@ cdef int touch(View *v, const char *key, size_t klen, uint32_t expiry, int wait)
     done(t.shard, OP_TOUCH)
     count(v, TOUCH_HITS, 1)
     return leave(v, &t, OK)
-
-
-cdef int settle_due_flush(View *v, int wait) noexcept nogil:
-    """Before a flush deadline that has passed is overwritten every shard must have noted it. Shard 0 is held."""
-    cdef uint32_t i
-    cdef uint64_t due = load_relaxed64(&v.header.flush_ns)
-    cdef int r
-    if due == 0 or due > table_ns(v):
-        return OK
-    for i in range(1, v.shards):
-        if load_relaxed64(&v.shard[i].control.flush_applied) == due:
-            continue
-        r = take(v, v.shard + i, wait)
-        if r != LOCKED:
-            return r
-        give(v, v.shard + i)
-    return OK
-
-
-cdef int flush(View *v, int64_t delay_s, int wait) noexcept nogil:
-    """All items present at the deadline vanish; `delay_s` as in memcached (a value above 30 days is unix time)."""
-    cdef uint32_t i
-    cdef uint64_t deadline
-    cdef int r
-    if v.readonly:
-        return READ_ONLY
-    r = take(v, v.shard, wait)
-    if r != LOCKED:
-        return r
-    r = settle_due_flush(v, wait)
-    if r == OK:
-        if delay_s > RELATIVE_MAX_S:
-            delay_s -= <int64_t> (clock_ns(CLOCK_REALTIME) // 1000000000)
-        if delay_s > FAR_S:
-            delay_s = FAR_S
-        deadline = table_ns(v) + (<uint64_t> delay_s * 1000000000 if delay_s > 0 else 0)
-        if deadline == load_relaxed64(&v.header.flush_ns):
-            deadline += 1
-        store_release64(&v.header.flush_ns, deadline)
-        count(v, CMD_FLUSH, 1)
-    give(v, v.shard)
-    if r == OK and delay_s <= 0:
-        for i in range(v.shards):       # not needed for the effect: brings the counts up to date at once
-            if take(v, v.shard + i, TRY) == LOCKED:
-                give(v, v.shard + i)
-    return r
 
 
 cdef uint32_t expiry_from(View *v, int64_t exptime) noexcept nogil:

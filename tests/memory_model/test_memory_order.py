@@ -156,7 +156,8 @@ MODELLED = {
         "bucket_at": 1, "bump": 2, "extend": 1, "move_into_gaps": 1, "compact": 1, "put_entry": 2, "take_chunk": 1,
         "drop_movers": 1,
     },
-    "writer": {"write_record": 1, "touch": 1, "flush": 1},
+    "writer": {"write_record": 1, "touch": 1},
+    "flushing": {"flush": 1},
     "view": {"flush_due": 2},
     "locks": {"inherit": 2, "claim": 2, "owner_state": 1, "try_once": 3, "spin": 1, "give_up": 1, "hold": 1, "ready": 1, "give": 1},
 }  # fmt: skip

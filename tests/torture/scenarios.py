@@ -205,7 +205,7 @@ SCENARIOS = [
     Scenario("gat", CELLS, expiring, lambda s: s.cache.gat("target", 1000), (TOUCH,), later_s=500),
     Scenario("eviction, elements", FEW, full_of(60), lambda s: s.cache.set("new", b"v"), (EVICT, STORE), evicts=True, nested=2),
     Scenario("eviction, neighbours", MEMORY, full_of(900), lambda s: s.cache.set("new", b"v" * 1900), (EVICT, STORE), evicts=True),
-    Scenario("eviction, a neighbour moves", MEMORY, hole_below, lambda s: s.cache.set("new", b"v" * 1000), (EVICT, MOVE, STORE), evicts=True),
+    Scenario("eviction, neighbour moves", MEMORY, hole_below, lambda s: s.cache.set("new", b"v" * 999), (EVICT, MOVE, STORE), evicts=True),
     Scenario("reaping", FEW, all_expired, lambda s: s.cache.set("new", b"v"), (EXPIRE, STORE)),
     Scenario("several runs", STRICT, holes, lambda s: s.cache.set("new", b"v" * 1900), (STORE,)),
     Scenario("several runs, freed", STRICT, broken_up, lambda s: s.cache.set("target", b"v"), (STORE,)),
