@@ -2,9 +2,9 @@
 """The free map of an arena: a bitmap with one bit a granule, and over it one byte a block of 512 that bounds its longest free run.
 
 By these bytes a search finds the best fit among thousands of blocks without looking at the bitmap: the block whose longest run is the
-shortest that is long enough. A run belongs to the block in which it begins, and what of it lies in the next block to that one, too. The bytes
-are upper bounds: giving back raises them at once, a search that finds less lowers them. Bitmap, bytes, use count and search position
-are derivable: repair rebuilds them from the index. All calls hold the shard's lock.
+shortest that is long enough. A run belongs to the block in which it begins, and what of it lies in the next block to that one, too. The
+bytes are upper bounds: giving back raises them at once, a search that finds less lowers them. Bitmap, bytes, use count and search
+position are derivable: repair rebuilds them from the index. All calls hold the shard's lock.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t

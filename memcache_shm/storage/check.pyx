@@ -15,8 +15,8 @@ from memcache_shm.storage.arena cimport Runs, all_free, blocks, is_used, longest
 from memcache_shm.storage.atomics cimport load_relaxed32, load_relaxed64, store_relaxed64, store_release64
 from memcache_shm.storage.index cimport Path, node_at, walk
 from memcache_shm.storage.layout cimport (
-    CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, LONGEST_MOST, MAX_NODES, NODE_BYTES, NODE_SLOTS, PROVEN_AT, Record, ShardControl, bucket_of,
-    entry_pattern, pattern_mask, split_buckets, word_granule, word_kind,
+    CHUNK_BUCKETS, CHUNK_BYTES, KIND_ENTRY, KIND_LINK, LONGEST_MOST, MAX_NODES, NODE_BYTES, NODE_SLOTS, PROVEN_AT, Record, ShardControl,
+    bucket_of, entry_pattern, pattern_mask, split_buckets, word_granule, word_kind,
 )
 from memcache_shm.storage.locks cimport LOCKED, LOCK_BUSY_OWNER, LOCK_RETIRED, give, hold, slot_units
 from memcache_shm.storage.records cimport (
@@ -265,7 +265,7 @@ cdef class _Shard:
         cdef uint32_t block
         for block in range(blocks(a, a.granules)):
             if longest_in(a, block) > a.longest[block] and a.longest[block] < LONGEST_MOST:
-                self.say("free map", f"block {block} has {longest_in(a, block)} free {what} in a row, more than the {a.longest[block]} told of")
+                self.say("free map", f"block {block} has {longest_in(a, block)} free {what} in a row, more than {a.longest[block]} as told")
         return 0
 
     cdef int compare(self, str what, Arena *a, Arena *derived, Arena *also) except -1:
@@ -288,7 +288,8 @@ cdef class _Shard:
     cdef int counts(self) except -1:
         cdef ShardControl *c = self.shard.control
         for name, has, derived in (
-            ("records", c.records, self.n_records), ("new records", c.news, self.n_news), ("items", c.items, self.n_items), ("bytes", c.bytes, self.n_bytes),
+            ("records", c.records, self.n_records), ("new records", c.news, self.n_news), ("items", c.items, self.n_items),
+            ("bytes", c.bytes, self.n_bytes),
             ("overflow nodes", c.nodes, self.n_nodes),
         ):
             if has != derived:

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Taking items out: which one goes for want of room, and the accounts of it.
 
-An item is new until it was used and a hand has seen so; then it is proven. Each class has a hand of its own that visits bucket after bucket:
+An item is new until it was used and a hand has seen so; then it is proven. Each class has a hand of its own that visits the buckets:
 
 - new: who was used since becomes proven; of the others the older half goes. Most items are asked for once, so this queue is kept short;
 - proven: of those without a use left the older half goes; where no such item is left behind, all lose one use.
@@ -234,9 +234,9 @@ cdef uint64_t *visit(View *v, Shard *s, int which, uint64_t pinned, uint32_t *bu
 cdef uint64_t *next_victim(View *v, Shard *s, uint64_t pinned, uint32_t *bucket) noexcept nogil:
     """Turn the hands to the next item that has to go; NULL when the shard holds nothing evictable. Readers may renew uses as fast as
     visits take them: after a bounded number of visits any item goes."""
-    cdef uint32_t visited
+    cdef uint32_t _visit
     cdef uint64_t *slot
-    for visited in range(MOST_VISITS):
+    for _visit in range(MOST_VISITS):
         slot = visit(
             v, s, NEW if s.control.news * <uint64_t> ONE >= s.control.records * share_of_new(s.control) else PROVEN, pinned, bucket)
         if slot != NULL:

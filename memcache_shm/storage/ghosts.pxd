@@ -3,7 +3,7 @@
     bucket: 7 slots | ghosts:  fingerprint 11 | was proven 1, five times; the latest lowest; 0 = none
 
 A ghost is 11 of the key's tag bits, so it costs no look at the key, and it lies in the cache line that a write has in hand. It enters from
-below and pushes the oldest out: first in, first out, by one store. All of it is losable: a split or merge, a repair or a death may cost some.
+below and pushes the oldest out: first in, first out, by one store. All of it is losable: a split, a merge, a repair may cost some.
 
 An item that returns while its ghost is there was evicted too early. As in ARC (Megiddo and Modha, FAST 2003) each such return moves the
 border between the classes: a new item's asks for more room for new ones, a proven one's for less, the rarer class with more weight.
@@ -67,8 +67,8 @@ cdef inline uint64_t of_proven(ShardControl *c) noexcept nogil:
 
 
 cdef inline void average_in(ShardControl *c, bint proven, uint64_t ghosts) noexcept nogil:
-    """Keep account of which class was evicted, over as many evictions as there are ghosts: the hands take turns, each of many evictions, and
-    an average over fewer would follow the turns."""
+    """Keep account of which class was evicted, over as many evictions as there are ghosts: the hands take turns, each of many
+    evictions, and an average over fewer would follow the turns."""
     cdef uint64_t all_ = <uint64_t> 1 << AVERAGE_LOG2, average = c.evicted_proven if c.evicted_proven < all_ else all_
     c.evicted_proven = average + (all_ - average) // ghosts if proven else average - average // ghosts
 

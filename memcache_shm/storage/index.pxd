@@ -4,8 +4,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from memcache_shm.storage.atomics cimport load_acquire32, load_acquire64, load_relaxed64
 from memcache_shm.storage.layout cimport (
-    BUCKET_BYTES, BUCKET_SLOTS, CHUNK_BUCKETS, CHUNK_BYTES, GHOSTS_AT, GRANULE_MASK, KIND_LINK, NODE_BYTES, NODE_SLOTS, Record, split_buckets, word_granule,
-    word_kind,
+    BUCKET_BYTES, BUCKET_SLOTS, CHUNK_BUCKETS, CHUNK_BYTES, GHOSTS_AT, GRANULE_MASK, KIND_LINK, NODE_BYTES, NODE_SLOTS, Record,
+    split_buckets, word_granule, word_kind,
 )
 from memcache_shm.storage.view cimport Arena, Shard, View
 

@@ -1,7 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The index of a shard, as its owner changes it: search, overflow nodes, and growth by linear hashing.
 
-A bucket is 7 slots and a word of ghosts in one cache line; a full one ends in a link word to an overflow node of 4 slots, whose last may link on.
+A bucket is 7 slots and a word of ghosts in one cache line; a full one ends in a link word to an overflow node of 4 slots, whose last may
+link on.
 Buckets come in chunks of 16. In the memory geometry chunks and nodes lie at the arena's upper end, in a zone that grows and shrinks
 against the records (so that they never stand between large records); in the element geometry they have an arena of their own.
 

@@ -137,8 +137,7 @@ cdef struct ShardControl:
     uint32_t used[2]            # granules
     uint32_t nodes              # overflow nodes in use
     uint32_t zone               # memory geometry: granules from this one (a multiple of ZONE_STEP) up belong to the index
-    uint32_t next_expiry        # no record expires before this tick (a lower bound); 0 = none expires at all,
-                                # 1 = flushed ones may be there. Of each index chunk `soonest` says the same
+    uint32_t next_expiry        # no record expires before this tick; 0 = none does, 1 = flushed ones may be there (see reaping.pyx)
     uint32_t reap_chunk         # where the sweep for dead records goes on
     uint32_t spare5
     uint32_t completed          # repairs that found the change published, by what the intent tells ...

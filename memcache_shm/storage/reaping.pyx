@@ -36,7 +36,8 @@ cdef bint may_have_dead(View *v, Shard *s, uint32_t *now) noexcept nogil:
     return bound <= now[0]
 
 
-cdef uint32_t reap_bucket(View *v, Shard *s, uint32_t bucket, uint32_t now, uint64_t pinned, uint32_t *soonest, uint32_t *seen) noexcept nogil:
+cdef uint32_t reap_bucket(View *v, Shard *s, uint32_t bucket, uint32_t now, uint64_t pinned, uint32_t *soonest,
+                          uint32_t *seen) noexcept nogil:
     """Drop the dead records of one bucket and its nodes; how many there were. `soonest`: when the first of the others expires; `seen`
     counts the records looked at."""
     cdef uint32_t i, position = 0, expiry, found = 0
@@ -69,10 +70,10 @@ cdef uint32_t reap_chunk(View *v, Shard *s, uint32_t chunk, uint32_t now, uint64
 
 cdef int64_t due_chunk(View *v, Shard *s, uint32_t now) noexcept nogil:
     """The next chunk whose bound is over, or -1: then the shard's bound is made exact."""
-    cdef uint32_t chunks = (bucket_count(v, s) + CHUNK_BUCKETS - 1) // CHUNK_BUCKETS, i, at = s.control.reap_chunk, least = 0
+    cdef uint32_t chunks = (bucket_count(v, s) + CHUNK_BUCKETS - 1) // CHUNK_BUCKETS, at = s.control.reap_chunk, least = 0, _look
     if chunks > s.directory_entries:
         return -1
-    for i in range(chunks):
+    for _look in range(chunks):
         at = at if at < chunks else 0
         if s.soonest[at] != 0 and s.soonest[at] <= now:
             s.control.reap_chunk = at + 1
@@ -85,9 +86,9 @@ cdef int64_t due_chunk(View *v, Shard *s, uint32_t now) noexcept nogil:
 
 cdef uint32_t reap_some(View *v, Shard *s, uint32_t now, uint64_t pinned, uint32_t chunks, uint32_t *seen) noexcept nogil:
     """Sweep at most so many chunks, until one had dead records; how many."""
-    cdef uint32_t i, found
+    cdef uint32_t _sweep, found
     cdef int64_t chunk
-    for i in range(chunks):
+    for _sweep in range(chunks):
         chunk = due_chunk(v, s, now)
         if chunk < 0:
             return 0
@@ -105,8 +106,8 @@ cdef bint reap(View *v, Shard *s, uint64_t pinned) noexcept nogil:
 
 cdef uint32_t reclaim(View *v, Shard *s, uint32_t chunks) noexcept nogil:
     """The sweep in the background: so many chunks at most; how many dead records went."""
-    cdef uint32_t i, now = 0, found = 0, seen = 0
-    for i in range(chunks):
+    cdef uint32_t _sweep, now = 0, found = 0, seen = 0
+    for _sweep in range(chunks):
         if not may_have_dead(v, s, &now):
             break
         found += reap_some(v, s, now, <uint64_t> -1, 1, &seen)

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Making room: runs of granules for records and for the index, by moving and evicting what is in the way.
 
-A record gets one run when one is free. Else an item goes, by its standing; where its place is too small its neighbours in the arena are moved to
-where they fit, so that what is free does not end as crumbs. For a large record a whole stretch is cleared: the neighbours go too. A
-neighbour is recognised by its key leading back to its own slot. Only when no single run can be had does a record get several.
+A record gets one run when one is free. Else an item goes, by its standing; where its place is too small its neighbours in the arena are
+moved to where they fit, so that what is free does not end as crumbs. For a large record a whole stretch is cleared: the neighbours go
+too. A neighbour is recognised by its key leading back to its own slot. Only when no single run can be had does a record get several.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -301,10 +301,10 @@ cdef bint widen(View *v, Shard *s, uint32_t granule, uint32_t n, uint64_t pinned
 
 cdef bint evict_for(View *v, Shard *s, uint32_t n, uint64_t pinned, Runs *out) noexcept nogil:
     """Evict by standing alone, until the place of one, with what is free around it or can be made so by moving, is large enough."""
-    cdef uint32_t bucket, victims
+    cdef uint32_t bucket, _victim
     cdef uint64_t granule
     cdef uint64_t *slot
-    for victims in range(VICTIMS):
+    for _victim in range(VICTIMS):
         slot = next_victim(v, s, pinned, &bucket)
         if slot == NULL:
             return False

@@ -13,15 +13,16 @@ from memcache_shm.storage.atomics cimport (
 )
 from memcache_shm.storage.counters cimport (
     CAS_BADVAL, CAS_HITS, CAS_MISSES, CMD_SET, DECR_HITS, DECR_MISSES, DELETE_HITS, DELETE_MISSES, EVICTIONS, EXPIRED_UNFETCHED,
-    INCR_HITS, INCR_MISSES, RECLAIMED, RETURNED_NEW, RETURNED_PROVEN, STORE_NO_MEMORY, STORE_TOO_LARGE, TOTAL_ITEMS, TOUCH_HITS, TOUCH_MISSES,
+    INCR_HITS, INCR_MISSES, RECLAIMED, RETURNED_NEW, RETURNED_PROVEN, STORE_NO_MEMORY, STORE_TOO_LARGE, TOTAL_ITEMS, TOUCH_HITS,
+    TOUCH_MISSES,
 )
 from memcache_shm.storage.evict cimport drop, evict_one, free_record
 from memcache_shm.storage.ghosts cimport move_border, returned
 from memcache_shm.storage.index cimport Place, bucket_at, bucket_count, extend, ghosts_of, grow, locate, shrink
 from memcache_shm.storage.layout cimport (
-    ACCESS_AT, ACCESS_MASK, ACCESS_SHIFT, BUCKET_FILL_HALVES, BUCKET_SLOTS, BUCKET_SPARSE, CHUNK_BUCKETS, CHUNK_BYTES, EXPIRY_HZ, FETCHED_AT, KIND_ENTRY,
-    MAX_NODES, MIN_BUCKETS, NODE_BYTES, NO_GRANULE, PROVEN_AT, Record, RunLink, USES_AT, VERSION_AT, VERSION_MASK, bucket_of,
-    entry_pattern, word_kind,
+    ACCESS_AT, ACCESS_MASK, ACCESS_SHIFT, BUCKET_FILL_HALVES, BUCKET_SLOTS, BUCKET_SPARSE, CHUNK_BUCKETS, CHUNK_BYTES, EXPIRY_HZ,
+    FETCHED_AT, KIND_ENTRY, MAX_NODES, MIN_BUCKETS, NODE_BYTES, NO_GRANULE, PROVEN_AT, Record, RunLink, USES_AT, VERSION_AT, VERSION_MASK,
+    bucket_of, entry_pattern, word_kind,
 )
 from memcache_shm.storage.locks cimport LOCKED, give, take
 from memcache_shm.storage.numbers cimport format_number, parse_number
