@@ -39,7 +39,7 @@ class BusyError(MemcacheError):
 
 
 class NoSpaceError(MemcacheError):
-    """The table is full and eviction is off (``-M``), or too many processes write to it."""
+    """The table is full and eviction is off (``-M``), old and new value do not fit side by side, or too many processes write to it."""
 
 
 class ReadOnlyError(MemcacheError):

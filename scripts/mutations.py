@@ -52,6 +52,8 @@ _SPLIT = """    if not copy_movers(v, s, from_, n):
             give_chunk(s, n // CHUNK_BUCKETS)
         return
 """
+_SPLIT_BOUND = "    note_expiry(s, n, s.soonest[from_ // CHUNK_BUCKETS])\n"
+_MERGE_BOUND = "    note_expiry(s, buddy, s.soonest[last // CHUNK_BUCKETS])\n"
 _PUBLISH_SPLIT = "    publish(v, s, OP_SPLIT, &s.control.split, split_next(split, n + 1))\n"
 _PUBLISH_MERGE = "    publish(v, s, OP_MERGE, &s.control.split, split_next(split, last))\n"
 _HIDE = "    s.directory[n // CHUNK_BUCKETS] ^= <uint32_t> 0xffffffff\n"
@@ -96,7 +98,9 @@ _FILL_AND_PUBLISH = """    fill(&s.records, &runs, f)
     slot = t.place.slot if t.place.slot != NULL else t.place.empty
     old = slot[0]
     t.fresh = runs.start[0]
+    t.stored = record_bytes(f, length)
     word = new_word(v, t, runs.start[0], f.version)
+    note_expiry(s, t.place.bucket, f.expiry)
     publish(v, s, OP_STORE, slot, word)
 """
 _MOVE = """    fill(&s.records, &runs, &f)
@@ -206,7 +210,7 @@ ORDER = [
         "slot published before the record is filled",
         "writer.pyx",
         _FILL_AND_PUBLISH,
-        _turned(_FILL_AND_PUBLISH, 5),
+        _turned(_FILL_AND_PUBLISH, 7),
         ("writer",),
         ("set, new",),
     ),
@@ -230,8 +234,8 @@ ORDER = [
     Mutation(
         "split word before the copy",
         "index.pyx",
-        _SPLIT + _PUBLISH_SPLIT,
-        _PUBLISH_SPLIT + _SPLIT,
+        _SPLIT + _SPLIT_BOUND + _PUBLISH_SPLIT,
+        _SPLIT_BOUND + _PUBLISH_SPLIT + _SPLIT,
         ("index",),
         ("split",),
     ),
@@ -246,8 +250,8 @@ ORDER = [
     Mutation(
         "merge: split word before the copy",
         "index.pyx",
-        _MERGE + _PUBLISH_MERGE,
-        _PUBLISH_MERGE + _MERGE,
+        _MERGE + _MERGE_BOUND + _PUBLISH_MERGE,
+        _MERGE_BOUND + _PUBLISH_MERGE + _MERGE,
         ("index",),
         ("merge",),
     ),

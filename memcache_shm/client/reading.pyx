@@ -277,7 +277,8 @@ cdef object _error(Table table, int result, str name):
     if result == TOO_LARGE:
         return TooLargeError(f"table {name!r} takes values up to {table.max_value} bytes; make it with a larger max_item")
     if result == NO_SPACE:
-        return NoSpaceError(f"table {name!r} is full and eviction is off")
+        why = "has no room for the new value beside the old one" if table.evicts else "is full and eviction is off"
+        return NoSpaceError(f"table {name!r} {why}")
     if result == TOO_MANY:
         return NoSpaceError(f"table {name!r}: too many processes write to it; close some, or attach with readonly=True")
     if result == READ_ONLY:

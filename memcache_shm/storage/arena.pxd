@@ -12,7 +12,7 @@ cdef struct Runs:               # where one record lies or is to lie
     uint32_t granules[MAX_RUNS]
 
 
-cdef int64_t find_run(Arena *a, uint32_t low, uint32_t high, uint32_t n) noexcept nogil
+cdef int64_t find_run(Arena *a, uint32_t low, uint32_t high, uint32_t n, bint whole) noexcept nogil
 cdef int64_t find_aligned(Arena *a, uint32_t low, uint32_t high, uint32_t n, uint32_t alignment) noexcept nogil
 cdef int64_t run_around(Arena *a, uint32_t granule, uint32_t high, uint32_t n) noexcept nogil
 cdef bint gather_runs(Arena *a, uint32_t high, uint64_t payload, uint32_t overhead_first, Runs *out) noexcept nogil

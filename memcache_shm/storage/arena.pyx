@@ -16,7 +16,7 @@ from memcache_shm.storage.view cimport Arena
 
 cdef enum:
     GROUP = 64                  # blocks whose bytes are looked at together: a cache line
-    GROUPS_A_SEARCH = 8        # looked at for a better fit once one was found
+    GROUPS_A_SEARCH = 8         # looked at for a better fit once one was found
     FEW_RUNS = 3                # what a record of several runs should do with, if possible
 
 
@@ -175,7 +175,7 @@ cdef int64_t block_with(Arena *a, uint32_t from_, uint32_t to, uint32_t length) 
 
 cdef int64_t best_block(Arena *a, uint32_t first, uint32_t last, uint32_t n, uint32_t *most) noexcept nogil:
     """The block in [first, last) whose longest run is said to be the shortest of at least `n` granules; -1 when none has one: then
-    `most` is what the longest has. Begins where the last search ended; in a full arena a thousand blocks are compared, else 64."""
+    `most` is what the longest has. Begins where the last search ended; in a full arena some 500 blocks are compared, else 64."""
     cdef uint32_t low = first // GROUP, groups = (last + GROUP - 1) // GROUP - low
     cdef uint32_t enough = GROUPS_A_SEARCH if a.used[0] > a.granules // 8 * 7 else 0
     cdef uint32_t g = (load_relaxed32(a.next_fit) >> BLOCK_LOG2) // GROUP, seen, from_, to, i, top, fit, best = LONGEST_MOST + 1
@@ -211,13 +211,15 @@ cdef int64_t best_block(Arena *a, uint32_t first, uint32_t last, uint32_t n, uin
     return block
 
 
-cdef int64_t find_short(Arena *a, uint32_t low, uint32_t high, uint32_t n) noexcept nogil:
+cdef int64_t find_short(Arena *a, uint32_t low, uint32_t high, uint32_t n, bint whole) noexcept nogil:
     """A free run of at most 255 granules: beginning in a whole block, else in one that a border cuts."""
     cdef uint32_t first = blocks(a, low), last = high >> BLOCK_LOG2, most = 0
     cdef int64_t block, at = -1
+    cdef uint32_t tries = 2 * blocks(a, a.granules)     # more only when somebody scribbles on and on
     if high == a.granules:
         last = blocks(a, high)
-    while first < last:
+    while first < last and tries > 0:
+        tries -= 1
         block = best_block(a, first, last, n, &most)
         if block < 0:
             break
@@ -231,12 +233,12 @@ cdef int64_t find_short(Arena *a, uint32_t low, uint32_t high, uint32_t n) noexc
     at = find_aligned(a, low, min(first << BLOCK_LOG2, high), n, 1)
     if at < 0 and last << BLOCK_LOG2 < high:
         at = find_aligned(a, last << BLOCK_LOG2, high, n, 1)
-    if at < 0 and most < n:
+    if at < 0 and most < n and whole:
         a.most[0] = n - 1                       # whole blocks have less, cut ones have none
     return at
 
 
-cdef int64_t find_long(Arena *a, uint32_t low, uint32_t high, uint32_t n) noexcept nogil:
+cdef int64_t find_long(Arena *a, uint32_t low, uint32_t high, uint32_t n, bint whole) noexcept nogil:
     """A free run of more than 255 granules: the first that begins in a block which has one of 255."""
     cdef uint32_t at = low, block, end, start, stop
     cdef bint any = False
@@ -263,17 +265,18 @@ cdef int64_t find_long(Arena *a, uint32_t low, uint32_t high, uint32_t n) noexce
         if stop == start + n:
             return start
         at = stop
-    if not any and low == 0:
+    if not any and whole and at >= high:
         a.most[0] = LONGEST_MOST - 1
     return -1
 
 
-cdef int64_t find_run(Arena *a, uint32_t low, uint32_t high, uint32_t n) noexcept nogil:
-    """A free run of `n` granules in [low, high), about to be taken; -1 when none is found. Up to 255 granules the best fit."""
+cdef int64_t find_run(Arena *a, uint32_t low, uint32_t high, uint32_t n, bint whole) noexcept nogil:
+    """A free run of `n` granules in [low, high), about to be taken; -1 when none is found. Up to 255 granules the best fit. `whole`: those
+    are all that the arena's bound `most` speaks of, so that a search in vain may lower it."""
     cdef int64_t at
     if n == 0 or high < low or high - low < n or (n > a.most[0] and a.most[0] < LONGEST_MOST):
         return -1
-    at = find_short(a, low, high, n) if n <= LONGEST_MOST else find_long(a, low, high, n)
+    at = find_short(a, low, high, n, whole) if n <= LONGEST_MOST else find_long(a, low, high, n, whole)
     if at >= 0:
         a.next_fit[0] = <uint32_t> at
     return at

@@ -29,7 +29,7 @@ from memcache_shm.storage.recovery cimport OP_EVICT, OP_EXPIRE, publish
 from memcache_shm.storage.view cimport Shard, View, count, table_ns, ticks
 
 cdef enum:
-    MOST_VISITS = 2048          # buckets that one eviction looks at; then any item goes
+    MOST_VISITS = 256           # buckets that one eviction looks at; then any item goes
     NEW = 0                     # the hands
     PROVEN = 1
     LEFT_BITS = 4               # of a hand's word: how many more are to go from its bucket

@@ -106,7 +106,7 @@ cdef void locate(View *v, Shard *s, const char *key, size_t klen, uint64_t h, Pl
 cdef uint64_t *new_node(Shard *s, uint32_t *granule) noexcept nogil:
     """An empty overflow node, or NULL when the arena has no room for one."""
     cdef uint32_t n = NODE_BYTES // s.index.granule_bytes
-    cdef int64_t at = find_run(&s.index, index_start(s), s.index.granules, n)
+    cdef int64_t at = find_run(&s.index, index_start(s), s.index.granules, n, True)
     if at < 0:
         return NULL
     mark(&s.index, <uint32_t> at, n)

@@ -18,7 +18,7 @@ cdef enum:
     NO_GRANULE = 0xffffffff
     MAX_RUNS = 16               # runs of granules one record may consist of
     BUCKET_SLOTS = 7            # a bucket is one cache line: its slots and
-    GHOSTS_AT = 7               # the word of its ghosts (see ghosts.pyx)
+    GHOSTS_AT = 7               # the word of its ghosts (see ghosts.pxd)
     BUCKET_BYTES = 64
     NODE_SLOTS = 4              # an overflow node is half of one
     NODE_BYTES = 32

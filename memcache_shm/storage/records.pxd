@@ -62,11 +62,6 @@ cdef inline uint32_t value_length(Sizes sizes) noexcept nogil:
     return sizes.length & LENGTH_MASK
 
 
-cdef inline uint32_t body_offset(Record *r) noexcept nogil:
-    """As `key_offset`, of a record that nobody else changes."""
-    return key_offset(sizes_of(r))
-
-
 cdef inline uint64_t cas_id(Record *r, Sizes sizes, uint64_t version) noexcept nogil:
     """The CAS id that clients see: the record's version unless somebody else's id was stored with it."""
     if sizes.state & STATE_FOREIGN_CAS:

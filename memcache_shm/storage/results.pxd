@@ -10,7 +10,7 @@ cdef enum Result:
     EXISTS = 3          # cas: somebody changed the item since
     NOT_NUMBER = 4      # incr, decr of a value that is no decimal number
     TOO_LARGE = 5       # value above the table's maximum
-    NO_SPACE = 6        # full and eviction is off
+    NO_SPACE = 6        # full and eviction is off, or nothing more to evict
     BUSY = 7            # the shard's lock did not come in time; busy_pid() names the owner
     RETIRED = 8         # the table was removed
     WOULD_BLOCK = 9     # the lock is taken, nothing was done: call again (see Wait)

@@ -16,7 +16,7 @@ from memcache_shm.storage.counters cimport SEVERAL_RUN_RECORDS
 from memcache_shm.storage.evict cimport drop_victim, evict_one, next_victim, seek
 from memcache_shm.storage.index cimport Path, Place, bucket_count, locate, shrink
 from memcache_shm.storage.layout cimport (
-    BUCKET_SPARSE, GRANULE_MASK, KIND_ENTRY, Record, RunLink, SEVERAL_RUNS, ZONE_STEP, word_granule, word_kind,
+    BUCKET_SPARSE, GRANULE_MASK, KIND_ENTRY, MIN_BUCKETS, Record, RunLink, SEVERAL_RUNS, ZONE_STEP, word_granule, word_kind,
 )
 from memcache_shm.storage.records cimport (
     Fields, Sizes, are_sane, cas_id, fill, key_of, record_at, record_granules, record_runs, record_sane, sizes_of, value_length,
@@ -26,10 +26,12 @@ from memcache_shm.storage.recovery cimport OP_MOVE, publish
 from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start, records_end, shard_of, table_ns, ticks
 
 cdef enum:
-    STEPS_BACK = 512                # granules looked at one by one for the start of a record
+    STEPS_BACK = 32768              # granules (512 KiB) looked at one by one for the start of a record
     MOVES = 4                       # neighbours moved to widen a victim's place
+    SWEEPS = 16                     # chunks swept for dead records; a large record then has a stretch cleared, of the dead mostly
     VICTIMS = 64                    # evicted one by one until a record has room; then a whole stretch is cleared
     TIMES_AVERAGE = 8               # a record so many times larger than the average has a stretch cleared at once
+    LARGE = 256                     # granules (4 KiB) from which on a record may have several runs rather than evict: links cost it nothing
     EVICTIONS_A_LOOK = 16           # the same when all else has failed
 
 
@@ -91,7 +93,7 @@ cdef bint move(View *v, Shard *s, uint64_t *slot, uint32_t below) noexcept nogil
     if sizes.length & SEVERAL_RUNS or not are_sane(v, &s.records, r, sizes):
         return False
     n = record_granules(&s.records, r, sizes)
-    at = find_run(&s.records, 0, below, n)
+    at = find_run(&s.records, 0, below, n, False)
     if at < 0:
         return False
     runs.n = 1
@@ -208,8 +210,9 @@ cdef bint place_window(View *v, Shard *s, uint32_t n, uint64_t pinned, uint32_t 
     return not meets(v, s, pinned, 0, n, &behind)
 
 
-cdef bint make_run(View *v, Shard *s, uint32_t n, uint64_t pinned, Runs *out) noexcept nogil:
-    """Clear a stretch of `n` granules, where something has to go anyway."""
+cdef bint make_run(View *v, Shard *s, uint64_t size_bytes, uint32_t head_bytes, uint64_t pinned, Runs *out) noexcept nogil:
+    """Evict one by its standing; if what is free then does not do, clear a stretch there."""
+    cdef uint32_t n = granules_for(&s.records, size_bytes)
     cdef uint32_t _try, bucket, granule, low
     cdef uint64_t *slot
     for _try in range(VICTIMS):
@@ -218,6 +221,8 @@ cdef bint make_run(View *v, Shard *s, uint32_t n, uint64_t pinned, Runs *out) no
             return False
         granule = <uint32_t> word_granule(slot[0])
         drop_victim(v, s, slot, bucket)
+        if one_run(s, n, out) or (n >= LARGE and some_runs(v, s, size_bytes, head_bytes, out)):
+            return True
         if granule >= s.records.granules:
             continue
         low = free_start(&s.records, granule, granule - n if granule > n else 0)
@@ -263,7 +268,7 @@ cdef bint one_run(Shard *s, uint32_t n, Runs *out) noexcept nogil:
     cdef int64_t at
     if s.records.used[0] > high or high - s.records.used[0] < n:
         return False
-    at = find_run(&s.records, 0, high, n)
+    at = find_run(&s.records, 0, high, n, True)
     return at >= 0 and one_run_at(<uint32_t> at, n, out)
 
 
@@ -278,10 +283,10 @@ cdef bint some_runs(View *v, Shard *s, uint64_t size_bytes, uint32_t head_bytes,
     return True
 
 
-cdef bint widen(View *v, Shard *s, uint32_t granule, uint32_t n, uint64_t pinned, Runs *out) noexcept nogil:
-    """Make a free run of `n` granules around a free one by moving the records behind it to where they fit below it. A move leads to lower
-    granules only: what a reader has copied from the old place can never be taken for whole."""
-    cdef uint32_t high = records_end(s), low, end, bucket, length
+cdef bint widen(View *v, Shard *s, uint32_t granule, uint32_t high, uint32_t n, uint64_t pinned, Runs *out) noexcept nogil:
+    """Make a free run of `n` granules below `high` around a free one by moving the records behind it to where they fit below it. A move
+    leads to lower granules only: what a reader has copied from the old place can never be taken for whole."""
+    cdef uint32_t low, end, bucket, length
     cdef uint64_t *slot
     cdef int64_t at
     cdef int moved
@@ -299,9 +304,9 @@ cdef bint widen(View *v, Shard *s, uint32_t granule, uint32_t n, uint64_t pinned
     return False
 
 
-cdef bint evict_for(View *v, Shard *s, uint32_t n, uint64_t pinned, Runs *out) noexcept nogil:
+cdef bint evict_for(View *v, Shard *s, uint64_t size_bytes, uint32_t head_bytes, uint64_t pinned, Runs *out) noexcept nogil:
     """Evict by standing alone, until the place of one, with what is free around it or can be made so by moving, is large enough."""
-    cdef uint32_t bucket, _victim
+    cdef uint32_t n = granules_for(&s.records, size_bytes), bucket, high, _victim
     cdef uint64_t granule
     cdef uint64_t *slot
     for _victim in range(VICTIMS):
@@ -310,7 +315,10 @@ cdef bint evict_for(View *v, Shard *s, uint32_t n, uint64_t pinned, Runs *out) n
             return False
         granule = word_granule(slot[0])
         drop_victim(v, s, slot, bucket)
-        if granule < records_end(s) and not is_used(&s.records, <uint32_t> granule) and widen(v, s, <uint32_t> granule, n, pinned, out):
+        high = records_end(s)
+        if granule < high and not is_used(&s.records, <uint32_t> granule) and widen(v, s, <uint32_t> granule, high, n, pinned, out):
+            return True
+        if n >= LARGE and some_runs(v, s, size_bytes, head_bytes, out):
             return True
     return False
 
@@ -318,31 +326,46 @@ cdef bint evict_for(View *v, Shard *s, uint32_t n, uint64_t pinned, Runs *out) n
 cdef bint allocate(View *v, Shard *s, uint64_t size_bytes, uint32_t head_bytes, uint64_t pinned, Runs *out) noexcept nogil:
     """Find (and unless -M make) room for a record of `size_bytes`, `head_bytes` of them in front of the value. The runs are not taken
     yet. `pinned`: granule of a record that must stay. May change the index: search again after it."""
-    cdef uint32_t n = granules_for(&s.records, size_bytes)
+    cdef uint32_t n = granules_for(&s.records, size_bytes), _sweep
     if one_run(s, n, out):
         return True
-    while reap(v, s, pinned):
+    for _sweep in range(SWEEPS):
+        if not reap(v, s, pinned):
+            break
         if one_run(s, n, out):
             return True
-    if not v.evicts:
-        return some_runs(v, s, size_bytes, head_bytes, out)
-    if <uint64_t> n * s.control.records <= <uint64_t> TIMES_AVERAGE * s.records.used[0] and evict_for(v, s, n, pinned, out):
+    if (n >= LARGE or not v.evicts) and some_runs(v, s, size_bytes, head_bytes, out):
         return True
-    if make_run(v, s, n, pinned, out) or one_run(s, n, out):
+    if not v.evicts:
+        return False
+    if <uint64_t> n * s.control.records <= <uint64_t> TIMES_AVERAGE * s.records.used[0] and evict_for(
+        v, s, size_bytes, head_bytes, pinned, out
+    ):
+        return True
+    if make_run(v, s, size_bytes, head_bytes, pinned, out) or one_run(s, n, out):
         return True
     return s.shared and several_runs(v, s, size_bytes, head_bytes, pinned, out)
 
 
+cdef bint thin_out(View *v, Shard *s) noexcept nogil:
+    """Evict nothing, but give a sparse index's memory back: False when it is in proportion."""
+    cdef uint32_t before = bucket_count(v, s)
+    if before <= MIN_BUCKETS or s.control.records >= <uint64_t> BUCKET_SPARSE * before:
+        return False
+    shrink(v, s)
+    return bucket_count(v, s) < before
+
+
 cdef bint several_runs(View *v, Shard *s, uint64_t size_bytes, uint32_t head_bytes, uint64_t pinned, Runs *out) noexcept nogil:
-    """The last way to room: several runs, evicting (and shrinking the index with what is left) until there are enough."""
-    cdef uint32_t i
+    """The last way to room: several runs, evicting and shrinking the index with what is left until there are enough."""
+    cdef uint32_t n = granules_for(&s.records, size_bytes), _look
+    cdef bint more = True
     while True:
-        if one_run(s, granules_for(&s.records, size_bytes), out) or some_runs(v, s, size_bytes, head_bytes, out):
+        if one_run(s, n, out) or some_runs(v, s, size_bytes, head_bytes, out):
             return True
-        for i in range(EVICTIONS_A_LOOK):
-            if not evict_one(v, s, pinned):
-                if i == 0:
-                    return False
-                break
-            if s.control.records < <uint64_t> BUCKET_SPARSE * bucket_count(v, s):
-                shrink(v, s)
+        if not more:
+            return False
+        more = False
+        for _look in range(EVICTIONS_A_LOOK):
+            more |= evict_one(v, s, pinned)
+            more |= thin_out(v, s)

@@ -151,7 +151,7 @@ cdef class Table:
                     end(s)
                     give(&self.view, s)
                     if clock_ns(CLOCK_MONOTONIC) >= stop_ns:
-                        self.reclaimed = number
+                        self.reclaimed = number + 1     # the next shard's turn
                         left = True
                         break
                 if left:

@@ -12,11 +12,11 @@ from memcache_shm.storage.atomics cimport (
     CLOCK_REALTIME, __builtin_prefetch, clock_ns, load_relaxed32, load_relaxed64, store_relaxed32, store_release32, store_release64,
 )
 from memcache_shm.storage.counters cimport (
-    CAS_BADVAL, CAS_HITS, CAS_MISSES, CMD_SET, DECR_HITS, DECR_MISSES, DELETE_HITS, DELETE_MISSES, EVICTIONS, EXPIRED_UNFETCHED,
+    CAS_BADVAL, CAS_HITS, CAS_MISSES, CMD_SET, DECR_HITS, DECR_MISSES, DELETE_HITS, DELETE_MISSES, EXPIRED_UNFETCHED,
     INCR_HITS, INCR_MISSES, RECLAIMED, RETURNED_NEW, RETURNED_PROVEN, STORE_NO_MEMORY, STORE_TOO_LARGE, TOTAL_ITEMS, TOUCH_HITS,
     TOUCH_MISSES,
 )
-from memcache_shm.storage.evict cimport drop, evict_one, free_record
+from memcache_shm.storage.evict cimport drop, drop_victim, evict_one, free_record
 from memcache_shm.storage.ghosts cimport move_border, returned
 from memcache_shm.storage.index cimport Place, bucket_at, bucket_count, extend, ghosts_of, grow, locate, shrink
 from memcache_shm.storage.layout cimport (
@@ -38,7 +38,8 @@ from memcache_shm.storage.view cimport Shard, View, count, hash_key, note_expiry
 cdef enum:
     NUMBER_BYTES = 64               # bytes of a value that incr looks at
     ALREADY_GONE = 1                # an expiry before every clock reading
-    MERGES_A_CHANGE = 4
+    MERGES_A_CHANGE = 16            # and one more for each KiB stored: the index gives way as fast as large records come
+    MOST_MERGES = 1024
 
 
 cdef struct Target:                 # the key an operation works on
@@ -48,6 +49,7 @@ cdef struct Target:                 # the key an operation works on
     Shard *shard
     Place place
     Record *record                  # its live record or NULL
+    uint64_t stored                 # bytes of that record
     uint64_t fresh                  # granule of the record just stored, which must not be evicted for the index; or NO_GRANULE
 
 
@@ -59,6 +61,7 @@ cdef int aim(View *v, Target *t, const char *key, size_t klen, int operation, in
     t.key = key
     t.klen = klen
     t.fresh = NO_GRANULE
+    t.stored = 0
     t.hash = hash_key(v, key, klen)
     t.shard = shard_of(v, t.hash)
     __builtin_prefetch(bucket_at(t.shard, bucket_of(t.hash, bucket_count(v, t.shard))))
@@ -96,15 +99,15 @@ cdef int leave(View *v, Target *t, int result) noexcept nogil:
     if result == NO_SPACE:
         count(v, STORE_NO_MEMORY, 1)
     if t.shard.shared:
-        balance(v, t.shard, t.fresh)
+        balance(v, t.shard, t.fresh, t.stored)
     end(t.shard)
     give(v, t.shard)
     return result
 
 
-cdef void balance(View *v, Shard *s, uint64_t pinned) noexcept nogil:
-    """One split when the buckets are full on average, a few merges when they are sparse."""
-    cdef uint32_t n = bucket_count(v, s)
+cdef void balance(View *v, Shard *s, uint64_t pinned, uint64_t stored) noexcept nogil:
+    """One split when the buckets are full on average, merges, more for a large record, when they are sparse."""
+    cdef uint32_t n = bucket_count(v, s), merges = <uint32_t> min(MERGES_A_CHANGE + stored // 1024, <uint64_t> MOST_MERGES)
     cdef uint32_t _merge
     if s.control.records * 2 > <uint64_t> n * BUCKET_FILL_HALVES:
         if n < v.max_buckets:
@@ -114,7 +117,7 @@ cdef void balance(View *v, Shard *s, uint64_t pinned) noexcept nogil:
                 reserve_index(v, s, 4 * NODE_BYTES // s.index.granule_bytes, 1, pinned)
             grow(v, s)
         return
-    for _merge in range(MERGES_A_CHANGE):
+    for _merge in range(merges):
         if n <= MIN_BUCKETS or s.control.records >= <uint64_t> n * BUCKET_SPARSE:
             return
         shrink(v, s)
@@ -138,8 +141,7 @@ cdef bint ensure_slot(View *v, Target *t, uint64_t pinned) noexcept nogil:
             first = bucket_at(s, t.place.bucket)
             if first == NULL or word_kind(first[0]) != KIND_ENTRY:
                 return False
-            count(v, EVICTIONS, 1)
-            drop(v, s, first, t.place.bucket, OP_EVICT)
+            drop_victim(v, s, first, t.place.bucket)
         locate(v, s, t.key, t.klen, t.hash, &t.place)
     return False
 
@@ -209,6 +211,7 @@ cdef int write_record(View *v, Target *t, Fields *f, uint32_t length, uint64_t *
     slot = t.place.slot if t.place.slot != NULL else t.place.empty
     old = slot[0]
     t.fresh = runs.start[0]
+    t.stored = record_bytes(f, length)
     word = new_word(v, t, runs.start[0], f.version)
     note_expiry(s, t.place.bucket, f.expiry)
     publish(v, s, OP_STORE, slot, word)
@@ -277,7 +280,7 @@ cdef int store(View *v, int mode, const char *key, size_t klen, const char *valu
         count(v, STORE_TOO_LARGE, 1)
         return leave(v, &t, TOO_LARGE)
     r = write_record(v, &t, &f, <uint32_t> length, version)
-    if r == NO_SPACE and v.evicts and mode == SET and t.record != NULL:
+    if r == NO_SPACE and v.evicts and mode != APPEND and mode != PREPEND and t.record != NULL:
         search(v, &t)                   # making room may have moved its slot
         if t.record != NULL:
             drop(v, t.shard, t.place.slot, t.place.bucket, OP_EVICT)    # old and new do not fit side by side
