@@ -26,7 +26,7 @@ from memcache_shm.storage.recovery cimport OP_MOVE, publish
 from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start, records_end, shard_of, table_ns, ticks
 
 cdef enum:
-    STEPS_BACK = 32768              # granules (512 KiB) looked at one by one for the start of a record
+    STEPS_BACK = 512                # granules looked at one by one for the start of a record, and one more for four items there are
     MOVES = 4                       # neighbours moved to widen a victim's place
     SWEEPS = 16                     # chunks swept for dead records; a large record then has a stretch cleared, of the dead mostly
     VICTIMS = 64                    # evicted one by one until a record has room; then a whole stretch is cleared
@@ -150,7 +150,7 @@ cdef uint64_t *item_over(View *v, Shard *s, uint32_t granule, bint at_border, ui
             return slot if start + length > granule else NULL
         if not at_border or start == 0 or not is_used(&s.records, start - 1):
             return NULL
-        if granule - start >= STEPS_BACK:
+        if granule - start >= STEPS_BACK + s.control.records // 4:
             return holder_of(v, s, granule, bucket)
         start -= 1
 
