@@ -20,9 +20,9 @@ from memcache_shm.storage.counters cimport (
     EVICTED_PROVEN, EVICTED_UNFETCHED, EVICTIONS, EXPIRED_UNFETCHED, RECLAIMED,
 )
 from memcache_shm.storage.ghosts cimport GHOSTS, ONE, average_in, haunt, share_of_new
-from memcache_shm.storage.index cimport Path, bucket_at, bucket_count, compact, ghosts_of, node_at, walk, walk_on
+from memcache_shm.storage.index cimport Path, bucket_at, bucket_count, compact, ghosts_of, walk, walk_on
 from memcache_shm.storage.layout cimport (
-    FETCHED_AT, KIND_ENTRY, KIND_LINK, PROVEN_AT, Record, USES_AT, VERSION_AT, VERSION_MASK, word_granule, word_kind,
+    BUCKET_SLOTS, FETCHED_AT, KIND_ENTRY, PROVEN_AT, Record, USES_AT, VERSION_AT, VERSION_MASK, word_granule, word_kind,
 )
 from memcache_shm.storage.records cimport Sizes, are_sane, key_offset, record_at, record_runs, sizes_of, value_length
 from memcache_shm.storage.recovery cimport OP_EVICT, OP_EXPIRE, publish
@@ -199,30 +199,19 @@ cdef uint64_t *any_item(View *v, Shard *s, uint64_t pinned, uint32_t *bucket) no
     return NULL
 
 
-cdef void fetch_items(Shard *s, uint64_t *slots, uint32_t n) noexcept nogil:
-    """Let the records that these slots lead to, and their bits in the free map, be on their way to the cache."""
+cdef void look_ahead(Shard *s, uint32_t bucket) noexcept nogil:
+    """A hand moves on to this bucket: what it is going to touch there, and the next bucket's line, shall be in the cache by the next
+    eviction. A full table of 64 MiB: 1.5 times faster; to fetch what overflow nodes lead to as well costs more than it saves."""
+    cdef uint64_t *slots = bucket_at(s, bucket)
     cdef uint64_t granule
     cdef uint32_t i
-    for i in range(n):
-        granule = word_granule(slots[i])
-        if word_kind(slots[i]) == KIND_ENTRY and granule < s.records.granules:
-            __builtin_prefetch(record_at(&s.records, granule))
-            __builtin_prefetch(s.records.bitmap + (granule >> 6))
-
-
-cdef void look_ahead(Shard *s, uint32_t bucket) noexcept nogil:
-    """A hand moves on to this bucket: what it is going to touch shall be in the cache by then. The items of this one and of its first
-    node, the next one's node, the line of the one after that. A full table of 64 MiB: 1.5 times faster."""
-    cdef Path p
-    walk(s, bucket, &p)
-    if p.slots != NULL:
-        fetch_items(s, p.slots, p.n)
-        if walk_on(s, &p):
-            fetch_items(s, p.slots, p.n)
-    walk(s, bucket + 1, &p)
-    if p.slots != NULL and word_kind(p.slots[p.n - 1]) == KIND_LINK:
-        __builtin_prefetch(node_at(s, p.slots[p.n - 1]))
-    __builtin_prefetch(bucket_at(s, bucket + 2))
+    if slots != NULL:
+        for i in range(BUCKET_SLOTS):
+            granule = word_granule(slots[i])
+            if word_kind(slots[i]) == KIND_ENTRY and granule < s.records.granules:
+                __builtin_prefetch(record_at(&s.records, granule))
+                __builtin_prefetch(s.records.bitmap + (granule >> 6))
+    __builtin_prefetch(bucket_at(s, bucket + 1))
 
 
 cdef uint64_t *visit(View *v, Shard *s, int which, uint64_t pinned, uint32_t *bucket) noexcept nogil:

@@ -27,6 +27,7 @@ from memcache_shm.storage.view cimport Shard, View, count, hash_key, index_start
 
 cdef enum:
     STEPS_BACK = 512                # granules looked at one by one for the start of a record, and one more for four items there are
+    MOVED_MOST = 4096               # granules (64 KiB) of a record that is moved while others are evicted
     MOVES = 4                       # neighbours moved to widen a victim's place
     SWEEPS = 16                     # chunks swept for dead records; a large record then has a stretch cleared, of the dead mostly
     VICTIMS = 64                    # evicted one by one until a record has room; then a whole stretch is cleared
@@ -93,6 +94,8 @@ cdef bint move(View *v, Shard *s, uint64_t *slot, uint32_t below) noexcept nogil
     if sizes.length & SEVERAL_RUNS or not are_sane(v, &s.records, r, sizes):
         return False
     n = record_granules(&s.records, r, sizes)
+    if n > MOVED_MOST and v.evicts and s.control.hands[0] | s.control.hands[1] != 0:
+        return False                    # in a table that is full a large one goes: its copy would take milliseconds
     at = find_run(&s.records, 0, below, n, False)
     if at < 0:
         return False
