@@ -9,6 +9,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memchr, memcmp, memset
 
 # Imported for what their import does: each registers its words.
+import memcache_shm.protocol.admin  # noqa: F401
 import memcache_shm.protocol.classic  # noqa: F401
 import memcache_shm.protocol.simple  # noqa: F401
 

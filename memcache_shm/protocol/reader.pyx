@@ -5,16 +5,16 @@ from libc.string cimport memset
 
 from memcache_shm.protocol.parser cimport next_request
 from memcache_shm.protocol.request cimport (
-    CLOSE, NEED_MORE, OP_ARITH, OP_DELETE, OP_FLUSH_ALL, OP_GAT, OP_GET, OP_MEMLIMIT, OP_SHUTDOWN, OP_SIMPLE_DELETE,
-    OP_SIMPLE_GET, OP_SIMPLE_SET, OP_STATS, OP_STORE, OP_TOO_LARGE, OP_TOUCH, OP_VERBOSITY, OP_VERSION, REPLY, Parser,
-    Request,
+    CLOSE, NEED_MORE, OP_ARITH, OP_CRAWL, OP_CRAWLER, OP_DELETE, OP_DUMP, OP_FLUSH_ALL, OP_GAT, OP_GET, OP_MEMLIMIT, OP_SHUTDOWN,
+    OP_SIMPLE_DELETE, OP_SIMPLE_GET, OP_SIMPLE_SET, OP_SIZES, OP_STATS, OP_STORE, OP_TOO_LARGE, OP_TOUCH, OP_VERBOSITY, OP_VERSION,
+    OP_WATCH, REPLY, Parser, Request,
 )
 
 _OPS = {
     OP_GET: "get", OP_GAT: "gat", OP_STORE: "store", OP_TOO_LARGE: "too_large", OP_DELETE: "delete", OP_ARITH: "arith",
     OP_TOUCH: "touch", OP_FLUSH_ALL: "flush_all", OP_VERSION: "version", OP_VERBOSITY: "verbosity", OP_STATS: "stats",
     OP_SHUTDOWN: "shutdown", OP_MEMLIMIT: "cache_memlimit", OP_SIMPLE_GET: "GET", OP_SIMPLE_SET: "SET",
-    OP_SIMPLE_DELETE: "DELETE",
+    OP_SIMPLE_DELETE: "DELETE", OP_DUMP: "dump", OP_SIZES: "sizes", OP_CRAWL: "crawl", OP_CRAWLER: "crawler", OP_WATCH: "watch",
 }
 _MODES = ("set", "add", "replace", "append", "prepend", "cas")
 
@@ -90,6 +90,10 @@ cdef tuple _describe(const Request *request):
         return name, _MODES[request.mode], key, request.vlen, bool(request.noreply)
     if request.op == OP_SIMPLE_SET:
         return name, key, request.value[:request.vlen]
+    if request.op == OP_DUMP or request.op == OP_CRAWL:
+        return name, request.mode, request.number, bool(request.first)
+    if request.op == OP_CRAWLER or request.op == OP_WATCH:
+        return name, request.mode, request.number
     if request.op == OP_ARITH:
         return "decr" if request.decr else "incr", key, request.number, bool(request.noreply)
     return name, key, request.exptime, request.number, bool(request.noreply)

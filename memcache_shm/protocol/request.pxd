@@ -27,7 +27,33 @@ cdef enum Op:               # the index of a request in the executor's table
     OP_SIMPLE_GET = 13
     OP_SIMPLE_SET = 14
     OP_SIMPLE_DELETE = 15
-    OP_COUNT = 16
+    OP_DUMP = 16            # Request.mode is a DumpStyle; number: most items, 0 = all; first: whether the one class there is is meant
+    OP_SIZES = 17
+    OP_CRAWL = 18           # sweep dead items out now; Request.first as above
+    OP_CRAWLER = 19         # Request.mode is a CrawlerSetting, number its value
+    OP_WATCH = 20           # Request.number: the Kinds
+    OP_COUNT = 21
+
+
+cdef enum DumpStyle:
+    DUMP_META = 0           # lru_crawler metadump
+    DUMP_MG = 1             # lru_crawler mgdump
+    DUMP_ITEMS = 2          # stats cachedump
+
+
+cdef enum CrawlerSetting:
+    CRAWLER_ENABLED = 0
+    CRAWLER_SLEEP_US = 1
+    CRAWLER_TOCRAWL = 2
+
+
+cdef enum Kind:             # of what a client may watch
+    WATCH_FETCHERS = 1
+    WATCH_MUTATIONS = 2
+    WATCH_EVICTIONS = 4
+    WATCH_CONNEVENTS = 8
+    WATCH_DELETIONS = 16
+    WATCH_NOTHING = 32      # memcached's kinds that never happen here
 
 
 cdef enum StoreMode:        # storage.table's numbers; a test compares them, since this layer does not import that one

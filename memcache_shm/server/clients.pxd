@@ -1,11 +1,12 @@
 """A worker's connections: bytes in, requests executed, replies out, in bounded turns."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from memcache_shm.server.buffers cimport Buffer, Pool
 from memcache_shm.server.connection cimport Connection, Queue
 from memcache_shm.server.counters cimport WorkerFigures
 from memcache_shm.server.executor cimport Executor
+from memcache_shm.server.roster cimport Roster
 
 cdef enum:
     INPUT_SIZE = 64 << 10       # of the buffer that all connections receive into
@@ -32,6 +33,9 @@ cdef class Clients:
     cdef Connection *all
     cdef Queue turns            # YIELDED connections
     cdef Queue waiters          # WAITING connections
+    cdef Queue listeners        # LISTENING connections
+    cdef Roster roster          # the daemon's
+    cdef uint32_t now_s         # monotonic clock, as the loop had it last
     cdef uint64_t tried_ns      # when these were tried last
 
     cdef void adopt(self, int fd, int listener, uint64_t serial) noexcept nogil
@@ -46,6 +50,12 @@ cdef class Clients:
     cdef void _end_of_input(self, Connection *c) noexcept nogil
     cdef void _run(self, Connection *c, Buffer *source) noexcept nogil
     cdef bint _next(self, Connection *c, Buffer *source) noexcept nogil
+    cdef bint _pour(self, Connection *c, Buffer *source, bint *more) noexcept nogil
+    cdef void hear_bell(self) noexcept nogil
+    cdef void _listen(self, Connection *c) noexcept nogil
+    cdef void _drop_input(self, Connection *c) noexcept nogil
+    cdef void _show(self, Connection *c, int state) noexcept nogil
+    cdef void _unqueue(self, Connection *c, Queue *queue) noexcept nogil
     cdef bint _keep(self, Connection *c, Buffer *source) noexcept nogil
     cdef int _send(self, Connection *c) noexcept nogil
     cdef void _send_rest(self, Connection *c) noexcept nogil

@@ -9,7 +9,9 @@ Only what is left of an incomplete request stays with the connection, so an idle
 does not take its replies is neither read nor parsed until it does. One that has got TURN_SIZE bytes in a row lets
 the others go first (YIELDED). One whose request finds a shard's lock taken (WAITING) keeps that request, is not read, and is
 tried again every RETRY_MS until the lock is free or the table has lost patience; the replies before it are sent.
-Every path ends in `_close`, or with the connection READING, BLOCKED, YIELDED or WAITING.
+One with a stream (a dump, a client that watches) gets a piece of it a turn, before anything further of it is parsed; when the
+stream has nothing for now (LISTENING) it has a turn when the worker's bell rings, and what it sends is dropped.
+Every path ends in `_close`, or with the connection READING, BLOCKED, YIELDED, WAITING or LISTENING.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -23,12 +25,16 @@ from memcache_shm.server.buffers cimport Buffer, waiting
 from memcache_shm.server.clients cimport (
     ALL, DIRECT_NEED, FLUSH_SIZE, INPUT_SIZE, NONE, RETRY_MS, SOME, TURN_SIZE,
 )
-from memcache_shm.server.connection cimport BLOCKED, READING, WAITING, YIELDED, Connection, Queue
+from memcache_shm.server.connection cimport BLOCKED, LISTENING, READING, WAITING, YIELDED, Connection, Queue
+from memcache_shm.server.events cimport CLOSED_BY_ERROR, CLOSED_BY_SHUTDOWN, CLOSED_NORMALLY
 from memcache_shm.server.executor cimport Executor
 from memcache_shm.server.linux cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, close, epoll_ctl, epoll_event,
     recv, send,
 )
+from memcache_shm.server.observing cimport saw_connection
+from memcache_shm.server.roster cimport SEAT_READ, SEAT_WATCH, SEAT_WRITE
+from memcache_shm.server.streams cimport FILLED_LAST, FILLED_LATER, FILLED_MORE, Stream
 from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquire64
 
 
@@ -39,6 +45,7 @@ cdef class Clients:
         self.pool = executor.pool
         self.figures = executor.figures
         self.max_value = executor.table.max_value
+        self.roster = executor.counters.roster
         self.epoll = epoll
         memset(&self.input, 0, sizeof(Buffer))
         if not self.pool.reserve(&self.input, INPUT_SIZE):
@@ -58,6 +65,9 @@ cdef class Clients:
         if self.all != NULL:
             self.all.previous = c
         self.all = c
+        c.seat = self.roster.take_seat(self.executor.which, fd, listener)
+        if self.executor.wanted[0]:
+            saw_connection(self.executor, c, True)
         if self._watch(c, EPOLLIN):
             self._receive(c)
         else:
@@ -69,6 +79,8 @@ cdef class Clients:
             self._receive(c)
         elif c.flow == BLOCKED:
             self._send_rest(c)
+        elif c.flow == LISTENING:
+            self._drop_input(c)
 
     cdef int patience_ms(self, int timeout_ms) noexcept nogil:
         """How long the loop may sleep; -1 for ever."""
@@ -87,6 +99,10 @@ cdef class Clients:
                 self.tried_ns = now_ns
                 self._take_turns_of(&self.waiters)
         self._take_turns_of(&self.turns)
+
+    cdef void hear_bell(self) noexcept nogil:
+        """There is something new for watching clients."""
+        self._take_turns_of(&self.listeners)
 
     cdef void _take_turns_of(self, Queue *queue) noexcept nogil:
         """Whoever has to queue again is not among them."""
@@ -107,8 +123,12 @@ cdef class Clients:
         self.draining = True
         while c != NULL:
             following = c.next
+            c.reason = CLOSED_BY_SHUTDOWN
             if c.flow == READING:
                 self._receive(c)
+            elif c.flow == LISTENING:
+                self._unqueue(c, &self.listeners)
+                self._close(c)
             c = following
 
     cdef void close_all(self) noexcept nogil:
@@ -150,6 +170,7 @@ cdef class Clients:
 
     cdef void _end_of_input(self, Connection *c) noexcept nogil:
         """The client closed its side: all complete requests are answered; an incomplete one may have a reply of its own."""
+        c.reason = CLOSED_NORMALLY
         if c.at_eof != NULL:
             self.executor.put(c.at_eof, strlen(c.at_eof))
             c.closing = True
@@ -161,12 +182,17 @@ cdef class Clients:
         """A turn: the requests in `source`, answered by as few sends as their size allows."""
         cdef size_t turn_size = 0
         cdef int sent = ALL
-        cdef bint more = waiting(source) >= c.need
+        cdef bint more = c.stream != NULL or waiting(source) >= c.need
         self.executor.client = c
         self.executor.blocked = False
         self.executor.patient = c.watched != 0 and self.waiters.first == NULL       # once, not for each of a crowd
+        if c.seat != NULL:
+            c.seat.active_s = self.now_s
         while more and sent == ALL and turn_size < TURN_SIZE:
-            more = self._next(c, source)
+            if c.stream == NULL:
+                more = self._next(c, source)
+            elif not self._pour(c, source, &more):
+                break
             if self.executor.out.end >= FLUSH_SIZE:
                 turn_size += self.executor.out.end
                 sent = self._send(c)
@@ -180,8 +206,10 @@ cdef class Clients:
             self._watch(c, 0)       # a hangup cannot be awaited away, and takes nothing back that was asked before it
             self._queue(c, &self.waiters, WAITING)
         elif more:
-            self.figures.yields += 1
+            self.figures.yields += c.stream == NULL
             self._queue(c, &self.turns, YIELDED)
+        elif c.stream != NULL:
+            self._listen(c)
         elif c.closing or self.draining or not self._watch(c, EPOLLIN):
             self._close(c)
 
@@ -198,6 +226,7 @@ cdef class Clients:
         if step == NEED_MORE:
             return False
         if step == CLOSE:
+            c.reason = CLOSED_NORMALLY
             c.closing = True
             return False
         if step != REPLY:
@@ -210,7 +239,41 @@ cdef class Clients:
             if request.unwind:
                 self.executor.unwind()
             self.executor.put(request.reply, request.reply_len)
-        return source.start < source.end and not self.executor.failed
+        return (source.start < source.end or c.stream != NULL) and not self.executor.failed
+
+    cdef bint _pour(self, Connection *c, Buffer *source, bint *more) noexcept nogil:
+        """A piece of the stream. True: it has ended, requests may follow. False: not yet; `more`: another turn right away."""
+        cdef Stream *stream = <Stream *> c.stream
+        cdef int filled = stream.fill(stream, self.executor)
+        self.figures.beats += 1
+        if filled == FILLED_LAST:
+            c.stream = NULL
+            stream.end(stream, self.executor)
+            more[0] = source.start < source.end
+            return True
+        self.executor.blocked = filled == FILLED_LATER
+        more[0] = filled == FILLED_MORE
+        return False
+
+    cdef void _listen(self, Connection *c) noexcept nogil:
+        """Nothing to tell a watching client for now."""
+        if self.draining or not self._watch(c, EPOLLIN):
+            self._close(c)
+            return
+        self.pool.release(&c.input)     # what it has sent behind its request is dropped as well
+        c.need = 0
+        self._show(c, SEAT_WATCH)
+        self._queue(c, &self.listeners, LISTENING)
+
+    cdef void _drop_input(self, Connection *c) noexcept nogil:
+        """A watching client says something, which is of no interest, or goes."""
+        cdef ssize_t got = recv(c.fd, self.input.data, INPUT_SIZE, MSG_DONTWAIT)
+        if got > 0:
+            self.figures.bytes_read += got
+        elif got == 0 or (errno != EAGAIN and errno != EINTR):
+            c.reason = CLOSED_NORMALLY if got == 0 else CLOSED_BY_ERROR
+            self._unqueue(c, &self.listeners)
+            self._close(c)
 
     cdef bint _keep(self, Connection *c, Buffer *source) noexcept nogil:
         """Bytes not yet used stay with the connection. False: out of memory."""
@@ -251,6 +314,7 @@ cdef class Clients:
         memcpy(c.output.data, out.data + taken, left)
         c.output.end = left
         c.flow = BLOCKED
+        self._show(c, SEAT_WRITE)
         return SOME if self._watch(c, EPOLLOUT) else NONE
 
     cdef void _send_rest(self, Connection *c) noexcept nogil:
@@ -269,7 +333,13 @@ cdef class Clients:
             self._close(c)
             return
         c.flow = READING
+        self._show(c, SEAT_READ)
         self._run(c, &c.input)
+
+    cdef void _show(self, Connection *c, int state) noexcept nogil:
+        """What it does, for `stats conns`."""
+        if c.seat != NULL:
+            c.seat.state = <uint8_t> state
 
     cdef bint _watch(self, Connection *c, unsigned int events) noexcept nogil:
         """Have epoll report these events and no others; 0: not even a hangup. False: the kernel has no room, close it."""
@@ -296,8 +366,23 @@ cdef class Clients:
             queue.last.next_turn = c
         queue.last = c
 
+    cdef void _unqueue(self, Connection *c, Queue *queue) noexcept nogil:
+        """Take it out, wherever it stands; the queue is short."""
+        cdef Connection *before = NULL
+        cdef Connection *at = queue.first
+        while at != c:
+            before = at
+            at = at.next_turn
+        if before == NULL:
+            queue.first = c.next_turn
+        else:
+            before.next_turn = c.next_turn
+        if queue.last == c:
+            queue.last = before
+        c.next_turn = NULL
+
     cdef void _close(self, Connection *c) noexcept nogil:
-        """Free it. A YIELDED or WAITING connection is only closed by `close_all`.
+        """Free it. A YIELDED or WAITING connection is only closed by `close_all`; a LISTENING one is taken from its queue before.
 
         Closing takes it out of epoll, unless the supervisor, which sent the descriptor, still holds its own: then by name.
         """
@@ -307,6 +392,12 @@ cdef class Clients:
             c.previous.next = c.next
         else:
             self.all = c.next
+        if self.executor.wanted[0]:
+            saw_connection(self.executor, c, False)
+        if c.stream != NULL:
+            (<Stream *> c.stream).end(<Stream *> c.stream, self.executor)
+        if c.seat != NULL:
+            self.roster.leave_seat(c.seat)
         self.pool.release(&c.input)
         self.pool.release(&c.output)
         if load_acquire64(&self.figures.released) <= c.serial:

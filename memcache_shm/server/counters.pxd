@@ -2,6 +2,10 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from memcache_shm.server.events cimport Events
+from memcache_shm.server.prefixes cimport Prefixes
+from memcache_shm.server.roster cimport Roster
+
 cdef enum:
     TABLE_FIGURES = 48          # room for the table's figures at the last `stats reset`
     SUPERVISED_MAX = 8          # room for the supervisor's own figures
@@ -48,5 +52,8 @@ cdef class Counters:
     cdef DaemonFigures *daemon
     cdef WorkerFigures *worker      # one block a worker
     cdef readonly int workers
+    cdef readonly Events events         # what belongs to one daemon as well, in mappings of their own
+    cdef readonly Prefixes prefixes
+    cdef readonly Roster roster
     cdef object _mapping            # keeps the memory
     cdef uint64_t open_connections(self, int which) noexcept nogil

@@ -1,5 +1,9 @@
 """Figures of one daemon, shared by supervisor and workers."""
 
+from memcache_shm.server.events import Events
+from memcache_shm.server.prefixes import Prefixes
+from memcache_shm.server.roster import Roster
+
 SUPERVISED: tuple[str, ...]
 
 class Counters:
@@ -7,8 +11,11 @@ class Counters:
 
     workers: int
     verbosity: int
+    events: Events
+    prefixes: Prefixes
+    roster: Roster
 
-    def __init__(self, workers: int) -> None: ...
+    def __init__(self, workers: int, *, max_connections: int = 1024, listeners: int = 1, delimiter: str = ":") -> None: ...
     def begin(self, which: int) -> None:
         """Before a worker is forked into this place: its predecessor's connections are gone."""
     def set_pid(self, which: int, pid: int) -> None: ...

@@ -12,6 +12,9 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 from memcache_shm.server.counters cimport SUPERVISED_MAX, TABLE_FIGURES, DaemonFigures, WorkerFigures
+from memcache_shm.server.events cimport Events
+from memcache_shm.server.prefixes cimport Prefixes
+from memcache_shm.server.roster cimport Roster
 from memcache_shm.storage.atomics cimport load_acquire64, store_release64
 
 #: What only the supervisor counts, as `stats shm` names it.
@@ -29,9 +32,12 @@ assert sizeof(DaemonFigures) % 64 == 0 and sizeof(WorkerFigures) == 128, "a work
 
 cdef class Counters:
 
-    def __init__(self, int workers):
+    def __init__(self, int workers, *, max_connections=1024, listeners=1, delimiter=":"):
         cdef unsigned char[::1] view
         self.workers = workers
+        self.events = Events(workers)
+        self.prefixes = Prefixes(delimiter)
+        self.roster = Roster(max_connections, listeners)
         self._mapping = mmap.mmap(-1, sizeof(DaemonFigures) + workers * sizeof(WorkerFigures))
         view = self._mapping
         self.daemon = <DaemonFigures *> &view[0]
@@ -44,6 +50,8 @@ cdef class Counters:
     def begin(self, int which):
         """Before a worker is forked into this place: its predecessor's connections are gone."""
         cdef WorkerFigures *figures = &self.worker[which]
+        self.events.begin(which)
+        self.roster.forget(which)
         self.daemon.dropped += self.open_connections(which)
         figures.closed = figures.handed
         figures.released = 0
@@ -135,6 +143,7 @@ cdef class Counters:
             "conn_yields": total.yields,
             "shm_busy": total.busy,
             "shm_dropped_connections": self.daemon.dropped + total.lost,
+            **self.events.sums(),
             **{name: self.daemon.supervised[at] for at, name in enumerate(SUPERVISED)},
         }
 

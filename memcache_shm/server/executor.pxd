@@ -2,12 +2,15 @@
 
 cimport cython
 
+from libc.stdint cimport uint64_t
 from libc.string cimport strlen
 
 from memcache_shm.protocol.request cimport Parser, Request
 from memcache_shm.server.buffers cimport Buffer, Pool
 from memcache_shm.server.connection cimport Connection
 from memcache_shm.server.counters cimport Counters, WorkerFigures
+from memcache_shm.server.events cimport Events, Writer
+from memcache_shm.server.prefixes cimport Prefixes
 from memcache_shm.storage.table cimport Table
 
 
@@ -18,6 +21,13 @@ cdef class Executor:
     cdef Counters counters
     cdef WorkerFigures *figures     # this worker's
     cdef Connection *client         # whose request is executed
+    cdef int which                  # the worker's place
+    cdef bint allow_dump            # keys may be listed, ...
+    cdef bint allow_watch           # ... events be watched
+    cdef Events events
+    cdef Prefixes prefixes
+    cdef Writer log                 # to those events
+    cdef uint64_t *wanted           # other than 0: somebody wants to know what is done (see observing.pyx)
     cdef object stats_text          # Callable[[bytes], bytes]: the rare command that runs as Python
     cdef Buffer out                 # replies of the running turn; start is always 0
     cdef size_t mark                # where in `out` the running get line began

@@ -11,6 +11,16 @@ from memcache_shm.storage.table import Table
 class Executor:
     """Executes the requests of one worker's clients."""
 
-    def __init__(self, table: Table, pool: Pool, counters: Counters, which: int, stats_text: Callable[[bytes], bytes]) -> None: ...
+    def __init__(
+        self,
+        table: Table,
+        pool: Pool,
+        counters: Counters,
+        which: int,
+        stats_text: Callable[[bytes], bytes],
+        *,
+        allow_dump: bool = True,
+        allow_watch: bool = True,
+    ) -> None: ...
     def set_table(self, table: Table) -> None:
         """Another table from the next request on."""

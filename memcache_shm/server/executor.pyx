@@ -14,6 +14,7 @@ from memcache_shm.protocol.replies cimport NUMBER_LINE_MAX, number_line
 from memcache_shm.protocol.request cimport OP_COUNT, Parser, Request
 from memcache_shm.server.buffers cimport Buffer, Pool
 from memcache_shm.server.counters cimport Counters
+from memcache_shm.server.events cimport saw_eviction
 from memcache_shm.storage.results cimport BUSY, NO_SPACE, RETIRED, TOO_LARGE, TOO_MANY, WOULD_BLOCK
 from memcache_shm.storage.table cimport Table
 
@@ -29,11 +30,20 @@ cdef Handler handlers[OP_COUNT]
 
 cdef class Executor:
 
-    def __init__(self, Table table, Pool pool, Counters counters, int which, stats_text):
-        self.table = table
+    def __init__(self, Table table, Pool pool, Counters counters, int which, stats_text, *, bint allow_dump=True, bint allow_watch=True):
         self.pool = pool
         self.counters = counters
+        self.which = which
+        self.allow_dump = allow_dump
+        self.allow_watch = allow_watch
         self.figures = &counters.worker[which]
+        self.events = counters.events
+        self.prefixes = counters.prefixes
+        self.log.shared = self.events.shared
+        self.log.mine = &self.events.worker[which]
+        self.log.fresh = 0
+        self.wanted = &self.log.shared.wanted
+        self.set_table(table)
         self.stats_text = stats_text
         memset(&self.out, 0, sizeof(Buffer))
         if self.room(OUT_SIZE) == NULL:
@@ -42,6 +52,7 @@ cdef class Executor:
     def set_table(self, Table table):
         """Another table from the next request on; between requests nothing refers to one."""
         self.table = table
+        table.tell(saw_eviction, &self.log)
 
     cdef void execute(self, Parser *parser, const Request *request) noexcept nogil:
         """Do it and put the reply, if one is due, behind the others in `out`; or say `blocked`."""

@@ -30,6 +30,9 @@ cdef extern from "<sys/socket.h>" nogil:
         SOCK_NONBLOCK
         SOCK_CLOEXEC
         SHUT_WR
+        AF_INET
+        AF_INET6
+        AF_UNIX
     struct iovec:
         void *iov_base
         size_t iov_len
@@ -57,6 +60,10 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t sendmsg(int fd, const msghdr *message, int flags)
     int accept4(int fd, sockaddr *address, uint32_t *size, int flags)
     int shutdown(int fd, int how)
+    int getpeername(int fd, sockaddr *address, uint32_t *size)
+
+cdef extern from "<arpa/inet.h>" nogil:
+    const char *inet_ntop(int family, const void *source, char *dst, uint32_t size)
 
 cdef extern from "<poll.h>" nogil:
     enum:

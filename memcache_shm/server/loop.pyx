@@ -5,13 +5,15 @@ It advances `beats` in every round, so a message without descriptors on the chan
 """
 
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 # Imported for what their import does: each registers its functions with the executor.
 import memcache_shm.server.handlers.admin  # noqa: F401
 import memcache_shm.server.handlers.classic  # noqa: F401
+import memcache_shm.server.handlers.dumping  # noqa: F401
 import memcache_shm.server.handlers.simple  # noqa: F401
+import memcache_shm.server.handlers.watching  # noqa: F401
 
 from memcache_shm.server.clients cimport Clients
 from memcache_shm.server.connection cimport Connection
@@ -23,7 +25,7 @@ from memcache_shm.server.linux cimport (
     MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, PR_SET_PDEATHSIG, clock_gettime, close, cmsghdr, epoll_create1, epoll_ctl, epoll_event,
     epoll_wait, iovec, msghdr, prctl, recvmsg, send, timespec,
 )
-from memcache_shm.storage.atomics cimport load_acquire64, store_release64
+from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC_COARSE, clock_ns, load_acquire64, store_release64
 
 cdef enum:
     EVENTS = 256                # taken from the kernel at a time
@@ -31,6 +33,7 @@ cdef enum:
 # epoll's tag of a descriptor that is no connection is the address of one of these
 cdef char CHANNEL
 cdef char STOP
+cdef char BELL
 
 
 cdef uint64_t _now_ms() noexcept nogil:
@@ -48,6 +51,7 @@ def die_with_parent(int signal_number):
 cdef class WorkerLoop:
 
     cdef Clients _clients
+    cdef Executor _executor
     cdef WorkerFigures *_figures
     cdef int _epoll
     cdef int _channel           # connections come through it; its end means: stop
@@ -63,6 +67,7 @@ cdef class WorkerLoop:
         if self._epoll < 0:
             raise OSError(errno, "epoll_create1")
         self._clients = Clients(executor, self._epoll)
+        self._executor = executor
         self._figures = executor.figures
         self._channel = channel
         self._stop = stop
@@ -70,6 +75,7 @@ cdef class WorkerLoop:
         self._renew_table = renew_table
         self._add(channel, &CHANNEL)
         self._add(stop, &STOP)
+        self._add(executor.events.bells[executor.which], &BELL)
 
     cdef int _add(self, int fd, void *tag) except -1:
         cdef epoll_event event
@@ -123,6 +129,7 @@ cdef class WorkerLoop:
         if count < 0:
             return 0 if errno == EINTR else -1
         self._figures.beats += 1
+        self._clients.now_s = <uint32_t> (clock_ns(CLOCK_MONOTONIC_COARSE) // 1000000000)
         if load_acquire64(&self._figures.generation) != self._generation:
             self._renew()
         for at in range(count):
@@ -130,9 +137,15 @@ cdef class WorkerLoop:
                 self._stopping |= not self._receive_connections()
             elif events[at].data.ptr == &STOP:
                 self._stopping = True
+            elif events[at].data.ptr == &BELL:
+                self._executor.events.answer_bell(self._executor.which)
+                self._clients.hear_bell()
             else:
                 self._clients.ready(<Connection *> events[at].data.ptr)
         self._clients.take_turns()
+        if self._executor.log.fresh:
+            self._executor.events.ring_bells(self._executor.log.fresh)
+            self._executor.log.fresh = 0
         return 0
 
     cdef void _renew(self) noexcept with gil:

@@ -19,9 +19,9 @@ _PEM = 1  # OpenSSL's SSL_FILETYPE_PEM
 def settings(config: ServerConfig, counters: Counters, table: Table) -> Iterator[Setting]:
     """Names and values, in order."""
     yield from _doors(config, counters, table)
-    yield from _requests(config, table)
-    yield from _table(config)
-    yield from _connections(config)
+    yield from _requests(config, counters, table)
+    yield from _table(config, counters)
+    yield from _connections(config, counters)
     yield from _tls(config.tls)
     yield "num_napi_ids", "(null)"
     yield "memory_file", "(null)"
@@ -43,14 +43,14 @@ def _doors(config: ServerConfig, counters: Counters, table: Table) -> Iterator[S
     yield "umask", f"{config.unix_mask:o}"
 
 
-def _requests(config: ServerConfig, table: Table) -> Iterator[Setting]:
+def _requests(config: ServerConfig, counters: Counters, table: Table) -> Iterator[Setting]:
     yield "shutdown_command", _yes(config.allow_shutdown)
     yield "growth_factor", "1.00"
     yield "chunk_size", 48
     yield "num_threads", config.workers
     yield "num_threads_per_udp", 0
     yield "stat_key_prefix", config.prefix_delimiter
-    yield "detail_enabled", _yes(config.detail)
+    yield "detail_enabled", _yes(counters.events.detail)
     yield "reqs_per_event", config.requests_per_event
     yield "cas_enabled", _yes(config.use_cas)
     yield "tcp_backlog", config.backlog
@@ -62,16 +62,17 @@ def _requests(config: ServerConfig, table: Table) -> Iterator[Setting]:
     yield "hashpower_init", 0
 
 
-def _table(config: ServerConfig) -> Iterator[Setting]:
+def _table(config: ServerConfig, counters: Counters) -> Iterator[Setting]:
+    crawler, sleep_us, tocrawl = counters.events.crawler()
     yield "slab_reassign", "no"
     yield "slab_automove", 0
     yield "slab_automove_ratio", "0.00"
     yield "slab_automove_window", 0
     yield "slab_automove_freeratio", "0.000"
     yield "slab_chunk_max", 0
-    yield "lru_crawler", "no"
-    yield "lru_crawler_sleep", 0
-    yield "lru_crawler_tocrawl", 0
+    yield "lru_crawler", _yes(crawler)
+    yield "lru_crawler_sleep", sleep_us
+    yield "lru_crawler_tocrawl", tocrawl
     yield "tail_repair_time", 0
     yield "flush_enabled", _yes(config.allow_flush)
     yield "dump_enabled", _yes(config.allow_dump)
@@ -86,12 +87,12 @@ def _table(config: ServerConfig) -> Iterator[Setting]:
     yield "temporary_ttl", 0
 
 
-def _connections(config: ServerConfig) -> Iterator[Setting]:
+def _connections(config: ServerConfig, counters: Counters) -> Iterator[Setting]:
     yield "idle_timeout", config.idle_timeout_s
     yield "watcher_logbuf_size", 0
     yield "worker_logbuf_size", 0
     yield "read_buf_mem_limit", 0
-    yield "track_sizes", _yes(config.track_sizes)
+    yield "track_sizes", _yes(counters.events.sizes)
     yield "inline_ascii_response", "no"
 
 

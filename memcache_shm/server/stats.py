@@ -6,13 +6,14 @@ Monitors fail as a whole when one name is missing, so every name is printed; one
 from __future__ import annotations
 
 import os
-import resource
 import time
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.counters import Counters
+from memcache_shm.server.groups import connection_lines, item_lines, prefix_lines, slab_lines
+from memcache_shm.server.rusage import daemon_seconds
 from memcache_shm.server.settings import settings
 from memcache_shm.storage.occupancy import free_space
 from memcache_shm.version import WIRE_VERSION
@@ -38,7 +39,8 @@ EVENTS = tuple(
     """cmd_set cmd_flush cmd_touch get_hits get_misses get_expired get_flushed delete_misses delete_hits incr_misses incr_hits
     decr_misses decr_hits cas_misses cas_hits cas_badval touch_hits touch_misses store_too_large store_no_memory bytes_read
     bytes_written total_items expired_unfetched evicted_unfetched evictions reclaimed total_connections rejected_connections
-    crawler_reclaimed crawler_items_checked cmd_meta conn_yields listen_disabled_num""".split()
+    crawler_reclaimed crawler_items_checked cmd_meta conn_yields listen_disabled_num log_worker_dropped log_worker_written log_watcher_skipped
+    log_watcher_sent""".split()
 )
 
 _END = b"END\r\n"
@@ -71,10 +73,10 @@ class StatsPrinter:
             b"settings": self._settings,
             b"items": self._items,
             b"slabs": self._slabs,
-            b"sizes": lambda words: b"STAT sizes_status disabled\r\n" + _END,
-            b"conns": lambda words: _END,
+            b"sizes_enable": self._sizes_switch,
+            b"sizes_disable": self._sizes_switch,
+            b"conns": self._conns,
             b"detail": self._detail,
-            b"cachedump": self._cachedump,
             b"reset": self._reset,
             b"shm": self._shm,
         }
@@ -104,8 +106,8 @@ class StatsPrinter:
         return _lines((name, figures.get(name, 0)) for name in NAMES)
 
     def _process_figures(self) -> Mapping[str, object]:
-        """What plain ``stats`` says about the daemon itself; rusage is this worker's."""
-        usage = resource.getrusage(resource.RUSAGE_SELF)
+        """What plain ``stats`` says about the daemon itself."""
+        user_s, system_s = daemon_seconds(os.getppid(), self._counters.pids())
         return {
             "pid": os.getppid(),
             "uptime": self._counters.uptime_s,
@@ -113,8 +115,8 @@ class StatsPrinter:
             "version": WIRE_VERSION,
             "libevent": "none",
             "pointer_size": 64,
-            "rusage_user": f"{usage.ru_utime:.6f}",
-            "rusage_system": f"{usage.ru_stime:.6f}",
+            "rusage_user": f"{user_s:.6f}",
+            "rusage_system": f"{system_s:.6f}",
             "max_connections": self._config.max_connections,
             "connection_structures": self._counters.sums()["curr_connections"],
             "accepting_conns": 1,
@@ -125,73 +127,35 @@ class StatsPrinter:
         return _lines(settings(self._config, self._counters, self.table))
 
     def _items(self, words: list[bytes]) -> bytes:
-        """One class, number 1, stands for the whole arena."""
-        figures = self._since_reset()
-        if not figures["curr_items"]:
-            return _END
-        values = {
-            "number": figures["curr_items"],
-            "number_hot": 0,
-            "number_warm": 0,
-            "number_cold": figures["curr_items"],
-            "age_hot": 0,
-            "age_warm": 0,
-            "age": 0,
-            "mem_requested": figures["bytes"],
-            "evicted": figures["evictions"],
-            "evicted_nonzero": 0,
-            "evicted_time": 0,
-            "outofmemory": figures["store_no_memory"],
-            "tailrepairs": 0,
-            "reclaimed": figures["reclaimed"],
-            "expired_unfetched": figures["expired_unfetched"],
-            "evicted_unfetched": figures["evicted_unfetched"],
-            "evicted_active": 0,
-            "crawler_reclaimed": figures["crawler_reclaimed"],
-            "crawler_items_checked": figures["crawler_items_checked"],
-            "lrutail_reflocked": 0,
-            "moves_to_cold": 0,
-            "moves_to_warm": 0,
-            "moves_within_lru": 0,
-            "direct_reclaims": 0,
-            "hits_to_hot": 0,
-            "hits_to_warm": 0,
-            "hits_to_cold": figures["get_hits"],
-            "hits_to_temp": 0,
-        }
-        return _lines((f"items:1:{name}", value) for name, value in values.items())
+        return _lines(item_lines(self._since_reset(), self.table))
 
     def _slabs(self, words: list[bytes]) -> bytes:
-        """The arena as one class whose chunks are bytes."""
-        figures = self._since_reset()
-        total = figures.get("shm_arena_bytes", figures["limit_maxbytes"])
-        used = figures.get("shm_arena_used_bytes", figures["bytes"])
-        values = {
-            "chunk_size": 1,
-            "chunks_per_page": total,
-            "total_pages": 1,
-            "total_chunks": total,
-            "used_chunks": used,
-            "free_chunks": total - used,
-            "free_chunks_end": 0,
-            "mem_requested": figures["bytes"],
-        }
-        names = ("get_hits", "cmd_set", "delete_hits", "incr_hits", "decr_hits", "cas_hits", "cas_badval", "touch_hits")
-        values |= {name: figures[name] for name in names}
-        lines = [(f"1:{name}", value) for name, value in values.items()]
-        return _lines([*lines, ("active_slabs", 1), ("total_malloced", figures["limit_maxbytes"])])
+        return _lines(slab_lines(self._since_reset(), self.table))
+
+    def _conns(self, words: list[bytes]) -> bytes:
+        addresses = [listener.address for listener in self._config.listeners]
+        return _lines(connection_lines(self._counters.roster, addresses, self._counters.uptime_s))
+
+    def _sizes_switch(self, words: list[bytes]) -> bytes:
+        """``sizes_enable``, ``sizes_disable``. (``sizes`` itself walks through the table: a stream of the executor's.)"""
+        self._counters.events.sizes = on = words[0] == b"sizes_enable"
+        return _lines([("sizes_status", "enabled" if on else "disabled")])
 
     def _detail(self, words: list[bytes]) -> bytes:
-        replies = {b"on": b"OK\r\n", b"off": b"OK\r\n", b"dump": _END}
-        usage = b"CLIENT_ERROR usage: stats detail on|off|dump\r\n"
-        return replies.get(words[1], usage) if len(words) > 1 else usage
-
-    def _cachedump(self, words: list[bytes]) -> bytes:
-        return _END if len(words) > 2 else b"CLIENT_ERROR bad command line\r\n"
+        if not self._config.allow_dump:
+            return b"CLIENT_ERROR stats detail not allowed\r\n"
+        what = words[1] if len(words) > 1 else b""
+        if what == b"dump":
+            return prefix_lines(self._counters.prefixes) + _END
+        if what not in (b"on", b"off"):
+            return b"CLIENT_ERROR usage: stats detail on|off|dump\r\n"
+        self._counters.events.detail = what == b"on"
+        return b"OK\r\n"
 
     def _reset(self, words: list[bytes]) -> bytes:
         figures = self._all()
         self._counters.set_base([figures.get(name, 0) for name in EVENTS])
+        self._counters.prefixes.clear()
         return b"RESET\r\n"
 
     def _shm(self, words: list[bytes]) -> bytes:

@@ -63,8 +63,15 @@ class Supervisor:
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
-        self._counters = Counters(config.workers)
+        self._counters = Counters(
+            config.workers,
+            max_connections=config.max_connections,
+            listeners=len(config.listeners),
+            delimiter=config.prefix_delimiter,
+        )
         self._counters.verbosity = config.verbosity
+        self._counters.events.detail = config.detail
+        self._counters.events.sizes = config.track_sizes
         self._wake, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stop_signals = 0
         self._child_ended = False

@@ -52,7 +52,9 @@ def run_worker(config: ServerConfig, counters: Counters, which: int, channel: so
 def _serve(config: ServerConfig, counters: Counters, which: int, channel: socket.socket) -> None:
     stop = _stop_descriptor()
     stats = StatsPrinter(config, counters)
-    executor = Executor(config.table, Pool(), counters, which, stats)
+    executor = Executor(
+        config.table, Pool(), counters, which, stats, allow_dump=config.allow_dump, allow_watch=config.allow_watch
+    )
 
     def renew_table() -> None:
         _renew_table(executor, stats, counters)

@@ -28,6 +28,7 @@
 #define exchange32(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
 #define fence_acquire() __atomic_thread_fence(__ATOMIC_ACQUIRE)
 #define fence_release() __atomic_thread_fence(__ATOMIC_RELEASE)
+#define fence_full() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 
 static inline int cas32(uint32_t *p, uint32_t old, uint32_t new_)
 {

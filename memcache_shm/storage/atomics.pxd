@@ -16,6 +16,7 @@ cdef extern from "atomics.h" nogil:
     uint32_t exchange32(uint32_t *p, uint32_t v)
     void fence_acquire()
     void fence_release()
+    void fence_full()
     bint cas32(uint32_t *p, uint32_t old, uint32_t new)
     bint cas64_relaxed(uint64_t *p, uint64_t old, uint64_t new)
     void cpu_pause()

@@ -24,9 +24,9 @@ from memcache_shm.storage.index cimport Path, bucket_at, bucket_count, compact, 
 from memcache_shm.storage.layout cimport (
     BUCKET_SLOTS, FETCHED_AT, KIND_ENTRY, PROVEN_AT, Record, USES_AT, VERSION_AT, VERSION_MASK, word_granule, word_kind,
 )
-from memcache_shm.storage.records cimport Sizes, are_sane, key_offset, record_at, record_runs, sizes_of, value_length
+from memcache_shm.storage.records cimport Sizes, are_sane, key_of, key_offset, record_at, record_runs, sizes_of, value_length
 from memcache_shm.storage.recovery cimport OP_EVICT, OP_EXPIRE, publish
-from memcache_shm.storage.view cimport Shard, View, count, table_ns, ticks
+from memcache_shm.storage.view cimport Evicted, Shard, View, count, table_ns, ticks
 
 cdef enum:
     MOST_VISITS = 256           # buckets that one eviction looks at; then any item goes
@@ -71,6 +71,19 @@ cdef void drop(View *v, Shard *s, uint64_t *slot, uint32_t bucket, int operation
     compact(v, s, bucket)
 
 
+cdef void show(View *v, Shard *s, Record *r, uint64_t word) noexcept nogil:
+    """Tell the witness which item goes."""
+    cdef Sizes sizes = sizes_of(r)
+    cdef Evicted item
+    if are_sane(v, &s.records, r, sizes):
+        item.key = key_of(r, sizes)
+        item.klen = sizes.key_length
+        item.vlen = value_length(sizes)
+        item.expiry = r.expiry
+        item.word = word
+        v.witness(v.whose, v, &item)
+
+
 cdef void drop_victim(View *v, Shard *s, uint64_t *slot, uint32_t bucket) noexcept nogil:
     """Evict, and count as memcached does. What was alive leaves a ghost."""
     cdef uint64_t word = slot[0]
@@ -89,6 +102,8 @@ cdef void drop_victim(View *v, Shard *s, uint64_t *slot, uint32_t bucket) noexce
             count(v, EVICTED_PROVEN, 1)
         if not fetched:
             count(v, EVICTED_UNFETCHED, 1)
+        if v.witness != NULL and r != NULL:
+            show(v, s, r, word)
         average_in(s.control, is_proven(word), <uint64_t> GHOSTS * bucket_count(v, s))
         haunt(ghosts_of(s, bucket), word, is_proven(word))
     drop(v, s, slot, bucket, OP_EXPIRE if expired else OP_EVICT)

@@ -29,7 +29,7 @@ from memcache_shm.storage.locks cimport LOCKED, give, look_around, take
 from memcache_shm.storage.records cimport (
     Sizes, are_sane, cas_id, copy_value, key_of, record_at, record_runs, sizes_of, value_length, word_matches,
 )
-from memcache_shm.storage.results cimport BUSY, Found, NOT_FOUND, OK, RETIRED, WOULD_BLOCK
+from memcache_shm.storage.results cimport BUSY, EXPIRED, FLUSHED, Found, NOT_FOUND, OK, RETIRED, WOULD_BLOCK
 from memcache_shm.storage.view cimport Shard, View, count, flush_pending, hash_key, is_retired, shard_of, table_ns, ticks
 
 cdef enum:
@@ -125,6 +125,7 @@ cdef int miss(View *v, Shard *s, Found *f, int reason) noexcept nogil:
     count(v, GET_MISSES, 1)
     if reason >= 0:
         count(v, reason, 1)
+        f.missing = FLUSHED if reason == GET_FLUSHED else EXPIRED
     return NOT_FOUND
 
 

@@ -33,6 +33,12 @@ cdef enum StoreMode:
     CAS = 5
 
 
+cdef enum Missing:      # why there is nothing, as far as the reader met a record
+    ABSENT = 0
+    FLUSHED = 1
+    EXPIRED = 2
+
+
 cdef struct Found:      # one reader's view of one record; all zero before the first find
     uint64_t version    # the CAS id
     uint32_t flags
@@ -48,4 +54,5 @@ cdef struct Found:      # one reader's view of one record; all zero before the f
     uint64_t hash
     uint32_t shard
     uint8_t locked
+    uint8_t missing     # after NOT_FOUND: a Missing
     uint8_t touched     # gat: the expiry was just set by this very read and does not hide the item from it

@@ -14,7 +14,7 @@ from memcache_shm.storage.results cimport (
     ADD, APPEND, BUSY, CAS, EXISTS, Found, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, PREPEND, READ_ONLY, REPLACE, RETIRED,
     Result, SET, StoreMode, TOO_LARGE, TOO_MANY, WOULD_BLOCK,
 )
-from memcache_shm.storage.view cimport View
+from memcache_shm.storage.view cimport View, Witness
 
 
 cdef class Table:
@@ -36,6 +36,7 @@ cdef class Table:
                    uint64_t *result, uint64_t *version, int wait) noexcept nogil
     cdef int touch(self, const char *key, size_t klen, uint32_t expiry, int wait) noexcept nogil
     cdef int flush(self, int64_t delay_s, int wait) noexcept nogil
+    cdef void tell(self, Witness witness, void *whose) noexcept nogil
     cdef uint32_t expiry_from(self, int64_t exptime) noexcept nogil
     cdef uint32_t busy_pid(self) noexcept nogil
     cdef bint is_open(self) noexcept nogil

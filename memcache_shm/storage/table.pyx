@@ -6,14 +6,14 @@ Reading is reader.pyx, changing is writer.pyx and flushing.pyx; here they meet t
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquire64, load_relaxed64, store_release32
+from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquire64, load_relaxed64, store_relaxed32, store_release32
 from memcache_shm.storage.layout cimport BUCKET_SLOTS, NODE_SLOTS, Record, split_buckets
 from memcache_shm.storage.reaping cimport may_have_dead, reclaim
 from memcache_shm.storage.recovery cimport OP_EXPIRE, begin, end
 from memcache_shm.storage.results cimport Found, OK, TRY
 from memcache_shm.storage.segment cimport close_view, open_view
 from memcache_shm.storage.locks cimport LOCKED, give, objects_gone, sweep, take
-from memcache_shm.storage.view cimport Shard, flush_pending, is_retired
+from memcache_shm.storage.view cimport Shard, Witness, flush_pending, is_retired, table_ns
 from memcache_shm.storage cimport flushing, reader, writer
 
 from memcache_shm.storage import segment
@@ -87,6 +87,11 @@ cdef class Table:
     cdef int flush(self, int64_t delay_s, int wait) noexcept nogil:
         return flushing.flush(&self.view, delay_s, wait)
 
+    cdef void tell(self, Witness witness, void *whose) noexcept nogil:
+        """Have somebody hear of this process's own evictions."""
+        self.view.whose = whose
+        self.view.witness = witness
+
     cdef uint32_t expiry_from(self, int64_t exptime) noexcept nogil:
         return writer.expiry_from(&self.view, exptime)
 
@@ -133,7 +138,8 @@ cdef class Table:
 
     def reclaim(self, double limit_s):
         """Give the space of expired and flushed items back, for about `limit_s` seconds at most: the sweep in the background. Whether
-        some may be left. Shards without any cost one look, shards whose lock is taken are passed over."""
+        some may be left. Shards without any cost one look, shards whose lock is taken are passed over. The coarse clock is set, too:
+        where nothing is written nobody else does it."""
         cdef uint64_t stop_ns = clock_ns(CLOCK_MONOTONIC) + <uint64_t> (limit_s * 1000000000)
         cdef uint32_t i, number, now
         cdef bint left = False
@@ -141,6 +147,7 @@ cdef class Table:
         self.check_open()
         if self.view.readonly or is_retired(&self.view):
             return False
+        store_relaxed32(&self.view.header.coarse_s, <uint32_t> (table_ns(&self.view) // 1000000000))
         with nogil:
             for i in range(self.view.shards):
                 number = (self.reclaimed + i) & (self.view.shards - 1)

@@ -37,6 +37,17 @@ cdef struct Shard:
     bint shared                 # records and index share one arena
 
 
+cdef struct Evicted:            # what goes for want of room, as its slot and record tell
+    const char *key
+    uint32_t klen
+    uint32_t vlen               # value bytes
+    uint32_t expiry             # table clock, 0 = never
+    uint64_t word               # its slot's
+
+
+ctypedef void (*Witness)(void *whose, View *v, const Evicted *item) noexcept nogil
+
+
 cdef struct View:
     uint8_t *base
     uint64_t bytes
@@ -64,6 +75,9 @@ cdef struct View:
     uint32_t reads              # finds so far, for the occasional look whether the objects still exist
     uint64_t looked_ns          # coarse clock at the last such look
     bint gone                   # what it found, for a mapping that cannot say so in the header
+    uint32_t removed_length     # value bytes of the item that the last `remove` of this process took out
+    Witness witness             # hears of each eviction by this process, under the shard's lock; NULL: nobody does
+    void *whose                 # handed to it
     int shmid
     int semid
     bint readonly

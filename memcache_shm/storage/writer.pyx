@@ -300,6 +300,7 @@ cdef int remove(View *v, const char *key, size_t klen, uint64_t cas, int wait) n
     if cas != 0 and cas_id(t.record, sizes_of(t.record), t.record.version) != cas:
         return leave(v, &t, EXISTS)
     count(v, DELETE_HITS, 1)
+    v.removed_length = value_length(sizes_of(t.record))
     drop(v, t.shard, t.place.slot, t.place.bucket, OP_DELETE)
     return leave(v, &t, OK)
 

@@ -11,6 +11,7 @@ from memcache_shm.protocol.request cimport (
     OP_TOO_LARGE, OP_TOUCH, SKIPPING_LINE, Parser, Request,
 )
 from memcache_shm.server.executor cimport Executor, handle
+from memcache_shm.server.observing cimport GET_FOUND, missing_status, saw_deletion, saw_get, saw_store
 from memcache_shm.storage.results cimport (
     EXISTS, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, POLL, TOO_LARGE, WAIT, WOULD_BLOCK, Found,
 )
@@ -62,10 +63,15 @@ cdef void _get(Executor self, Parser *parser, const Request *request) noexcept n
             self.out.end += header + found.vlen
             memcpy(self.out.data + self.out.end, b"\r\n", 2)
             self.out.end += 2
+            if self.wanted[0]:
+                saw_get(self, request.key, request.klen, GET_FOUND, found.vlen)
+        elif result == NOT_FOUND:
+            if self.wanted[0]:
+                saw_get(self, request.key, request.klen, missing_status(&found), 0)
         elif result == WOULD_BLOCK:
             self.blocked = True
             return
-        elif result != NOT_FOUND:
+        else:
             self.unwind()
             self.say_failure(request, result)
             if parser.mode == IN_KEYS:
@@ -78,6 +84,8 @@ cdef void _get(Executor self, Parser *parser, const Request *request) noexcept n
 cdef void _store(Executor self, Parser *parser, const Request *request) noexcept nogil:
     cdef int result = self.table.store(request.mode, request.key, request.klen, request.value, request.vlen, request.flags,
                                        self.table.expiry_from(request.exptime), request.number, NULL, POLL)
+    if self.wanted[0] and result != WOULD_BLOCK:
+        saw_store(self, request, result, request.vlen)
     if result == OK:
         self.say(request, b"STORED\r\n")
     elif result == NOT_STORED or (result == TOO_LARGE and (request.mode == MODE_APPEND or request.mode == MODE_PREPEND)):
@@ -96,11 +104,15 @@ cdef void _too_large(Executor self, Parser *parser, const Request *request) noex
         self.blocked = True
         return
     self.figures.too_large += 1
+    if self.wanted[0]:
+        saw_store(self, request, TOO_LARGE, request.vlen)
     self.say_failure(request, TOO_LARGE)
 
 
 cdef void _delete(Executor self, Parser *parser, const Request *request) noexcept nogil:
     cdef int result = self.table.remove(request.key, request.klen, 0, POLL)
+    if self.wanted[0] and (result == OK or result == NOT_FOUND):
+        saw_deletion(self, request.key, request.klen, result == OK, False)
     if result == OK:
         self.say(request, b"DELETED\r\n")
     elif result == NOT_FOUND:

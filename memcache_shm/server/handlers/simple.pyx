@@ -4,6 +4,7 @@
 from memcache_shm.protocol.request cimport MODE_SET, OP_SIMPLE_DELETE, OP_SIMPLE_GET, OP_SIMPLE_SET, Parser, Request
 from memcache_shm.server.executor cimport Executor, handle
 from memcache_shm.server.handlers.classic cimport copy_item
+from memcache_shm.server.observing cimport GET_FOUND, missing_status, saw_deletion, saw_get, saw_store
 from memcache_shm.storage.results cimport BUSY, NOT_FOUND, OK, POLL, RETIRED, TOO_LARGE, WOULD_BLOCK, Found
 
 
@@ -27,6 +28,8 @@ cdef void _simple_get(Executor self, Parser *parser, const Request *request) noe
     cdef Found found
     cdef size_t header
     cdef int result = copy_item(self, request, 2, &found, &header)
+    if self.wanted[0] and (result == OK or result == NOT_FOUND):
+        saw_get(self, request.key, request.klen, GET_FOUND if result == OK else missing_status(&found), found.vlen if result == OK else 0)
     if result != OK:
         _simple_failure(self, request, result)
         return
@@ -36,6 +39,8 @@ cdef void _simple_get(Executor self, Parser *parser, const Request *request) noe
 
 cdef void _simple_set(Executor self, Parser *parser, const Request *request) noexcept nogil:
     cdef int result = self.table.store(MODE_SET, request.key, request.klen, request.value, request.vlen, 0, 0, 0, NULL, POLL)
+    if self.wanted[0] and result != WOULD_BLOCK:
+        saw_store(self, request, result, request.vlen)
     if result == OK:
         self.say(request, b"OK\r\n")
     else:
@@ -44,6 +49,8 @@ cdef void _simple_set(Executor self, Parser *parser, const Request *request) noe
 
 cdef void _simple_delete(Executor self, Parser *parser, const Request *request) noexcept nogil:
     cdef int result = self.table.remove(request.key, request.klen, 0, POLL)
+    if self.wanted[0] and (result == OK or result == NOT_FOUND):
+        saw_deletion(self, request.key, request.klen, result == OK, False)
     if result == OK:
         self.say(request, b"OK 1\r\n")
     elif result == NOT_FOUND:
