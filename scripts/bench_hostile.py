@@ -50,9 +50,9 @@ def measure(directory: Path, workers: int, rounds: int, progress: Progress) -> S
         ]
     return Section(
         "Other clients while some behave badly",
-        f"Round trips of a get of 100 bytes on its own connection, {ROUND_S} s a round, median of {rounds} rounds (lowest-highest),\n"
-        f"while a process of hostile clients runs against the same server (-t {workers}). That process takes CPU time as well: 'nobody' is the\n"
-        "measure. Memory: PSS of the server's processes after the round, less that before it.",
+        f"Round trips of a get of 100 bytes on its own connection, {ROUND_S} s a round, median of {rounds} rounds (lowest-highest), while\n"
+        f"a process of hostile clients runs against the same server (-t {workers}). It takes CPU time as well: 'nobody' is the measure.\n"
+        "Memory: PSS of the server's processes after the round, less that before it.",
         figures,
     )
 
