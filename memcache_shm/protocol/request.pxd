@@ -22,17 +22,18 @@ cdef enum Op:               # the index of a request in the executor's table
     OP_VERSION = 8
     OP_VERBOSITY = 9
     OP_STATS = 10           # Request.key is the rest of the line
-    OP_SHUTDOWN = 11
+    OP_SHUTDOWN = 11        # Request.key is the rest of the line
     OP_MEMLIMIT = 12
-    OP_SIMPLE_GET = 13
-    OP_SIMPLE_SET = 14
-    OP_SIMPLE_DELETE = 15
-    OP_DUMP = 16            # Request.mode is a DumpStyle; number: most items, 0 = all; first: whether the one class there is is meant
-    OP_SIZES = 17
-    OP_CRAWL = 18           # sweep dead items out now; Request.first as above
-    OP_CRAWLER = 19         # Request.mode is a CrawlerSetting, number its value
-    OP_WATCH = 20           # Request.number: the Kinds
-    OP_COUNT = 21
+    OP_DEBUGTIME = 13       # Request.exptime is by how many seconds
+    OP_SIMPLE_GET = 14
+    OP_SIMPLE_SET = 15
+    OP_SIMPLE_DELETE = 16
+    OP_DUMP = 17            # Request.mode is a DumpStyle; number: most items, 0 = all; first: whether the one class there is is meant
+    OP_SIZES = 18
+    OP_CRAWL = 19           # sweep dead items out now; Request.first as above
+    OP_CRAWLER = 20         # Request.mode is a CrawlerSetting, number its value
+    OP_WATCH = 21           # Request.number: the Kinds
+    OP_COUNT = 22
 
 
 cdef enum DumpStyle:

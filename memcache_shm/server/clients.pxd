@@ -55,10 +55,8 @@ cdef class Clients:
     cdef void _listen(self, Connection *c) noexcept nogil
     cdef void _drop_input(self, Connection *c) noexcept nogil
     cdef void _show(self, Connection *c, int state) noexcept nogil
-    cdef void _unqueue(self, Connection *c, Queue *queue) noexcept nogil
     cdef bint _keep(self, Connection *c, Buffer *source) noexcept nogil
     cdef int _send(self, Connection *c) noexcept nogil
     cdef void _send_rest(self, Connection *c) noexcept nogil
     cdef bint _watch(self, Connection *c, unsigned int events) noexcept nogil
-    cdef void _queue(self, Connection *c, Queue *queue, int flow) noexcept nogil
     cdef void _close(self, Connection *c) noexcept nogil

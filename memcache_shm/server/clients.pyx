@@ -25,7 +25,7 @@ from memcache_shm.server.buffers cimport Buffer, waiting
 from memcache_shm.server.clients cimport (
     ALL, DIRECT_NEED, FLUSH_SIZE, INPUT_SIZE, NONE, RETRY_MS, SOME, TURN_SIZE,
 )
-from memcache_shm.server.connection cimport BLOCKED, LISTENING, READING, WAITING, YIELDED, Connection, Queue
+from memcache_shm.server.connection cimport BLOCKED, LISTENING, READING, WAITING, YIELDED, Connection, Queue, append, take_out
 from memcache_shm.server.events cimport CLOSED_BY_ERROR, CLOSED_BY_SHUTDOWN, CLOSED_NORMALLY
 from memcache_shm.server.executor cimport Executor
 from memcache_shm.server.linux cimport (
@@ -127,7 +127,7 @@ cdef class Clients:
             if c.flow == READING:
                 self._receive(c)
             elif c.flow == LISTENING:
-                self._unqueue(c, &self.listeners)
+                take_out(&self.listeners, c)
                 self._close(c)
             c = following
 
@@ -182,14 +182,14 @@ cdef class Clients:
         """A turn: the requests in `source`, answered by as few sends as their size allows."""
         cdef size_t turn_size = 0
         cdef int sent = ALL
-        cdef bint more = c.stream != NULL or waiting(source) >= c.need
+        cdef bint more = c.outflow != NULL or waiting(source) >= c.need
         self.executor.client = c
         self.executor.blocked = False
         self.executor.patient = c.watched != 0 and self.waiters.first == NULL       # once, not for each of a crowd
         if c.seat != NULL:
             c.seat.active_s = self.now_s
         while more and sent == ALL and turn_size < TURN_SIZE:
-            if c.stream == NULL:
+            if c.outflow == NULL:
                 more = self._next(c, source)
             elif not self._pour(c, source, &more):
                 break
@@ -198,17 +198,18 @@ cdef class Clients:
                 sent = self._send(c)
         if sent == ALL and self.executor.out.end:
             sent = self._send(c)
+        self.executor.shrink()
         if sent == NONE or self.executor.failed or not self._keep(c, source):
             self._close(c)
         elif sent == SOME:
             pass
         elif self.executor.blocked:
             self._watch(c, 0)       # a hangup cannot be awaited away, and takes nothing back that was asked before it
-            self._queue(c, &self.waiters, WAITING)
+            append(&self.waiters, c, WAITING)
         elif more:
-            self.figures.yields += c.stream == NULL
-            self._queue(c, &self.turns, YIELDED)
-        elif c.stream != NULL:
+            self.figures.yields += c.outflow == NULL
+            append(&self.turns, c, YIELDED)
+        elif c.outflow != NULL:
             self._listen(c)
         elif c.closing or self.draining or not self._watch(c, EPOLLIN):
             self._close(c)
@@ -239,15 +240,15 @@ cdef class Clients:
             if request.unwind:
                 self.executor.unwind()
             self.executor.put(request.reply, request.reply_len)
-        return (source.start < source.end or c.stream != NULL) and not self.executor.failed
+        return (source.start < source.end or c.outflow != NULL) and not self.executor.failed
 
     cdef bint _pour(self, Connection *c, Buffer *source, bint *more) noexcept nogil:
         """A piece of the stream. True: it has ended, requests may follow. False: not yet; `more`: another turn right away."""
-        cdef Stream *stream = <Stream *> c.stream
+        cdef Stream *stream = <Stream *> c.outflow
         cdef int filled = stream.fill(stream, self.executor)
         self.figures.beats += 1
         if filled == FILLED_LAST:
-            c.stream = NULL
+            c.outflow = NULL
             stream.end(stream, self.executor)
             more[0] = source.start < source.end
             return True
@@ -263,7 +264,7 @@ cdef class Clients:
         self.pool.release(&c.input)     # what it has sent behind its request is dropped as well
         c.need = 0
         self._show(c, SEAT_WATCH)
-        self._queue(c, &self.listeners, LISTENING)
+        append(&self.listeners, c, LISTENING)
 
     cdef void _drop_input(self, Connection *c) noexcept nogil:
         """A watching client says something, which is of no interest, or goes."""
@@ -272,7 +273,7 @@ cdef class Clients:
             self.figures.bytes_read += got
         elif got == 0 or (errno != EAGAIN and errno != EINTR):
             c.reason = CLOSED_NORMALLY if got == 0 else CLOSED_BY_ERROR
-            self._unqueue(c, &self.listeners)
+            take_out(&self.listeners, c)
             self._close(c)
 
     cdef bint _keep(self, Connection *c, Buffer *source) noexcept nogil:
@@ -358,29 +359,6 @@ cdef class Clients:
         c.watched = events
         return True
 
-    cdef void _queue(self, Connection *c, Queue *queue, int flow) noexcept nogil:
-        c.flow = flow
-        if queue.last == NULL:
-            queue.first = c
-        else:
-            queue.last.next_turn = c
-        queue.last = c
-
-    cdef void _unqueue(self, Connection *c, Queue *queue) noexcept nogil:
-        """Take it out, wherever it stands; the queue is short."""
-        cdef Connection *before = NULL
-        cdef Connection *at = queue.first
-        while at != c:
-            before = at
-            at = at.next_turn
-        if before == NULL:
-            queue.first = c.next_turn
-        else:
-            before.next_turn = c.next_turn
-        if queue.last == c:
-            queue.last = before
-        c.next_turn = NULL
-
     cdef void _close(self, Connection *c) noexcept nogil:
         """Free it. A YIELDED or WAITING connection is only closed by `close_all`; a LISTENING one is taken from its queue before.
 
@@ -394,8 +372,8 @@ cdef class Clients:
             self.all = c.next
         if self.executor.wanted[0]:
             saw_connection(self.executor, c, False)
-        if c.stream != NULL:
-            (<Stream *> c.stream).end(<Stream *> c.stream, self.executor)
+        if c.outflow != NULL:
+            (<Stream *> c.outflow).end(<Stream *> c.outflow, self.executor)
         if c.seat != NULL:
             self.roster.leave_seat(c.seat)
         self.pool.release(&c.input)

@@ -53,6 +53,9 @@ class ServerConfig:
     detail: bool = False
     #: ``stats sizes`` counts (``-o track_sizes``).
     track_sizes: bool = False
+    #: Of all buffers for requests that are not complete and replies that are not taken; whoever needs more is closed
+    #: (``-o read_buf_mem_limit``).
+    buffer_limit_bytes: int = 256 << 20
     #: A connection without a request for so many seconds is closed; 0: never.
     idle_timeout_s: int = 0
     #: Requests of one connection a turn (``-R``).

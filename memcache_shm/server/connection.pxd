@@ -25,7 +25,7 @@ cdef struct Connection:
     Connection *previous
     Connection *next_turn   # list of the YIELDED, of the WAITING or of the LISTENING ones
     Seat *seat              # where the daemon's other processes see it, or NULL
-    void *stream            # a Stream (streams.pxd) that is its own, or NULL: what it gets before its next request is parsed
+    void *outflow           # a Stream (streams.pxd) that is its own, or NULL: what it gets before its next request is parsed
     uint64_t serial         # how many connections the worker got before it
     int fd
     uint32_t watched        # the events that epoll reports of it; 0: it is not in epoll
@@ -38,3 +38,29 @@ cdef struct Connection:
 cdef struct Queue:          # linked by next_turn, oldest first
     Connection *first
     Connection *last
+
+
+cdef inline void append(Queue *queue, Connection *c, int flow) noexcept nogil:
+    """Let it wait behind the others of that flow."""
+    c.flow = <uint8_t> flow
+    if queue.last == NULL:
+        queue.first = c
+    else:
+        queue.last.next_turn = c
+    queue.last = c
+
+
+cdef inline void take_out(Queue *queue, Connection *c) noexcept nogil:
+    """Wherever it stands; for queues that are short."""
+    cdef Connection *before = NULL
+    cdef Connection *at = queue.first
+    while at != c:
+        before = at
+        at = at.next_turn
+    if before == NULL:
+        queue.first = c.next_turn
+    else:
+        before.next_turn = c.next_turn
+    if queue.last == c:
+        queue.last = before
+    c.next_turn = NULL

@@ -28,6 +28,9 @@ cdef struct WorkerFigures:      # written by its worker only, unless said otherw
     uint64_t generation         # of the table it ought to serve, by the supervisor only
     uint64_t leaving            # 1 once it takes no more connections; zeroed by the supervisor before a fork
     uint64_t forgiven           # `lost` when this very worker was forked, by the supervisor only
+    uint64_t buffer_bytes       # handed out by its pool at the moment
+    uint64_t buffers_refused    # times that its pool was at its limit, or memory was out
+    uint64_t spare[6]           # to whole cache lines
 
 
 cdef struct DaemonFigures:      # written by the supervisor only, unless said otherwise

@@ -126,6 +126,7 @@ cdef class WorkerLoop:
         cdef epoll_event events[EVENTS]
         cdef int count = epoll_wait(self._epoll, events, EVENTS, self._clients.patience_ms(timeout_ms))
         cdef int at
+        cdef bint rung = False
         if count < 0:
             return 0 if errno == EINTR else -1
         self._figures.beats += 1
@@ -138,10 +139,12 @@ cdef class WorkerLoop:
             elif events[at].data.ptr == &STOP:
                 self._stopping = True
             elif events[at].data.ptr == &BELL:
-                self._executor.events.answer_bell(self._executor.which)
-                self._clients.hear_bell()
+                rung = True
             else:
                 self._clients.ready(<Connection *> events[at].data.ptr)
+        if rung:
+            self._executor.events.answer_bell(self._executor.which)
+            self._clients.hear_bell()
         self._clients.take_turns()
         if self._executor.log.fresh:
             self._executor.events.ring_bells(self._executor.log.fresh)

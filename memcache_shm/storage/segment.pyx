@@ -18,7 +18,7 @@ from memcache_shm.storage.atomics cimport load_acquire32, load_acquire64, store_
 from memcache_shm.storage.layout cimport CounterBlock, Header, LAYOUT_VERSION, ProcessSlot, ShardControl
 from memcache_shm.storage.locks cimport ipc_namespace, release_slot
 from memcache_shm.storage.recovery cimport format_index
-from memcache_shm.storage.view cimport Arena, Shard, View
+from memcache_shm.storage.view cimport Arena, Shard, View, table_ns
 
 from memcache_shm.errors import LayoutError, TableRemovedError
 from memcache_shm.storage import layout
@@ -164,6 +164,7 @@ cdef int format_table(View *v, geometry, bint evicts) except -1:
     h.counter_blocks = v.counter_blocks
     h.evicts = evicts
     v.evicts = evicts
+    h.coarse_s = <uint32_t> (table_ns(v) // 1000000000)
     h.creator_pid = os.getpid()
     h.layout_version = LAYOUT_VERSION
     h.fingerprint = layout.fingerprint()

@@ -37,6 +37,7 @@ cdef class Table:
     cdef int touch(self, const char *key, size_t klen, uint32_t expiry, int wait) noexcept nogil
     cdef int flush(self, int64_t delay_s, int wait) noexcept nogil
     cdef void tell(self, Witness witness, void *whose) noexcept nogil
+    cdef bint shift_clock(self, int64_t seconds) noexcept nogil
     cdef uint32_t expiry_from(self, int64_t exptime) noexcept nogil
     cdef uint32_t busy_pid(self) noexcept nogil
     cdef bint is_open(self) noexcept nogil

@@ -134,7 +134,7 @@ cdef void end(Stream *stream, Executor self) noexcept nogil:
 
 cdef void _dump(Executor self, Parser *parser, const Request *request) noexcept nogil:
     cdef Dump *dump
-    if not self.allow_dump:
+    if not self.allows_dump:
         self.say(request, b"CLIENT_ERROR stats cachedump not allowed\r\n" if request.mode == DUMP_ITEMS
                  else b"ERROR metadump not allowed\r\n")
         return
@@ -155,7 +155,7 @@ cdef void _dump(Executor self, Parser *parser, const Request *request) noexcept 
     dump.style = request.mode
     dump.left = request.number if request.number else <uint64_t> -1
     dump.shown_bytes = 0
-    self.client.stream = dump
+    self.client.outflow = dump
 
 
 cdef void count_sizes(Sizes *sizes) noexcept nogil:
@@ -205,7 +205,7 @@ cdef void _sizes(Executor self, Parser *parser, const Request *request) noexcept
         return
     sizes.stream.fill = fill_sizes
     sizes.stream.end = end
-    self.client.stream = sizes
+    self.client.outflow = sizes
 
 
 cdef void _crawl(Executor self, Parser *parser, const Request *request) noexcept nogil:

@@ -199,7 +199,7 @@ cdef Watcher *new_watcher(Executor self, uint64_t kinds) noexcept nogil:
 cdef void _watch(Executor self, Parser *parser, const Request *request) noexcept nogil:
     global watchers
     cdef Watcher *w
-    if not self.allow_watch:
+    if not self.allows_watch:
         self.say(request, b"CLIENT_ERROR watch commands not allowed\r\n")
         return
     if not self.events.admit(self.which, request.number):
@@ -212,7 +212,7 @@ cdef void _watch(Executor self, Parser *parser, const Request *request) noexcept
         return
     w.following = watchers
     watchers = w
-    self.client.stream = w
+    self.client.outflow = w
     self.say(request, b"OK\r\n")
 
 
