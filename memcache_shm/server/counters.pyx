@@ -83,6 +83,13 @@ cdef class Counters:
     def successor(self):
         return self.daemon.shmid, self.daemon.semid, (<bytes> self.daemon.uuid[:16]).hex()
 
+    @property
+    def reloads(self):
+        return load_acquire64(&self.daemon.reload)
+
+    def ask_reload(self):
+        store_release64(&self.daemon.reload, self.daemon.reload + 1)
+
     def pids(self):
         return [self.worker[which].pid for which in range(self.workers)]
 

@@ -78,10 +78,11 @@ def _renew_table(executor: Executor, stats: StatsPrinter, counters: Counters) ->
 
 
 def _stop_descriptor() -> int:
-    """Becomes readable at SIGTERM. A terminal's SIGINT reaches the whole process group; the supervisor decides about it."""
+    """Becomes readable at SIGTERM. A terminal's SIGINT and SIGHUP reach the whole process group; the supervisor decides about them."""
     readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, _note)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
