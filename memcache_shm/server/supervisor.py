@@ -198,9 +198,9 @@ class Supervisor:
 
     def _stop(self) -> None:
         """No more connections; the workers finish and are reaped. A second signal, or the limit of time, kills them."""
+        asked = self._stop_signals  # first: whoever sees that nobody listens may send the second
         for listener in self._config.listeners:
             listener.remove()
-        asked = self._stop_signals
         self._crew.end_channels()
         deadline = time.monotonic() + self._config.drain_s + _STOP_GRACE_S
         while any(self._crew.living):
