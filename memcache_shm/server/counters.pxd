@@ -24,6 +24,12 @@ cdef struct WorkerFigures:      # written by its worker only, unless said otherw
     uint64_t generation         # of the table it ought to serve, by the supervisor only
     uint64_t leaving            # 1 once it takes no more connections; zeroed by the supervisor before a fork
     uint64_t forgiven           # `lost` when this very worker was forked, by the supervisor only
+    uint64_t auth_cmds          # logins tried
+    uint64_t auth_errors        # of these, wrong ones
+    uint64_t tls_sessions       # TLS handshakes that resumed no earlier session
+    uint64_t tls_failures       # TLS handshakes that failed
+    uint64_t tls_broken         # connections that TLS ended after its handshake
+    uint64_t unused[3]          # to whole cache lines: another worker's block follows
 
 
 cdef struct DaemonFigures:      # written by the supervisor only, unless said otherwise

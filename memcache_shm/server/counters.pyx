@@ -24,7 +24,7 @@ SUPERVISED = (
     "shm_tables_renewed",       # removed from outside and made anew
 )
 assert len(SUPERVISED) <= SUPERVISED_MAX
-assert sizeof(DaemonFigures) % 64 == 0 and sizeof(WorkerFigures) == 128, "a worker's figures share no cache line with another's"
+assert sizeof(DaemonFigures) % 64 == 0 and sizeof(WorkerFigures) % 64 == 0, "a worker's figures share no cache line with another's"
 
 
 cdef class Counters:
@@ -111,6 +111,7 @@ cdef class Counters:
         cdef WorkerFigures *one
         total.handed = total.closed = total.bytes_read = total.bytes_written = 0
         total.cmd_meta = total.too_large = total.yields = total.busy = total.lost = 0
+        total.auth_cmds = total.auth_errors = total.tls_sessions = total.tls_failures = total.tls_broken = 0
         for which in range(self.workers):
             one = &self.worker[which]
             total.handed += one.handed
@@ -122,6 +123,11 @@ cdef class Counters:
             total.yields += one.yields
             total.busy += one.busy
             total.lost += one.lost
+            total.auth_cmds += one.auth_cmds
+            total.auth_errors += one.auth_errors
+            total.tls_sessions += one.tls_sessions
+            total.tls_failures += one.tls_failures
+            total.tls_broken += one.tls_broken
         return {
             "curr_connections": total.handed - total.closed,
             "total_connections": self.daemon.accepted,
@@ -133,6 +139,11 @@ cdef class Counters:
             "cmd_meta": total.cmd_meta,
             "store_too_large": total.too_large,
             "conn_yields": total.yields,
+            "auth_cmds": total.auth_cmds,
+            "auth_errors": total.auth_errors,
+            "ssl_new_sessions": total.tls_sessions,
+            "ssl_handshake_errors": total.tls_failures,
+            "ssl_proto_errors": total.tls_broken,
             "shm_busy": total.busy,
             "shm_dropped_connections": self.daemon.dropped + total.lost,
             **{name: self.daemon.supervised[at] for at, name in enumerate(SUPERVISED)},
