@@ -141,7 +141,7 @@ class Supervisor:
 
     def _reload(self) -> None:
         """SIGHUP: each worker reads the files again that the command line named (users, certificates), between two rounds of its loop."""
-        log.warning("SIGHUP: reading files again")
+        log.warning("SIGHUP: %s", "reading files again" if self._config.auth_file or self._config.tls else "no file to read again")
         self._counters.ask_reload()
         for place in self._crew.living:
             self._crew.poke(place)
