@@ -1,6 +1,6 @@
 """``-d``: the daemon leaves the process that was started, which ends only when the daemon serves or has failed.
 
-    starter ---- fork ----> daemon: setsid, /
+    starter ---- fork ----> daemon: setsid, cd /
        |                       |
        waits on a pipe <-------+ one byte when it serves; the end of the pipe when it ended before
        exit status 0, or the daemon's own
@@ -35,8 +35,11 @@ class Background:
             os.close(self._writer)
 
 
-def leave() -> Background:
-    """Returns in the daemon only. Before anything is made: POSIX locks, and whom a child tells of its end, belong to one process."""
+def leave(*, stay: bool) -> Background:
+    """Returns in the daemon only; `stay`: in this directory, where cores are to be written.
+
+    Called before anything is made: POSIX locks, and whom a child tells of its end, belong to one process.
+    """
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -48,7 +51,8 @@ def leave() -> Background:
     os.setsid()
     if os.environ.get(DIRECTORY_VARIABLE):
         os.environ[DIRECTORY_VARIABLE] = os.path.abspath(os.environ[DIRECTORY_VARIABLE])
-    os.chdir("/")
+    if not stay:
+        os.chdir("/")
     return Background(writer)
 
 

@@ -124,7 +124,7 @@ def _add_table(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_process(group: argparse._ArgumentGroup) -> None:
+def _add_limits(group: argparse._ArgumentGroup) -> None:
     cpus = len(os.sched_getaffinity(0))
     group.add_argument(
         "-c",
@@ -153,6 +153,10 @@ def _add_process(group: argparse._ArgumentGroup) -> None:
         metavar="NUM",
         help="requests of one connection before others have their turn (default 20)",
     )
+
+
+def _add_process(group: argparse._ArgumentGroup) -> None:
+    _add_limits(group)
     group.add_argument("-k", "--lock-memory", action="store_true", help="keep all memory from being paged out")
     group.add_argument(
         "--stuck-s",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -110,7 +111,7 @@ def _endpoints(space: argparse.Namespace) -> tuple[Endpoint, ...]:
     if space.unix_path is not None and space.port is None and not space.hosts:
         return ()
     default_port = DEFAULT_PORT if space.port is None else max(space.port, 0)
-    addresses = [address for word in space.hosts for address in word.split(",")] or [DEFAULT_HOST]
+    addresses = [address for word in space.hosts for address in re.split("[,;]", word)] or [DEFAULT_HOST]
     endpoints = []
     for address in addresses:
         try:

@@ -35,7 +35,7 @@ def serve(options: Options) -> int:
     or is about to go.
     """
     user = privileges.find_user(options.user)
-    background = leave() if options.daemon else None
+    background = leave(stay=options.core_dumps) if options.daemon else None
     logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=_LEVELS[min(options.verbosity, 2)], handlers=[StderrHandler()])
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
     with contextlib.ExitStack() as remains:

@@ -87,6 +87,7 @@ def test_defaults() -> None:
         ("'-p 11212'", "endpoints", (Endpoint("127.0.0.1", 11212),)),
         ("-l 10.0.0.1,localhost:5 -l '[::1]:6,[::2]' -l ::3 -p 7", "endpoints",
          (Endpoint("10.0.0.1", 7), Endpoint("localhost", 5), Endpoint("::1", 6), Endpoint("::2", 7), Endpoint("::3", 7))),
+        ("-l '10.0.0.1;10.0.0.2'", "endpoints", (Endpoint("10.0.0.1", 11211), Endpoint("10.0.0.2", 11211))),
         ("-l '*'", "endpoints", (Endpoint("*", 11211),)),
         ("-s /run/x", "endpoints", ()),
         ("-s /run/x -p 5", "endpoints", (Endpoint("127.0.0.1", 5),)),

@@ -159,6 +159,7 @@ def test_root_becomes_the_user(place: Path) -> None:
         assert ids_of(daemon.pid) == expected
         worker = int(re.findall(rb"worker_0_pid (\d+)", daemon.ask(b"stats shm\r\n"))[0])
         assert ids_of(worker) == expected
+        assert os.readlink(f"/proc/{daemon.pid}/cwd") == os.getcwd()  # -r: where cores go, as in memcached
         for path in (daemon.pid_file, place / "s", place / "tables" / f"{daemon.name}.json"):
             assert path.stat().st_uid == USER.pw_uid
         assert daemon.ask(b"mn\r\n") == b"MN\r\n"
@@ -263,11 +264,11 @@ def test_sighup_ends_nobody(place: Path) -> None:
     with Daemon(workers=2) as daemon, Client(daemon) as client:
         workers = set(daemon.workers)
         daemon.process.send_signal(signal.SIGHUP)
-        await_line(daemon, "SIGHUP: reading files again")
+        await_line(daemon, "SIGHUP: no file to read again")
         for worker in workers:  # a terminal that hangs up tells all of them
             os.kill(worker, signal.SIGHUP)
         daemon.process.send_signal(signal.SIGHUP)
-        await_line(daemon, "SIGHUP: reading files again", 2)
+        await_line(daemon, "SIGHUP: no file to read again", 2)
         assert client.ask(b"mn") == b"MN"
         assert shm_stats(client)["shm_workers_killed"] == "0"
         assert set(daemon.workers) == workers
