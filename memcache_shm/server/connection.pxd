@@ -1,6 +1,6 @@
-"""What a worker knows of one client: about 190 bytes while it is idle."""
+"""What a worker knows of one client: about 240 bytes while it is idle."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from memcache_shm.protocol.request cimport Parser
 from memcache_shm.server.buffers cimport Buffer
@@ -12,7 +12,8 @@ cdef enum Flow:             # what a connection waits for
     BLOCKED = 1             # for the client to take bytes; nothing is read or parsed meanwhile
     YIELDED = 2             # for its next turn; it is on the loop's list
     WAITING = 3             # for a shard's lock; on a list of its own, not read meanwhile
-    LISTENING = 4           # for something to tell a watching client; on a list of its own, what it sends is dropped
+    UNREAD = 4              # for its turn to receive what its TLS layer holds; on the list of the YIELDED ones
+    LISTENING = 5           # for something to tell a watching client; on a list of its own, what it sends is dropped
 
 
 cdef struct Connection:
@@ -23,16 +24,23 @@ cdef struct Connection:
     const char *at_eof      # the reply that is due if the client closes its side now, or NULL
     Connection *next        # all connections of the worker
     Connection *previous
-    Connection *next_turn   # list of the YIELDED, of the WAITING or of the LISTENING ones
+    Connection *next_turn   # list of the YIELDED and UNREAD, of the WAITING or of the LISTENING ones
     Seat *seat              # where the daemon's other processes see it, or NULL
     void *outflow           # a Stream (streams.pxd) that is its own, or NULL: what it gets before its next request is parsed
+    void *stream            # its TlsStream, a reference that it owns; NULL: plain, or no byte came yet
     uint64_t serial         # how many connections the worker got before it
     int fd
     uint32_t watched        # the events that epoll reports of it; 0: it is not in epoll
     uint8_t flow
     uint8_t listener        # through which it came, its place among the config's
     uint8_t reason          # a CloseReason, for the log
+    uint8_t refusals        # wrong requests of a guest
+    uint16_t guest_bytes    # in these
     bint closing            # close as soon as the output is gone
+    bint guest              # it has not said who it is yet
+    bint tls                # it begins with a handshake
+    bint lagging            # the stream holds ciphertext that the socket did not take
+    bint unread             # the stream holds bytes, or the end of them, that the kernel does not know of
 
 
 cdef struct Queue:          # linked by next_turn, oldest first

@@ -121,6 +121,7 @@ cdef class Counters:
         total.handed = total.closed = total.bytes_read = total.bytes_written = 0
         total.cmd_meta = total.too_large = total.yields = total.busy = total.lost = 0
         total.buffer_bytes = total.buffers_refused = 0
+        total.auth_cmds = total.auth_errors = total.tls_sessions = total.tls_failures = total.tls_broken = 0
         for which in range(self.workers):
             one = &self.worker[which]
             total.handed += one.handed
@@ -134,6 +135,11 @@ cdef class Counters:
             total.lost += one.lost
             total.buffer_bytes += one.buffer_bytes
             total.buffers_refused += one.buffers_refused
+            total.auth_cmds += one.auth_cmds
+            total.auth_errors += one.auth_errors
+            total.tls_sessions += one.tls_sessions
+            total.tls_failures += one.tls_failures
+            total.tls_broken += one.tls_broken
         return {
             "curr_connections": total.handed - total.closed,
             "total_connections": self.daemon.accepted,
@@ -147,6 +153,11 @@ cdef class Counters:
             "conn_yields": total.yields,
             "read_buf_bytes": total.buffer_bytes,
             "read_buf_oom": total.buffers_refused,
+            "auth_cmds": total.auth_cmds,
+            "auth_errors": total.auth_errors,
+            "ssl_new_sessions": total.tls_sessions,
+            "ssl_handshake_errors": total.tls_failures,
+            "ssl_proto_errors": total.tls_broken,
             "shm_busy": total.busy,
             "shm_dropped_connections": self.daemon.dropped + total.lost,
             **self.events.sums(),
