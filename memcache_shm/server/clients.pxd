@@ -58,7 +58,6 @@ cdef class Clients:
     cdef void hear_bell(self) noexcept nogil
     cdef void _listen(self, Connection *c) noexcept nogil
     cdef void _drop_input(self, Connection *c) noexcept nogil
-    cdef void _show(self, Connection *c, int state) noexcept nogil
     cdef bint _keep(self, Connection *c, Buffer *source) noexcept nogil
     cdef int _send(self, Connection *c) noexcept nogil
     cdef void _send_rest(self, Connection *c) noexcept nogil

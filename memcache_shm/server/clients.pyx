@@ -27,9 +27,7 @@ from memcache_shm.server.buffers cimport Buffer, waiting
 from memcache_shm.server.clients cimport (
     ALL, DIRECT_NEED, FLUSH_SIZE, INPUT_SIZE, NONE, RETRY_MS, SOME, TURN_SIZE,
 )
-from memcache_shm.server.connection cimport (
-    BLOCKED, LISTENING, READING, UNREAD, WAITING, YIELDED, Connection, Queue, append, take_out,
-)
+from memcache_shm.server.connection cimport BLOCKED, LISTENING, READING, UNREAD, WAITING, YIELDED, Connection, Queue, append, take_out
 from memcache_shm.server.events cimport CLOSED_BY_ERROR, CLOSED_BY_SHUTDOWN, CLOSED_NORMALLY
 from memcache_shm.server.executor cimport Executor
 from memcache_shm.server.guests cimport Guests
@@ -37,7 +35,7 @@ from memcache_shm.server.linux cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, close, epoll_ctl, epoll_event,
 )
 from memcache_shm.server.observing cimport saw_connection
-from memcache_shm.server.roster cimport SEAT_READ, SEAT_WATCH, SEAT_WRITE
+from memcache_shm.server.roster cimport SEAT_READ, SEAT_WATCH, SEAT_WRITE, show, stir
 from memcache_shm.server.streams cimport FILLED_LAST, FILLED_LATER, FILLED_MORE, Stream
 from memcache_shm.server.transport cimport Transport
 from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquire64
@@ -75,8 +73,7 @@ cdef class Clients:
             self.all.previous = c
         self.all = c
         c.seat = self.roster.take_seat(self.executor.which, fd, listener)
-        if self.executor.wanted[0]:
-            saw_connection(self.executor, c, True)
+        saw_connection(self.executor, c, True)
         if self._watch(c, EPOLLIN):
             self._receive(c)
         else:
@@ -203,8 +200,7 @@ cdef class Clients:
         self.executor.client = c
         self.executor.blocked = False
         self.executor.patient = c.watched != 0 and self.waiters.first == NULL       # once, not for each of a crowd
-        if c.seat != NULL:
-            c.seat.active_s = self.now_s
+        stir(c.seat, self.now_s)
         while more and sent == ALL and turn_size < TURN_SIZE:
             if c.outflow == NULL:
                 more = self._next(c, source)
@@ -284,7 +280,7 @@ cdef class Clients:
             return
         self.pool.release(&c.input)     # what it has sent behind its request is dropped as well
         c.need = 0
-        self._show(c, SEAT_WATCH)
+        show(c.seat, SEAT_WATCH)
         append(&self.listeners, c, LISTENING)
 
     cdef void _drop_input(self, Connection *c) noexcept nogil:
@@ -336,7 +332,7 @@ cdef class Clients:
         memcpy(c.output.data, out.data + taken, left)
         c.output.end = left
         c.flow = BLOCKED
-        self._show(c, SEAT_WRITE)
+        show(c.seat, SEAT_WRITE)
         return SOME if self._watch(c, EPOLLOUT) else NONE
 
     cdef void _send_rest(self, Connection *c) noexcept nogil:
@@ -355,13 +351,8 @@ cdef class Clients:
             self._close(c)
             return
         c.flow = READING
-        self._show(c, SEAT_READ)
+        show(c.seat, SEAT_READ)
         self._run(c, &c.input)
-
-    cdef void _show(self, Connection *c, int state) noexcept nogil:
-        """What it does, for `stats conns`."""
-        if c.seat != NULL:
-            c.seat.state = <uint8_t> state
 
     cdef bint _watch(self, Connection *c, unsigned int events) noexcept nogil:
         """Have epoll report these events and no others; 0: not even a hangup. False: the kernel has no room, close it."""
@@ -392,12 +383,10 @@ cdef class Clients:
         else:
             self.all = c.next
         self.transport.end(c)
-        if self.executor.wanted[0]:
-            saw_connection(self.executor, c, False)
+        saw_connection(self.executor, c, False)
         if c.outflow != NULL:
             (<Stream *> c.outflow).end(<Stream *> c.outflow, self.executor)
-        if c.seat != NULL:
-            self.roster.leave_seat(c.seat)
+        self.roster.leave_seat(c.seat)
         self.pool.release(&c.input)
         self.pool.release(&c.output)
         if load_acquire64(&self.figures.released) <= c.serial:

@@ -29,3 +29,15 @@ cdef class Roster:
     cdef object _mapping        # keeps the memory
     cdef Seat *take_seat(self, int which, int fd, int listener) noexcept nogil
     cdef void leave_seat(self, Seat *seat) noexcept nogil
+
+
+cdef inline void show(Seat *seat, int state) noexcept nogil:
+    """What the connection of that seat (or NULL) does."""
+    if seat != NULL:
+        seat.state = <uint8_t> state
+
+
+cdef inline void stir(Seat *seat, uint32_t now_s) noexcept nogil:
+    """The connection of that seat (or NULL) has a turn."""
+    if seat != NULL:
+        seat.active_s = now_s

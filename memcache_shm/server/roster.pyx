@@ -7,7 +7,6 @@ all the same, and named nowhere. A worker that dies leaves its seats to the supe
 
 import mmap
 import socket
-import time
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
@@ -48,7 +47,9 @@ cdef class Roster:
         return NULL
 
     cdef void leave_seat(self, Seat *seat) noexcept nogil:
-        store_release32(&seat.owner, 0)
+        """NULL: it had none."""
+        if seat != NULL:
+            store_release32(&seat.owner, 0)
 
     def forget(self, int which):
         """For the supervisor, when a worker is gone: so are its connections."""
@@ -61,7 +62,7 @@ cdef class Roster:
         """Of each connection: number, family, host, port, listener, state, seconds since its last request."""
         cdef uint32_t at
         cdef Seat seat
-        now_s = int(time.clock_gettime(time.CLOCK_MONOTONIC_COARSE))
+        now_s = clock_ns(CLOCK_MONOTONIC_COARSE) // 1000000000
         found = []
         for at in range(self.size):
             if load_acquire32(&self.seats[at].owner) == 0:
@@ -72,7 +73,8 @@ cdef class Roster:
                 host = socket.inet_ntop(socket.AF_INET, <bytes> seat.address[:4])
             elif seat.family == AF_INET6:
                 host = socket.inet_ntop(socket.AF_INET6, <bytes> seat.address[:16])
-            found.append((seat.number, int(seat.family), host, seat.port, seat.listener, _STATES[seat.state], max(0, now_s - seat.active_s)))
+            idle_s = max(0, now_s - seat.active_s)
+            found.append((seat.number, int(seat.family), host, seat.port, seat.listener, _STATES[seat.state], idle_s))
         return found
 
 

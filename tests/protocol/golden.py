@@ -10,6 +10,7 @@ BAD_LINE = ("reply", b"CLIENT_ERROR bad command line format\r\n", False)
 SILENT = ("reply", b"", False)
 TOO_LONG = ("reply", b"CLIENT_ERROR line too long\r\n", False)
 ERROR = ("reply", b"ERROR\r\n", False)
+BAD_CLASS = ("reply", b"BADCLASS invalid class id\r\n", False)
 
 
 class Golden(NamedTuple):
@@ -74,6 +75,15 @@ GOLDEN = [
     Golden("touch", b"touch a -1\r\n", [("touch", b"a", -1, 0, False)]),
     Golden("flush_all", b"flush_all\r\nflush_all 5 noreply\r\n", [("flush_all", b"", 0, 0, False), ("flush_all", b"", 5, 0, True)]),
     Golden("stats", b"stats  items x\r\n", [("stats", b"items x", 0, 0, False)]),
+    Golden("stats sizes and cachedump", b"stats sizes\r\nstats cachedump 1 5\r\n", [("sizes", b"", 0, 0, False), ("dump", 2, 5, True)]),
+    Golden(
+        "dumps",
+        b"lru_crawler metadump all\r\nlru_crawler mgdump 5,1,7\r\nlru_crawler mgdump 5,7\r\nlru_crawler crawl hash\r\n",
+        [("dump", 0, 0, True), ("dump", 1, 0, True), ("dump", 1, 0, False), ("crawl", 0, 0, True)],
+    ),
+    Golden("dump of no class", b"lru_crawler metadump 1,\r\nlru_crawler metadump 5,64\r\n", [("dump", 0, 0, True), BAD_CLASS]),
+    Golden("crawler", b"lru_crawler sleep 7\r\nlru_crawler disable\r\n", [("crawler", 1, 7), ("crawler", 0, 0)]),
+    Golden("watch", b"watch\r\nwatch mutations evictions\r\nwatch rawcmds\r\n", [("watch", 0, 1), ("watch", 0, 6), ("watch", 0, 32)]),
     Golden("unknown", b"\r\nfoo\r\nGETS a\r\n", [ERROR, ERROR, ("reply", b"ERR INVALID_COMMAND\r\n", False)]),
     Golden("quit", b"quit\r\nget a\r\n", [("close",)]),
     Golden("a web client", b"GET / HTTP/1.1\r\nHost: a\r\n", [("close",)]),

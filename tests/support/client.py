@@ -30,6 +30,10 @@ class Client:
         """The next line without its CRLF; empty at the end of the connection."""
         return self._file.readline().removesuffix(b"\r\n")
 
+    def raw_line(self) -> bytes:
+        """The same with whatever ends it."""
+        return self._file.readline()
+
     def read(self, size: int) -> bytes:
         return self._file.read(size)
 
@@ -53,8 +57,8 @@ class Client:
     def get(self, key: bytes) -> bytes | None:
         return self.gets(key)[0]
 
-    def stats(self) -> dict[str, str]:
-        self.send(b"stats\r\n")
+    def stats(self, group: bytes = b"") -> dict[str, str]:
+        self.send(b"stats %b\r\n" % group)
         found = {}
         while (line := self.line()) != b"END":
             _, name, value = line.decode().split(" ", 2)

@@ -5,13 +5,12 @@ Its stream has a place in each worker's ring and takes the event with the lowest
 same moment may come in either order, since a number is drawn before its event can be read.
 """
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
 
 from memcache_shm.protocol.encoding cimport ENCODED_MAX, url_encoded
 from memcache_shm.protocol.request cimport OP_WATCH, Parser, Request
-from memcache_shm.server.connection cimport Connection
 from memcache_shm.server.events cimport (
     CONN_CLOSE, CONN_NEW, EVICTION, Event, ITEM_DELETED, ITEM_GET, RING, WorkerEvents,
 )
