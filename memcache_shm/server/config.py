@@ -32,6 +32,10 @@ class ServerConfig:
     max_connections: int = 1024
     #: 0 quiet, 1 or more: the supervisor's events.
     verbosity: int = 0
+    #: All memory stays in RAM (``-k``).
+    lock_memory: bool = False
+    #: Standard streams end once a process serves (``-d``).
+    leave_streams: bool = False
     #: Called once with the bound addresses, when every worker serves.
     on_start: Callable[[Sequence[Address]], None] = _ignore_addresses
     #: Of the listeners: connections that the kernel holds until they are accepted (``-b``).

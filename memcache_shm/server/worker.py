@@ -18,6 +18,7 @@ from memcache_shm.errors import MemcacheError, TableRemovedError
 from memcache_shm.server.buffers import Pool
 from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.counters import Counters
+from memcache_shm.server.environs import leave_streams, stay_in_memory
 from memcache_shm.server.executor import Executor
 from memcache_shm.server.loop import WorkerLoop, die_with_parent
 from memcache_shm.server.stats import StatsPrinter
@@ -61,6 +62,10 @@ def _serve(config: ServerConfig, counters: Counters, which: int, channel: socket
 
     loop = WorkerLoop(executor, channel.fileno(), stop, config.drain_s, renew_table)
     gc.freeze()
+    if config.lock_memory:
+        stay_in_memory()
+    if config.leave_streams:
+        leave_streams()
     loop.run()
 
 
