@@ -9,12 +9,12 @@ holds the clients.
 
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
 from libc.limits cimport INT_MAX
-from libc.stdint cimport UINT64_MAX, uint64_t
+from libc.stdint cimport UINT64_MAX, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from memcache_shm.server.counters cimport Counters, WorkerFigures
-from memcache_shm.server.handover cimport HANDOVER_MAX
+from memcache_shm.server.handover cimport HANDOVER_MAX, Handover
 from memcache_shm.server.linux cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, POLLOUT, SCM_RIGHTS, SOCK_CLOEXEC,
     SOCK_NONBLOCK, SOL_SOCKET, accept4, close, cmsghdr, iovec, msghdr, poll, pollfd, recv, send, sendmsg,
@@ -24,6 +24,7 @@ from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquir
 cdef enum:
     BATCH = 64                  # accepted before they are handed over
     PAUSE_MS = 50               # after the kernel refused a descriptor, or at the limit: clients may give some back
+    LISTENERS_MAX = 256         # a byte names one
     FULL_MS = 1000              # how long all workers' channels may be full before accepted connections are given up
 
 cdef bytes refusal = b"ERROR Too many open connections\r\n"
@@ -33,7 +34,7 @@ cdef size_t REFUSAL_SIZE = len(refusal)
 
 cdef struct Parcel:             # connections on their way to one worker
     int fds[HANDOVER_MAX]
-    int count
+    Handover message
     bint avoided                # by the supervisor: it gets none
     bint full                   # nor now, until its channel takes messages again
 
@@ -58,6 +59,8 @@ cdef class Acceptor:
         self._refuses = refuses
         self._fds = <pollfd *> calloc(1 + self._workers + self._listeners, sizeof(pollfd))
         self._parcels = <Parcel *> calloc(self._workers, sizeof(Parcel))
+        if self._listeners > LISTENERS_MAX:
+            raise ValueError(f"{self._listeners} listening sockets are too many; at most {LISTENERS_MAX}")
         if self._fds == NULL or self._parcels == NULL:
             raise MemoryError("no room for the accept loop")
         for at, fd in enumerate([wake, *[-1] * self._workers, *listeners]):
@@ -106,7 +109,7 @@ cdef class Acceptor:
                 return 0
             for at in range(1 + self._workers, self._watched()):
                 if self._fds[at].revents:
-                    self._accept(self._fds[at].fd)
+                    self._accept(at - 1 - self._workers)
             now_ms = clock_ns(CLOCK_MONOTONIC) // 1000000
         return 0
 
@@ -149,7 +152,8 @@ cdef class Acceptor:
         self._fds[1 + which].events = POLLIN | POLLOUT if full else POLLIN
 
     cdef void _accept(self, int listener) noexcept nogil:
-        """A batch of connections of one listener."""
+        """A batch of connections of one listener, by its place."""
+        cdef int source = self._fds[1 + self._workers + listener].fd
         cdef int fd
         cdef int which
         cdef int _taken
@@ -162,7 +166,7 @@ cdef class Acceptor:
             if self._open >= self._most and not self._refuses:
                 self._paused = True
                 break
-            fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            fd = accept4(source, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd < 0:
                 if errno != EAGAIN and errno != EINTR and errno != ECONNABORTED:
                     self._paused = True
@@ -174,7 +178,7 @@ cdef class Acceptor:
                 self._refuse(fd)
             else:
                 self._open += 1
-                self._assign(fd, 0)
+                self._assign(fd, listener, 0)
         for which in range(self._workers):
             self._hand_over(which)
 
@@ -183,7 +187,7 @@ cdef class Acceptor:
         send(fd, REFUSAL, REFUSAL_SIZE, MSG_NOSIGNAL | MSG_DONTWAIT)
         close(fd)
 
-    cdef void _assign(self, int fd, int fallback) noexcept nogil:
+    cdef void _assign(self, int fd, int listener, int fallback) noexcept nogil:
         """Into the parcel of the ready worker that has the fewest connections; `fallback`'s when none is ready any more. What a worker
         lost for want of descriptors counts as if it had them: it would get all the others, too."""
         cdef uint64_t fewest = UINT64_MAX
@@ -191,6 +195,7 @@ cdef class Acceptor:
         cdef int best = fallback
         cdef int which
         cdef WorkerFigures *figures
+        cdef Parcel *parcel
         for which in range(self._workers):
             if self._is_ready(which):
                 figures = &self._counters.worker[which]
@@ -200,9 +205,11 @@ cdef class Acceptor:
                     best = which
         figures = &self._counters.worker[best]
         figures.handed += 1
-        self._parcels[best].fds[self._parcels[best].count] = fd
-        self._parcels[best].count += 1
-        if self._parcels[best].count == HANDOVER_MAX:
+        parcel = &self._parcels[best]
+        parcel.fds[parcel.message.count] = fd
+        parcel.message.listener[parcel.message.count] = <uint8_t> listener
+        parcel.message.count += 1
+        if parcel.message.count == HANDOVER_MAX:
             self._hand_over(best)
 
     cdef void _hand_over(self, int which) noexcept nogil:
@@ -211,7 +218,7 @@ cdef class Acceptor:
         cdef WorkerFigures *figures = &self._counters.worker[which]
         cdef bint sent
         cdef int at
-        if parcel.count == 0:
+        if parcel.message.count == 0:
             return
         sent = self._send(which)
         if not sent and errno == EAGAIN:
@@ -220,24 +227,24 @@ cdef class Acceptor:
                 self._share_out(which)
                 return
             sent = self._send_late(which)
-        for at in range(parcel.count):
+        for at in range(parcel.message.count):
             close(parcel.fds[at])
         if sent:
-            store_release64(&figures.released, figures.released + parcel.count)
+            store_release64(&figures.released, figures.released + parcel.message.count)
         else:
-            figures.handed -= parcel.count
-            self._counters.daemon.dropped += parcel.count
-        parcel.count = 0
+            figures.handed -= parcel.message.count
+            self._counters.daemon.dropped += parcel.message.count
+        parcel.message.count = 0
 
     cdef void _share_out(self, int which) noexcept nogil:
         """A full worker's parcel to those that are ready. Each call makes one worker full, so this ends."""
         cdef Parcel parcel = self._parcels[which]
         cdef WorkerFigures *figures = &self._counters.worker[which]
         cdef int at
-        figures.handed -= parcel.count
-        self._parcels[which].count = 0
-        for at in range(parcel.count):
-            self._assign(parcel.fds[at], which)
+        figures.handed -= parcel.message.count
+        self._parcels[which].message.count = 0
+        for at in range(parcel.message.count):
+            self._assign(parcel.fds[at], parcel.message.listener[at], which)
         for at in range(self._workers):
             self._hand_over(at)
 
@@ -249,24 +256,23 @@ cdef class Acceptor:
         return poll(&room, 1, FULL_MS) > 0 and self._send(which)
 
     cdef bint _send(self, int which) noexcept nogil:
-        """One message: the count, and the descriptors as ancillary data. False: errno says."""
+        """One message, with the descriptors as ancillary data. False: errno says."""
         cdef Parcel *parcel = &self._parcels[which]
-        cdef unsigned char count = <unsigned char> parcel.count
         cdef char control[1024]
         cdef iovec data
         cdef msghdr message
         cdef cmsghdr *header
         memset(&message, 0, sizeof(message))
         memset(control, 0, CMSG_SPACE(sizeof(int) * HANDOVER_MAX))
-        data.iov_base = &count
-        data.iov_len = 1
+        data.iov_base = &parcel.message
+        data.iov_len = 1 + parcel.message.count
         message.msg_iov = &data
         message.msg_iovlen = 1
         message.msg_control = control
-        message.msg_controllen = CMSG_SPACE(sizeof(int) * parcel.count)
+        message.msg_controllen = CMSG_SPACE(sizeof(int) * parcel.message.count)
         header = CMSG_FIRSTHDR(&message)
         header.cmsg_level = SOL_SOCKET
         header.cmsg_type = SCM_RIGHTS
-        header.cmsg_len = CMSG_LEN(sizeof(int) * parcel.count)
-        memcpy(CMSG_DATA(header), parcel.fds, sizeof(int) * parcel.count)
-        return sendmsg(self._fds[1 + which].fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == 1
+        header.cmsg_len = CMSG_LEN(sizeof(int) * parcel.message.count)
+        memcpy(CMSG_DATA(header), parcel.fds, sizeof(int) * parcel.message.count)
+        return sendmsg(self._fds[1 + which].fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0

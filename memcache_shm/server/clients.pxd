@@ -34,7 +34,7 @@ cdef class Clients:
     cdef Queue waiters          # WAITING connections
     cdef uint64_t tried_ns      # when these were tried last
 
-    cdef void adopt(self, int fd, uint64_t serial) noexcept nogil
+    cdef void adopt(self, int fd, int listener, uint64_t serial) noexcept nogil
     cdef void ready(self, Connection *c) noexcept nogil
     cdef int patience_ms(self, int timeout_ms) noexcept nogil
     cdef void take_turns(self) noexcept nogil

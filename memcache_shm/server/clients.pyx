@@ -13,7 +13,7 @@ Every path ends in `_close`, or with the connection READING, BLOCKED, YIELDED or
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset, strlen
 
@@ -44,7 +44,7 @@ cdef class Clients:
         if not self.pool.reserve(&self.input, INPUT_SIZE):
             raise MemoryError("no room for a worker's input buffer")
 
-    cdef void adopt(self, int fd, uint64_t serial) noexcept nogil:
+    cdef void adopt(self, int fd, int listener, uint64_t serial) noexcept nogil:
         """A new connection; it is closed when memory is out. Who connects has mostly sent something by now, so read at once."""
         cdef Connection *c = <Connection *> calloc(1, sizeof(Connection))
         if c == NULL:
@@ -52,6 +52,7 @@ cdef class Clients:
             self.figures.closed += 1
             return
         c.fd = fd
+        c.listener = <uint8_t> listener
         c.serial = serial
         c.next = self.all
         if self.all != NULL:
@@ -161,6 +162,7 @@ cdef class Clients:
         cdef size_t turn_size = 0
         cdef int sent = ALL
         cdef bint more = waiting(source) >= c.need
+        self.executor.client = c
         self.executor.blocked = False
         self.executor.patient = c.watched != 0 and self.waiters.first == NULL       # once, not for each of a crowd
         while more and sent == ALL and turn_size < TURN_SIZE:

@@ -26,6 +26,7 @@ cdef struct Connection:
     int fd
     uint32_t watched        # the events that epoll reports of it; 0: it is not in epoll
     uint8_t flow
+    uint8_t listener        # through which it came, its place among the config's
     bint closing            # close as soon as the output is gone
 
 

@@ -1,18 +1,23 @@
 """The seam between protocol and storage: execute(request) -> reply bytes in the out buffer."""
 
-from libc.stdint cimport uint64_t
+cimport cython
+
+from libc.string cimport strlen
 
 from memcache_shm.protocol.request cimport Parser, Request
 from memcache_shm.server.buffers cimport Buffer, Pool
+from memcache_shm.server.connection cimport Connection
 from memcache_shm.server.counters cimport Counters, WorkerFigures
 from memcache_shm.storage.table cimport Table
 
 
+@cython.final
 cdef class Executor:
     cdef Table table
     cdef Pool pool
     cdef Counters counters
     cdef WorkerFigures *figures     # this worker's
+    cdef Connection *client         # whose request is executed
     cdef object stats_text          # Callable[[bytes], bytes]: the rare command that runs as Python
     cdef Buffer out                 # replies of the running turn; start is always 0
     cdef size_t mark                # where in `out` the running get line began
@@ -23,5 +28,17 @@ cdef class Executor:
 
     cdef void execute(self, Parser *parser, const Request *request) noexcept nogil
     cdef void put(self, const char *text, size_t size) noexcept nogil
+    cdef void say_failure(self, const Request *request, int result) noexcept nogil
     cdef void unwind(self) noexcept nogil
     cdef char *room(self, size_t size) noexcept nogil
+
+    cdef inline void say(self, const Request *request, const char *text) noexcept nogil:
+        """A fixed reply, unless the client wants none."""
+        if not request.noreply:
+            self.put(text, strlen(text))
+
+
+# What is to be done with a request: the reply, if one is due, goes behind the others in `out`.
+ctypedef void (*Handler)(Executor self, Parser *parser, const Request *request) noexcept nogil
+
+cdef int handle(int op, Handler handler) except -1

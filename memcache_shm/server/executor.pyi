@@ -1,11 +1,13 @@
 """The seam between protocol and storage; its work is done in Cython."""
 
 from collections.abc import Callable
+from typing import final
 
 from memcache_shm.server.buffers import Pool
 from memcache_shm.server.counters import Counters
 from memcache_shm.storage.table import Table
 
+@final
 class Executor:
     """Executes the requests of one worker's clients."""
 

@@ -1,4 +1,11 @@
-"""How connections travel from the supervisor to a worker: SEQPACKET messages, one byte (the count) and the descriptors."""
+"""How connections travel from the supervisor to a worker: SEQPACKET messages of a `Handover`, and the descriptors beside it."""
+
+from libc.stdint cimport uint8_t
 
 cdef enum:
     HANDOVER_MAX = 32           # descriptors a message
+
+
+cdef struct Handover:           # sent up to the last listener that is used; a lone 0 wakes the worker
+    uint8_t count
+    uint8_t listener[HANDOVER_MAX]      # of each connection, its place among the config's

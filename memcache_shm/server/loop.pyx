@@ -8,11 +8,16 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
+# Imported for what their import does: each registers its functions with the executor.
+import memcache_shm.server.handlers.admin  # noqa: F401
+import memcache_shm.server.handlers.classic  # noqa: F401
+import memcache_shm.server.handlers.simple  # noqa: F401
+
 from memcache_shm.server.clients cimport Clients
 from memcache_shm.server.connection cimport Connection
 from memcache_shm.server.counters cimport WorkerFigures
 from memcache_shm.server.executor cimport Executor
-from memcache_shm.server.handover cimport HANDOVER_MAX
+from memcache_shm.server.handover cimport HANDOVER_MAX, Handover
 from memcache_shm.server.linux cimport (
     CLOCK_MONOTONIC, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN,
     MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, PR_SET_PDEATHSIG, clock_gettime, close, cmsghdr, epoll_create1, epoll_ctl, epoll_event,
@@ -138,7 +143,7 @@ cdef class WorkerLoop:
     cdef bint _receive_connections(self) noexcept nogil:
         """One message of the channel. False: there is none, or the supervisor closed its end."""
         cdef char control[1024]
-        cdef unsigned char announced = 0
+        cdef Handover announced
         cdef int fds[HANDOVER_MAX]
         cdef iovec data
         cdef msghdr message
@@ -146,8 +151,9 @@ cdef class WorkerLoop:
         cdef int came = 0
         cdef int at
         memset(&message, 0, sizeof(message))
+        memset(&announced, 0, sizeof(announced))
         data.iov_base = &announced
-        data.iov_len = 1
+        data.iov_len = sizeof(announced)
         message.msg_iov = &data
         message.msg_iovlen = 1
         message.msg_control = control
@@ -159,10 +165,10 @@ cdef class WorkerLoop:
             came = <int> ((header.cmsg_len - CMSG_LEN(0)) // sizeof(int))
             memcpy(fds, CMSG_DATA(header), came * sizeof(int))
         for at in range(came):
-            self._clients.adopt(fds[at], self._adopted + at)
-        self._adopted += announced
-        self._figures.closed += announced - came
-        self._figures.lost += announced - came      # for want of descriptors
+            self._clients.adopt(fds[at], announced.listener[at], self._adopted + at)
+        self._adopted += announced.count
+        self._figures.closed += announced.count - came
+        self._figures.lost += announced.count - came      # for want of descriptors
         return True
 
     def __dealloc__(self):
