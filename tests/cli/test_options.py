@@ -181,6 +181,7 @@ def test_meaning(line: str, name: str, value: object) -> None:
         ("--stuck-s never", "--stuck-s"),
         ("--name a/b", "--name"),
         ("-l ''", "-l"),
+        ("-l " + ",".join(["127.0.0.1"] * 101), "-l"),
         ("-l 1.2.3.4:x", "-l"),
         ("-l 1.2.3.4:65536", "-l"),
         ("-l '[::1'", "-l"),
