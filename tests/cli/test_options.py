@@ -38,7 +38,7 @@ def test_defaults() -> None:
         mode=0o600,
         max_connections=1024,
         workers=len(os.sched_getaffinity(0)),
-        requests_per_event=20,
+        requests_per_event=500,
         lock_memory=False,
         stuck_s=10,
         daemon=False,
