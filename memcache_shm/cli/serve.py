@@ -19,6 +19,7 @@ from memcache_shm.cli.pidfile import PORTS_VARIABLE, PidFile, write_ports
 from memcache_shm.errors import MemcacheError
 from memcache_shm.server import supervisor
 from memcache_shm.server.config import ServerConfig
+from memcache_shm.server.credentials import Credentials
 from memcache_shm.server.descriptors import raise_limit
 from memcache_shm.server.listeners import Address, Listener, bind_tcp, bind_unix
 from memcache_shm.storage import registry
@@ -43,11 +44,12 @@ def serve(options: Options) -> int:
 
 
 def _serve(options: Options, user: struct_passwd | None, background: Background | None, remains: contextlib.ExitStack) -> int:
-    """The order is that of rights: limits and low ports while we are root; what the new user is to own, and may remove, afterwards.
+    """The order is that of rights: limits, keys and low ports while we are root; what the new user is to own, and may remove, afterwards.
 
     The table comes after the listeners since its name may need the port. `remains` takes what is to go at the end.
     """
     _lift_limits(options)
+    credentials = Credentials(options.auth_file, options.tls)
     pid_file = PidFile(options.pid_path) if options.pid_path is not None else None
     listeners = _bind(options, remains, lambda: bind_tcp(options.endpoints, options.backlog))
     if pid_file is not None:
@@ -65,7 +67,7 @@ def _serve(options: Options, user: struct_passwd | None, background: Background 
     try:
         if pid_file is not None:
             pid_file.write()
-        status = supervisor.serve(_config(options, listeners, claim, background))
+        status = supervisor.serve(_config(options, listeners, claim, credentials, background))
         return status
     finally:
         claim.release(keep=options.keep or (status != supervisor.EXIT_OK and _holds_items(claim)))
@@ -87,7 +89,9 @@ def _holds_items(claim: registry.Claim) -> bool:
     return items > 0
 
 
-def _config(options: Options, listeners: Sequence[Listener], claim: registry.Claim, background: Background | None) -> ServerConfig:
+def _config(
+    options: Options, listeners: Sequence[Listener], claim: registry.Claim, credentials: Credentials, background: Background | None
+) -> ServerConfig:
     def on_start(addresses: Sequence[Address]) -> None:
         _tell_ports(addresses)
         note(_start_line(claim, addresses))
@@ -104,6 +108,7 @@ def _config(options: Options, listeners: Sequence[Listener], claim: registry.Cla
         backlog=options.backlog,
         unix_mask=options.unix_mask,
         tls=options.tls,
+        credentials=credentials,
         verbosity=options.verbosity,
         lock_memory=options.lock_memory,
         leave_streams=options.daemon and not options.verbosity,  # as memcached: -d -v goes on talking

@@ -6,6 +6,8 @@ from memcache_shm.server.buffers cimport Buffer, Pool
 from memcache_shm.server.connection cimport Connection, Queue
 from memcache_shm.server.counters cimport WorkerFigures
 from memcache_shm.server.executor cimport Executor
+from memcache_shm.server.guests cimport Guests
+from memcache_shm.server.transport cimport Transport
 
 cdef enum:
     INPUT_SIZE = 64 << 10       # of the buffer that all connections receive into
@@ -23,6 +25,8 @@ cdef enum Sent:                 # what became of the replies
 
 cdef class Clients:
     cdef Executor executor
+    cdef Transport transport
+    cdef Guests guests
     cdef Pool pool
     cdef WorkerFigures *figures
     cdef size_t max_value       # the table's
@@ -30,7 +34,7 @@ cdef class Clients:
     cdef bint draining          # no new requests: close whoever has nothing left to get
     cdef Buffer input           # what the running turn received, where the connection needs no buffer of its own
     cdef Connection *all
-    cdef Queue turns            # YIELDED connections
+    cdef Queue turns            # YIELDED and UNREAD connections
     cdef Queue waiters          # WAITING connections
     cdef uint64_t tried_ns      # when these were tried last
 

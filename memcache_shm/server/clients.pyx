@@ -9,7 +9,9 @@ Only what is left of an incomplete request stays with the connection, so an idle
 does not take its replies is neither read nor parsed until it does. One that has got TURN_SIZE bytes in a row lets
 the others go first (YIELDED). One whose request finds a shard's lock taken (WAITING) keeps that request, is not read, and is
 tried again every RETRY_MS until the lock is free or the table has lost patience; the replies before it are sent.
-Every path ends in `_close`, or with the connection READING, BLOCKED, YIELDED or WAITING.
+Bytes go through the `transport`, which may keep some: received ones that epoll knows nothing of (UNREAD), and replies that it took
+while the client did not (`lagging`, so BLOCKED). A guest's requests go to `guests` until it is let in.
+Every path ends in `_close`, or with the connection READING, BLOCKED, YIELDED, UNREAD or WAITING.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -23,19 +25,22 @@ from memcache_shm.server.buffers cimport Buffer, waiting
 from memcache_shm.server.clients cimport (
     ALL, DIRECT_NEED, FLUSH_SIZE, INPUT_SIZE, NONE, RETRY_MS, SOME, TURN_SIZE,
 )
-from memcache_shm.server.connection cimport BLOCKED, READING, WAITING, YIELDED, Connection, Queue
+from memcache_shm.server.connection cimport BLOCKED, READING, UNREAD, WAITING, YIELDED, Connection, Queue
 from memcache_shm.server.executor cimport Executor
+from memcache_shm.server.guests cimport Guests
 from memcache_shm.server.linux cimport (
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, close, epoll_ctl, epoll_event,
-    recv, send,
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, close, epoll_ctl, epoll_event,
 )
+from memcache_shm.server.transport cimport Transport
 from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquire64
 
 
 cdef class Clients:
 
-    def __init__(self, Executor executor, int epoll):
+    def __init__(self, Executor executor, Transport transport, Guests guests, int epoll):
         self.executor = executor
+        self.transport = transport
+        self.guests = guests
         self.pool = executor.pool
         self.figures = executor.figures
         self.max_value = executor.table.max_value
@@ -54,6 +59,8 @@ cdef class Clients:
         c.fd = fd
         c.listener = <uint8_t> listener
         c.serial = serial
+        c.tls = self.transport.speaks_tls[listener]
+        c.guest = self.guests.asks
         c.next = self.all
         if self.all != NULL:
             self.all.previous = c
@@ -96,8 +103,12 @@ cdef class Clients:
         while c != NULL:
             following = c.next_turn
             c.next_turn = NULL
-            c.flow = READING
-            self._run(c, &c.input)
+            if c.flow == UNREAD:
+                c.flow = READING
+                self._receive(c)
+            else:
+                c.flow = READING
+                self._run(c, &c.input)
             c = following
 
     cdef void drain(self) noexcept nogil:
@@ -122,7 +133,7 @@ cdef class Clients:
         if into == NULL:
             self._close(c)
             return
-        got = recv(c.fd, into.data + into.end, min(into.cap - into.end, c.need + INPUT_SIZE), MSG_DONTWAIT)
+        got = self.transport.receive(c, into.data + into.end, min(into.cap - into.end, c.need + INPUT_SIZE))
         if got > 0:
             into.end += got
             self.figures.bytes_read += got
@@ -131,6 +142,10 @@ cdef class Clients:
             self._end_of_input(c)
         elif (errno != EAGAIN and errno != EINTR) or self.draining:
             self._close(c)
+        elif c.lagging:         # a handshake's answer
+            c.flow = BLOCKED
+            if not self._watch(c, EPOLLOUT):
+                self._close(c)
 
     cdef Buffer *_input_for(self, Connection *c) noexcept nogil:
         """Where to receive: the connection's own buffer for a long request, else the shared one.
@@ -170,7 +185,7 @@ cdef class Clients:
             if self.executor.out.end >= FLUSH_SIZE:
                 turn_size += self.executor.out.end
                 sent = self._send(c)
-        if sent == ALL and self.executor.out.end:
+        if sent == ALL and (self.executor.out.end or c.lagging):
             sent = self._send(c)
         self.executor.shrink()
         if sent == NONE or self.executor.failed or not self._keep(c, source):
@@ -183,6 +198,8 @@ cdef class Clients:
         elif more:
             self.figures.yields += 1
             self._queue(c, &self.turns, YIELDED)
+        elif c.unread and not c.closing:
+            self._queue(c, &self.turns, UNREAD)
         elif c.closing or self.draining or not self._watch(c, EPOLLIN):
             self._close(c)
 
@@ -192,6 +209,8 @@ cdef class Clients:
         cdef Parser before = c.parser
         cdef int step
         self.figures.beats += 1
+        if c.guest:
+            return self.guests.hear(c, source)
         step = next_request(&c.parser, source.data + source.start, waiting(source), self.max_value, &request)
         source.start += request.used
         c.need = request.need
@@ -235,7 +254,7 @@ cdef class Clients:
     cdef int _send(self, Connection *c) noexcept nogil:
         """Send the out buffer; what is not taken moves to the connection. Returns a Sent; the out buffer is empty then."""
         cdef Buffer *out = &self.executor.out
-        cdef ssize_t taken = send(c.fd, out.data, out.end, MSG_NOSIGNAL | MSG_DONTWAIT)
+        cdef ssize_t taken = self.transport.transmit(c, out.data, out.end)
         cdef size_t left
         self.executor.unwindable = False
         if taken < 0:
@@ -245,9 +264,9 @@ cdef class Clients:
         if taken < 0:
             return NONE
         self.figures.bytes_written += taken
-        if left == 0:
+        if left == 0 and not c.lagging:
             return ALL
-        if not self.pool.reserve(&c.output, left):
+        if left and not self.pool.reserve(&c.output, left):
             return NONE
         memcpy(c.output.data, out.data + taken, left)
         c.output.end = left
@@ -256,14 +275,14 @@ cdef class Clients:
 
     cdef void _send_rest(self, Connection *c) noexcept nogil:
         """The client takes bytes again; when it has them all, its waiting requests get their turn."""
-        cdef ssize_t taken = send(c.fd, c.output.data + c.output.start, waiting(&c.output), MSG_NOSIGNAL | MSG_DONTWAIT)
+        cdef ssize_t taken = self.transport.transmit(c, c.output.data + c.output.start, waiting(&c.output))
         if taken < 0:
             if errno != EAGAIN and errno != EINTR:
                 self._close(c)
             return
         self.figures.bytes_written += taken
         c.output.start += taken
-        if waiting(&c.output):
+        if waiting(&c.output) or c.lagging:
             return
         self.pool.release(&c.output)
         if c.closing:
@@ -308,6 +327,7 @@ cdef class Clients:
             c.previous.next = c.next
         else:
             self.all = c.next
+        self.transport.end(c)
         self.pool.release(&c.input)
         self.pool.release(&c.output)
         if load_acquire64(&self.figures.released) <= c.serial:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from memcache_shm.server.credentials import Credentials
 from memcache_shm.server.listeners import Address, Listener
 from memcache_shm.server.tls import TlsOptions
 from memcache_shm.storage.table import Table
@@ -68,6 +69,8 @@ class ServerConfig:
     auth_file: str = ""
     #: None: no listener speaks TLS (``-Z``).
     tls: TlsOptions | None = None
+    #: What the two say, read while it could be.
+    credentials: Credentials = field(default_factory=Credentials)
     #: A worker without a sign of life for so long is reported, after the same time again aborted, then killed; 0: never.
     stuck_s: float = 10.0
     #: A graceful stop waits this long for replies that slow clients still have to take.

@@ -140,8 +140,10 @@ class Supervisor:
             self._reload()
 
     def _reload(self) -> None:
-        """SIGHUP: each worker reads the files again that the command line named (users, certificates), between two rounds of its loop."""
+        """SIGHUP: files that the command line named (users, certificates) are read again, here for workers to come and by each worker between
+        two rounds of its loop. What is wrong with them is said once, from here."""
         log.warning("SIGHUP: %s", "reading files again" if self._config.auth_file or self._config.tls else "no file to read again")
+        self._config.credentials.reload(logging.WARNING)
         self._counters.ask_reload()
         for place in self._crew.living:
             self._crew.poke(place)
