@@ -63,16 +63,16 @@ cdef class WorkerLoop:
     cdef object _read_again     # Callable[[], None]: read them
     cdef bint _stopping
 
-    def __init__(self, Executor executor, Transport transport, Guests guests, int channel, int stop, double drain_s, renew_table, reload):
+    def __init__(self, config, Executor executor, Transport transport, Guests guests, int channel, int stop, renew_table, reload):
         self._epoll = epoll_create1(EPOLL_CLOEXEC)
         if self._epoll < 0:
             raise OSError(errno, "epoll_create1")
-        self._clients = Clients(executor, transport, guests, self._epoll)
+        self._clients = Clients(config, executor, transport, guests, self._epoll)
         self._figures = executor.figures
         self._daemon = executor.counters.daemon
         self._channel = channel
         self._stop = stop
-        self._drain_ms = <uint64_t> (drain_s * 1000)
+        self._drain_ms = <uint64_t> (config.drain_s * 1000)
         self._renew_table = renew_table
         self._read_again = reload
         self._add(channel, &CHANNEL)
@@ -130,6 +130,7 @@ cdef class WorkerLoop:
         if count < 0:
             return 0 if errno == EINTR else -1
         self._figures.beats += 1
+        self._clients.now_ms = _now_ms()
         if load_acquire64(&self._figures.generation) != self._generation:
             self._renew()
         if load_acquire64(&self._daemon.reload) != self._reload:

@@ -42,6 +42,7 @@ def held_bytes(client: Client) -> int:
 def test_limit(daemon: Daemon, behave: Callable[[socket.socket], None]) -> None:
     with Client(daemon) as other, ExitStack() as stack:
         assert other.set(b"large", VALUE) == b"STORED"
+        assert other.get(b"large") == VALUE
         before = held_bytes(other)
         for _ in range(CROWD):
             sock = stack.enter_context(daemon.connect())
