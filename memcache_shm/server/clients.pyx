@@ -17,71 +17,52 @@ Every path ends in `_close`, or with the connection READING, BLOCKED, YIELDED, U
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint8_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 
 from memcache_shm.protocol.parser cimport next_request
 from memcache_shm.protocol.request cimport CLOSE, NEED_MORE, REPLY, Parser, Request
 from memcache_shm.server.buffers cimport Buffer, waiting
 from memcache_shm.server.clients cimport (
-    ALL, DIRECT_NEED, FLUSH_SIZE, INPUT_SIZE, NONE, RETRY_MS, SOME, TURN_SIZE,
+    ALL, DIRECT_NEED, FLUSH_SIZE, HEAVY_COST, INPUT_SIZE, LOOK_MS, NONE, REQUEST_COST, RETRY_MS,
+    ROUND_COST, SOME, TURN_SIZE,
 )
-from memcache_shm.server.connection cimport BLOCKED, LISTENING, READING, UNREAD, WAITING, YIELDED, Connection, Queue, append, take_out
+from memcache_shm.server.connection cimport (
+    BLOCKED, LISTENING, READING, UNREAD, WAITING, YIELDED, Connection, Queue, dequeue, enqueue, take_out,
+)
+from memcache_shm.server.crowd cimport Crowd
 from memcache_shm.server.events cimport CLOSED_BY_ERROR, CLOSED_BY_SHUTDOWN, CLOSED_NORMALLY
 from memcache_shm.server.executor cimport Executor
 from memcache_shm.server.guests cimport Guests
-from memcache_shm.server.linux cimport (
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, close, epoll_ctl, epoll_event,
-)
-from memcache_shm.server.observing cimport saw_connection
+from memcache_shm.server.linux cimport EPOLLIN, EPOLLOUT
 from memcache_shm.server.roster cimport SEAT_READ, SEAT_WATCH, SEAT_WRITE, show, stir
-from memcache_shm.server.streams cimport FILLED_LAST, FILLED_LATER, FILLED_MORE, Stream
+from memcache_shm.server.streams cimport FILLED_LAST, FILLED_MORE, pour
 from memcache_shm.server.transport cimport Transport
-from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquire64
 
 
-cdef class Clients:
+cdef class Clients(Crowd):
 
-    def __init__(self, Executor executor, Transport transport, Guests guests, int epoll):
-        self.executor = executor
-        self.transport = transport
+    def __init__(self, config, Executor executor, Transport transport, Guests guests, int epoll):
+        super().__init__(config, executor, transport, epoll)
+        self.turn_requests = min(config.requests_per_event, UINT32_MAX)
         self.guests = guests
-        self.pool = executor.pool
-        self.figures = executor.figures
         self.max_value = executor.table.max_value
-        self.roster = executor.counters.roster
-        self.epoll = epoll
         memset(&self.input, 0, sizeof(Buffer))
-        if not self.pool.reserve(&self.input, INPUT_SIZE):
+        if not executor.own.reserve(&self.input, INPUT_SIZE):
             raise MemoryError("no room for a worker's input buffer")
 
     cdef void adopt(self, int fd, int listener, uint64_t serial) noexcept nogil:
-        """A new connection; it is closed when memory is out. Who connects has mostly sent something by now, so read at once."""
-        cdef Connection *c = <Connection *> calloc(1, sizeof(Connection))
-        if c == NULL:
-            close(fd)
-            self.figures.closed += 1
-            return
-        c.fd = fd
-        c.listener = <uint8_t> listener
-        c.serial = serial
-        c.tls = self.transport.speaks_tls[listener]
-        c.guest = self.guests.asks
-        c.next = self.all
-        if self.all != NULL:
-            self.all.previous = c
-        self.all = c
-        c.seat = self.roster.take_seat(self.executor.which, fd, listener)
-        saw_connection(self.executor, c, True)
-        if self._watch(c, EPOLLIN):
-            self._receive(c)
-        else:
-            self._close(c)
+        """A new connection. Who connects has mostly sent something by now, so it gets a turn."""
+        cdef Connection *c = self._enter(fd, listener, serial)
+        if c != NULL:
+            c.guest = self.guests.asks
+            enqueue(&self.turns, c, UNREAD)
 
     cdef void ready(self, Connection *c) noexcept nogil:
         """The kernel has something for it, or takes something from it, or it broke."""
-        if c.flow == READING:
+        if c.flow == READING and c.heavy:
+            enqueue(&self.turns, c, UNREAD)
+        elif c.flow == READING:
             self._receive(c)
         elif c.flow == BLOCKED:
             self._send_rest(c)
@@ -94,37 +75,47 @@ cdef class Clients:
             return 0
         if self.waiters.first != NULL:
             return RETRY_MS if timeout_ms < 0 else min(timeout_ms, RETRY_MS)
+        if self.idle_ms and self.all != NULL:
+            return LOOK_MS if timeout_ms < 0 else min(timeout_ms, LOOK_MS)
         return timeout_ms
 
     cdef void take_turns(self) noexcept nogil:
-        """One turn for each connection that is due."""
-        cdef uint64_t now_ns
-        if self.waiters.first != NULL:
-            now_ns = clock_ns(CLOCK_MONOTONIC)
-            if now_ns - self.tried_ns >= RETRY_MS * 1000000:
-                self.tried_ns = now_ns
-                self._take_turns_of(&self.waiters)
-        self._take_turns_of(&self.turns)
+        """The end of a round: some of those whose turn it is, those who wait for a lock, and the end of those who must go."""
+        cdef Queue tried = self.waiters
+        cdef Connection *c
+        if self.waiters.first != NULL and self.now_ms - self.tried_ms >= RETRY_MS:
+            self.tried_ms = self.now_ms
+            self.waiters.first = self.waiters.last = NULL       # whoever has to wait again is not among them
+            c = dequeue(&tried)
+            while c != NULL:
+                self._take_turn(c)
+                c = dequeue(&tried)
+        while self.turns.first != NULL:
+            self._take_turn(dequeue(&self.turns))
+            if self.spent >= ROUND_COST:
+                break
+        self.spent = 0
+        if self.idle_ms and self.now_ms - self.looked_ms >= LOOK_MS:
+            self._close_idle()
+        while self.doomed.first != NULL:
+            self._close(dequeue(&self.doomed))
 
     cdef void hear_bell(self) noexcept nogil:
         """There is something new for watching clients."""
-        self._take_turns_of(&self.listeners)
-
-    cdef void _take_turns_of(self, Queue *queue) noexcept nogil:
-        """Whoever has to queue again is not among them."""
-        cdef Connection *c = queue.first
-        cdef Connection *following
-        queue.first = queue.last = NULL
+        cdef Queue told = self.listeners
+        cdef Connection *c = dequeue(&told)
+        self.listeners.first = self.listeners.last = NULL       # whoever has heard all waits again
         while c != NULL:
-            following = c.next_turn
-            c.next_turn = NULL
-            if c.flow == UNREAD:
-                c.flow = READING
-                self._receive(c)
-            else:
-                c.flow = READING
-                self._run(c, &c.input)
-            c = following
+            self._take_turn(c)
+            c = dequeue(&told)
+
+    cdef void _take_turn(self, Connection *c) noexcept nogil:
+        cdef bint unread = c.flow == UNREAD
+        c.flow = READING
+        if unread:
+            self._receive(c)
+        else:
+            self._run(c, &c.input)
 
     cdef void drain(self) noexcept nogil:
         """A last turn for everyone; whoever has all its replies is closed, now and from now on."""
@@ -154,6 +145,7 @@ cdef class Clients:
             return
         got = self.transport.receive(c, into.data + into.end, min(into.cap - into.end, c.need + INPUT_SIZE))
         if got > 0:
+            c.active_ms = self.now_ms
             into.end += got
             self.figures.bytes_read += got
             self._run(c, into)
@@ -173,7 +165,7 @@ cdef class Clients:
         """
         cdef size_t have = waiting(&c.input)
         if c.need > DIRECT_NEED:
-            if c.input.cap - c.input.end == 0 and not self.pool.reserve(&c.input, min(c.need - have, max(have, INPUT_SIZE))):
+            if c.input.cap - c.input.end == 0 and not self._reserve(c, &c.input, min(c.need - have, max(have, INPUT_SIZE))):
                 return NULL
             return &c.input
         if have:
@@ -195,22 +187,35 @@ cdef class Clients:
     cdef void _run(self, Connection *c, Buffer *source) noexcept nogil:
         """A turn: the requests in `source`, answered by as few sends as their size allows."""
         cdef size_t turn_size = 0
+        cdef size_t before = waiting(source)
+        cdef size_t requests = 0
+        cdef size_t cost
+        cdef int filled
         cdef int sent = ALL
         cdef bint more = c.outflow != NULL or waiting(source) >= c.need
         self.executor.client = c
         self.executor.blocked = False
         self.executor.patient = c.watched != 0 and self.waiters.first == NULL       # once, not for each of a crowd
-        stir(c.seat, self.now_s)
-        while more and sent == ALL and turn_size < TURN_SIZE:
+        stir(c.seat, <uint32_t> (self.now_ms // 1000))
+        while more and sent == ALL and turn_size < TURN_SIZE and requests < self.turn_requests:
             if c.outflow == NULL:
                 more = self._next(c, source)
-            elif not self._pour(c, source, &more):
-                break
+            else:
+                filled = pour(c, self.executor)
+                more = filled == FILLED_MORE or (filled == FILLED_LAST and source.start < source.end)
+                if c.outflow != NULL:
+                    turn_size += FLUSH_SIZE         # to walk through a table is work, whether or not it finds much
+                    break
+            requests += 1
             if self.executor.out.end >= FLUSH_SIZE:
                 turn_size += self.executor.out.end
                 sent = self._send(c)
+        turn_size += self.executor.out.end
         if sent == ALL and (self.executor.out.end or c.lagging):
             sent = self._send(c)
+        cost = before - waiting(source) + turn_size + requests * REQUEST_COST
+        c.heavy = requests == self.turn_requests or cost > HEAVY_COST
+        self.spent += cost
         self.executor.shrink()
         if sent == NONE or self.executor.failed or not self._keep(c, source):
             self._close(c)
@@ -218,14 +223,14 @@ cdef class Clients:
             pass
         elif self.executor.blocked:
             self._watch(c, 0)       # a hangup cannot be awaited away, and takes nothing back that was asked before it
-            append(&self.waiters, c, WAITING)
+            enqueue(&self.waiters, c, WAITING)
         elif more:
             self.figures.yields += c.outflow == NULL
-            append(&self.turns, c, YIELDED)
+            enqueue(&self.turns, c, YIELDED)
         elif c.outflow != NULL:
             self._listen(c)
         elif c.unread and not c.closing:
-            append(&self.turns, c, UNREAD)
+            enqueue(&self.turns, c, UNREAD)
         elif c.closing or self.draining or not self._watch(c, EPOLLIN):
             self._close(c)
 
@@ -259,20 +264,6 @@ cdef class Clients:
             self.executor.put(request.reply, request.reply_len)
         return (source.start < source.end or c.outflow != NULL) and not self.executor.failed
 
-    cdef bint _pour(self, Connection *c, Buffer *source, bint *more) noexcept nogil:
-        """A piece of the stream. True: it has ended, requests may follow. False: not yet; `more`: another turn right away."""
-        cdef Stream *stream = <Stream *> c.outflow
-        cdef int filled = stream.fill(stream, self.executor)
-        self.figures.beats += 1
-        if filled == FILLED_LAST:
-            c.outflow = NULL
-            stream.end(stream, self.executor)
-            more[0] = source.start < source.end
-            return True
-        self.executor.blocked = filled == FILLED_LATER
-        more[0] = filled == FILLED_MORE
-        return False
-
     cdef void _listen(self, Connection *c) noexcept nogil:
         """Nothing to tell a watching client for now."""
         if self.draining or not self._watch(c, EPOLLIN):
@@ -281,7 +272,7 @@ cdef class Clients:
         self.pool.release(&c.input)     # what it has sent behind its request is dropped as well
         c.need = 0
         show(c.seat, SEAT_WATCH)
-        append(&self.listeners, c, LISTENING)
+        enqueue(&self.listeners, c, LISTENING)
 
     cdef void _drop_input(self, Connection *c) noexcept nogil:
         """A watching client says something, which is of no interest, or goes."""
@@ -306,7 +297,7 @@ cdef class Clients:
         if left == 0:
             self.pool.release(&c.input)
             return True
-        if not self.pool.reserve(&c.input, left):
+        if not self._reserve(c, &c.input, left):
             return False
         memcpy(c.input.data, source.data + source.start, left)
         c.input.end = left
@@ -327,7 +318,7 @@ cdef class Clients:
         self.figures.bytes_written += taken
         if left == 0 and not c.lagging:
             return ALL
-        if left and not self.pool.reserve(&c.output, left):
+        if left and not self._reserve(c, &c.output, left):
             return NONE
         memcpy(c.output.data, out.data + taken, left)
         c.output.end = left
@@ -342,6 +333,7 @@ cdef class Clients:
             if errno != EAGAIN and errno != EINTR:
                 self._close(c)
             return
+        c.active_ms = self.now_ms
         self.figures.bytes_written += taken
         c.output.start += taken
         if waiting(&c.output) or c.lagging:
@@ -350,50 +342,9 @@ cdef class Clients:
         if c.closing:
             self._close(c)
             return
-        c.flow = READING
         show(c.seat, SEAT_READ)
+        if c.heavy:
+            enqueue(&self.turns, c, YIELDED)
+            return
+        c.flow = READING
         self._run(c, &c.input)
-
-    cdef bint _watch(self, Connection *c, unsigned int events) noexcept nogil:
-        """Have epoll report these events and no others; 0: not even a hangup. False: the kernel has no room, close it."""
-        cdef epoll_event event
-        cdef int what = EPOLL_CTL_MOD
-        if events == c.watched:
-            return True
-        if events == 0:
-            what = EPOLL_CTL_DEL
-        elif c.watched == 0:
-            what = EPOLL_CTL_ADD
-        event.events = events
-        event.data.ptr = c
-        if epoll_ctl(self.epoll, what, c.fd, &event) < 0:
-            return False
-        c.watched = events
-        return True
-
-    cdef void _close(self, Connection *c) noexcept nogil:
-        """Free it. A YIELDED or WAITING connection is only closed by `close_all`; a LISTENING one is taken from its queue before.
-
-        Closing takes it out of epoll, unless the supervisor, which sent the descriptor, still holds its own: then by name.
-        """
-        if c.next != NULL:
-            c.next.previous = c.previous
-        if c.previous != NULL:
-            c.previous.next = c.next
-        else:
-            self.all = c.next
-        self.transport.end(c)
-        saw_connection(self.executor, c, False)
-        if c.outflow != NULL:
-            (<Stream *> c.outflow).end(<Stream *> c.outflow, self.executor)
-        self.roster.leave_seat(c.seat)
-        self.pool.release(&c.input)
-        self.pool.release(&c.output)
-        if load_acquire64(&self.figures.released) <= c.serial:
-            epoll_ctl(self.epoll, EPOLL_CTL_DEL, c.fd, NULL)
-        close(c.fd)
-        free(c)
-        self.executor.out.end = 0
-        self.executor.unwindable = False
-        self.executor.failed = False
-        self.figures.closed += 1

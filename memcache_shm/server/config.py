@@ -64,7 +64,7 @@ class ServerConfig:
     #: A connection without a request for so many seconds is closed; 0: never.
     idle_timeout_s: int = 0
     #: Requests of one connection a turn (``-R``).
-    requests_per_event: int = 20
+    requests_per_event: int = 500
     #: Users and passwords of the ASCII authentication (``-Y``); empty: none is asked for.
     auth_file: str = ""
     #: None: no listener speaks TLS (``-Z``).

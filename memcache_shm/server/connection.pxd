@@ -12,8 +12,9 @@ cdef enum Flow:             # what a connection waits for
     BLOCKED = 1             # for the client to take bytes; nothing is read or parsed meanwhile
     YIELDED = 2             # for its next turn; it is on the loop's list
     WAITING = 3             # for a shard's lock; on a list of its own, not read meanwhile
-    UNREAD = 4              # for its turn to receive what its TLS layer holds; on the list of the YIELDED ones
-    LISTENING = 5           # for something to tell a watching client; on a list of its own, what it sends is dropped
+    UNREAD = 4              # for its turn to receive; on the list of the YIELDED ones
+    DOOMED = 5              # for its end after the round, since its buffers were taken away or it was idle for too long
+    LISTENING = 6           # for something to tell a watching client; on a list of its own, what it sends is dropped
 
 
 cdef struct Connection:
@@ -24,9 +25,10 @@ cdef struct Connection:
     const char *at_eof      # the reply that is due if the client closes its side now, or NULL
     Connection *next        # all connections of the worker
     Connection *previous
-    Connection *next_turn   # list of the YIELDED and UNREAD, of the WAITING or of the LISTENING ones
+    Connection *next_turn   # list of the YIELDED and UNREAD, of the WAITING, of the DOOMED or of the LISTENING ones
     Seat *seat              # where the daemon's other processes see it, or NULL
     void *outflow           # a Stream (streams.pxd) that is its own, or NULL: what it gets before its next request is parsed
+    uint64_t active_ms      # when bytes came or went last, monotonic clock
     void *stream            # its TlsStream, a reference that it owns; NULL: plain, or no byte came yet
     uint64_t serial         # how many connections the worker got before it
     int fd
@@ -36,6 +38,7 @@ cdef struct Connection:
     uint8_t reason          # a CloseReason, for the log
     uint8_t refusals        # wrong requests of a guest
     uint16_t guest_bytes    # in these
+    bint heavy              # its last turn was a long one: those with short ones go first
     bint closing            # close as soon as the output is gone
     bint guest              # it has not said who it is yet
     bint tls                # it begins with a handshake
@@ -48,14 +51,24 @@ cdef struct Queue:          # linked by next_turn, oldest first
     Connection *last
 
 
-cdef inline void append(Queue *queue, Connection *c, int flow) noexcept nogil:
-    """Let it wait behind the others of that flow."""
+cdef inline void enqueue(Queue *queue, Connection *c, int flow) noexcept nogil:
     c.flow = <uint8_t> flow
     if queue.last == NULL:
         queue.first = c
     else:
         queue.last.next_turn = c
     queue.last = c
+
+
+cdef inline Connection *dequeue(Queue *queue) noexcept nogil:
+    """The oldest one, or NULL."""
+    cdef Connection *c = queue.first
+    if c != NULL:
+        queue.first = c.next_turn
+        c.next_turn = NULL
+        if queue.first == NULL:
+            queue.last = NULL
+    return c
 
 
 cdef inline void take_out(Queue *queue, Connection *c) noexcept nogil:

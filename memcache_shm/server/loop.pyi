@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.executor import Executor
 from memcache_shm.server.guests import Guests
 from memcache_shm.server.transport import Transport
@@ -14,12 +15,12 @@ class WorkerLoop:
 
     def __init__(
         self,
+        config: ServerConfig,
         executor: Executor,
         transport: Transport,
         guests: Guests,
         channel: int,
         stop: int,
-        drain_s: float,
         renew_table: Callable[[], None],
         reload: Callable[[], None],
     ) -> None:

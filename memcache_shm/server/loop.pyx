@@ -5,7 +5,7 @@ It advances `beats` in every round, so a message without descriptors on the chan
 """
 
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 # Imported for what their import does: each registers its functions with the executor.
@@ -27,7 +27,7 @@ from memcache_shm.server.linux cimport (
     epoll_wait, iovec, msghdr, prctl, recvmsg, send, timespec,
 )
 from memcache_shm.server.transport cimport Transport
-from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC_COARSE, clock_ns, load_acquire64, store_release64
+from memcache_shm.storage.atomics cimport load_acquire64, store_release64
 
 cdef enum:
     EVENTS = 256                # taken from the kernel at a time
@@ -67,17 +67,17 @@ cdef class WorkerLoop:
     cdef object _read_again     # Callable[[], None]: read them
     cdef bint _stopping
 
-    def __init__(self, Executor executor, Transport transport, Guests guests, int channel, int stop, double drain_s, renew_table, reload):
+    def __init__(self, config, Executor executor, Transport transport, Guests guests, int channel, int stop, renew_table, reload):
         self._epoll = epoll_create1(EPOLL_CLOEXEC)
         if self._epoll < 0:
             raise OSError(errno, "epoll_create1")
-        self._clients = Clients(executor, transport, guests, self._epoll)
+        self._clients = Clients(config, executor, transport, guests, self._epoll)
         self._executor = executor
         self._figures = executor.figures
         self._daemon = executor.counters.daemon
         self._channel = channel
         self._stop = stop
-        self._drain_ms = <uint64_t> (drain_s * 1000)
+        self._drain_ms = <uint64_t> (config.drain_s * 1000)
         self._renew_table = renew_table
         self._read_again = reload
         self._add(channel, &CHANNEL)
@@ -137,7 +137,7 @@ cdef class WorkerLoop:
         if count < 0:
             return 0 if errno == EINTR else -1
         self._figures.beats += 1
-        self._clients.now_s = <uint32_t> (clock_ns(CLOCK_MONOTONIC_COARSE) // 1000000000)
+        self._clients.now_ms = _now_ms()
         if load_acquire64(&self._figures.generation) != self._generation:
             self._renew()
         if load_acquire64(&self._daemon.reload) != self._reload:

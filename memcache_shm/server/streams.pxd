@@ -6,6 +6,7 @@ makes a stream allocates it with `malloc`, the `Stream` first; `end` frees what 
 be another one.
 """
 
+from memcache_shm.server.connection cimport Connection
 from memcache_shm.server.executor cimport Executor
 
 cdef enum:
@@ -22,3 +23,22 @@ cdef enum Filled:
 cdef struct Stream:
     int (*fill)(Stream *self, Executor executor) noexcept nogil
     void (*end)(Stream *self, Executor executor) noexcept nogil
+
+
+cdef inline int pour(Connection *c, Executor executor) noexcept nogil:
+    """A piece of a client's stream, which is gone when it was the last. A Filled."""
+    cdef Stream *stream = <Stream *> c.outflow
+    cdef int filled = stream.fill(stream, executor)
+    executor.blocked = filled == FILLED_LATER
+    executor.figures.beats += 1
+    if filled == FILLED_LAST:
+        cut_off(c, executor)
+    return filled
+
+
+cdef inline void cut_off(Connection *c, Executor executor) noexcept nogil:
+    """End a client's stream, if it has one, wherever it stands."""
+    cdef Stream *stream = <Stream *> c.outflow
+    if stream != NULL:
+        c.outflow = NULL
+        stream.end(stream, executor)

@@ -67,7 +67,7 @@ def _serve(config: ServerConfig, counters: Counters, which: int, channel: socket
 
     transport = Transport(executor, config.credentials, [listener.tls for listener in config.listeners])
     guests = Guests(executor, config.credentials.admits if config.credentials.users is not None else None)
-    loop = WorkerLoop(executor, transport, guests, channel.fileno(), stop, config.drain_s, renew_table, read_again)
+    loop = WorkerLoop(config, executor, transport, guests, channel.fileno(), stop, renew_table, read_again)
     gc.freeze()
     if config.lock_memory:
         stay_in_memory()

@@ -48,10 +48,10 @@ class Bench:
         table = Table.create(Geometry.by_elements(16, 100))
         quiet, silent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         stop, stopper = os.pipe()
-        config = ServerConfig(table, [], lambda: table)
+        config = ServerConfig(table, [], lambda: table, drain_s=0.0)
         executor = Executor(config, Pool(1 << 20), self.counters, which, bytes)
         transport = Transport(executor, Credentials(), [])
-        loop = WorkerLoop(executor, transport, Guests(executor, None), quiet.fileno(), stop, 0.0, lambda: None, lambda: None)
+        loop = WorkerLoop(config, executor, transport, Guests(executor, None), quiet.fileno(), stop, lambda: None, lambda: None)
         thread = threading.Thread(target=loop.run)
         thread.start()
 

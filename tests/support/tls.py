@@ -73,8 +73,9 @@ class TlsSocket:
         self.close()
 
     def encrypt(self, data: bytes) -> bytes:
-        """Ciphertext, not sent."""
-        self.tls.write(data)
+        """Ciphertext, not sent, with what waited to be sent; of nothing: that alone."""
+        if data:
+            self.tls.write(data)
         return self._outgoing.read()
 
     def send_cipher(self, cipher: bytes = b"") -> None:
