@@ -28,7 +28,7 @@ cdef enum Sent:                 # what became of the replies
 cdef class Clients(Crowd):
     cdef Guests guests
     cdef size_t max_value       # the table's
-    cdef uint32_t turn_requests # requests after which a connection lets others go first (-R)
+    cdef uint32_t turn_requests     # requests after which a connection lets others go first (-R)
     cdef size_t spent           # cost of the running round's turns
     cdef bint draining          # no new requests: close whoever has nothing left to get
     cdef Buffer input           # what the running turn received, where the connection needs no buffer of its own

@@ -225,8 +225,7 @@ def test_blocked_connection_is_named_so(daemon: Daemon) -> None:
 def detail(client: Client) -> dict[str, tuple[int, ...]]:
     client.send(b"stats detail dump\r\n")
     return {
-        words[1].decode(): tuple(int(word) for word in words[3::2])
-        for words in (line.split(b" ") for line in iter(client.line, b"END"))
+        words[1].decode(): tuple(int(word) for word in words[3::2]) for words in (line.split(b" ") for line in iter(client.line, b"END"))
     }
 
 
