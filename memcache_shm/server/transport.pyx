@@ -163,6 +163,8 @@ cdef class Transport:
             if stream.established and not stream.broken:
                 stream.say_goodbye()
                 self._flush(c, stream)
+            elif not stream.broken:
+                self.figures.tls_failures += 1      # it left, or had to, before the handshake was done
         except Exception as error:
             log.info("TLS of a client: %s", error)
         Py_DECREF(stream)
