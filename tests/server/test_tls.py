@@ -88,6 +88,16 @@ def test_big_values_and_a_slow_reader(daemon: Daemon, certificate: Certificate, 
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=str)
+def test_a_slow_reader_that_quits_gets_all(daemon: Daemon, certificate: Certificate, version: ssl.TLSVersion) -> None:
+    """Replies, and the farewell behind them, wait until the client takes them."""
+    with connect(daemon, certificate.client_context(version)) as sock:
+        sock.sendall(b"set big 0 0 %d\r\n%b\r\n" % (VALUE, b"v" * VALUE))
+        assert read(sock, 8) == b"STORED\r\n"
+        sock.sendall(b"get big\r\n" * 10 + b"quit\r\n")
+        assert read(sock, 20 * VALUE) == (HEAD + b"v" * VALUE + b"\r\nEND\r\n") * 10
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=str)
 def test_ciphertext_byte_by_byte(daemon: Daemon, certificate: Certificate, version: ssl.TLSVersion) -> None:
     """From the first byte of the handshake to the farewell."""
     with connect(daemon, certificate.client_context(version), cut=1) as sock:
@@ -273,8 +283,8 @@ def test_sighup_reads_certificates_again(certificate: Certificate, stranger: Cer
 
 def _encrypted_key(directory: Path) -> str:
     key = directory / "encrypted.key"
-    command = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-aes256", "-pass", "pass:x", "-out", key]
-    subprocess.run(command, check=True, capture_output=True)
+    kind = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-aes256", "-pass", "pass:x"]
+    subprocess.run(["openssl", "genpkey", *kind, "-out", key], check=True, capture_output=True)
     return str(key)
 
 
