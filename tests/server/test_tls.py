@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import socket
 import ssl
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -175,6 +177,27 @@ def test_garbage_amid_a_connection_ends_it(daemon: Daemon, certificate: Certific
     assert figures(daemon)["ssl_proto_errors"] == before + 1
 
 
+def private_bytes(pid: int) -> int:
+    """Memory that a process wrote and shares with nobody."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:"))
+
+
+def test_unfinished_handshakes_hold_little(certificate: Certificate) -> None:
+    """Clients that say nothing cost what plain ones do; those that stop amid their first record what OpenSSL needs for it."""
+    count = 200
+    with Daemon(*certificate.options) as daemon, contextlib.ExitStack() as clients:
+        assert serves(daemon, certificate.client_context())
+        (worker,) = daemon.workers
+        for begin, most in ((b"", 4096), (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 65536)):
+            before = private_bytes(worker)
+            for _ in range(count):
+                sock = clients.enter_context(daemon.connect())
+                sock.sendall(begin)
+            assert serves(daemon, certificate.client_context())
+            assert private_bytes(worker) - before < count * most
+
+
 def test_handshakes_broken_anywhere(daemon: Daemon, certificate: Certificate) -> None:
     """A client's hello cut at each place, and one with a bit turned; half of them leave with a reset."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -279,6 +302,23 @@ def test_sighup_reads_certificates_again(certificate: Certificate, stranger: Cer
         os.kill(before[0], signal.SIGKILL)
         until(lambda: len(daemon.workers) == 2 and daemon.workers != before, "another worker")
         assert all(serves(daemon, new) for _ in range(4))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_key_that_only_root_may_read(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With -u the files are read before and, if they can be no more, the daemon goes on with what it has."""
+    with tempfile.TemporaryDirectory(prefix="ms") as name:
+        place = Path(name)
+        place.chmod(0o777)
+        monkeypatch.setenv("MEMCACHE_SHM_DIR", f"{place}/tables")
+        used = Certificate(place / "crt", place / "key")
+        copy(certificate, used)
+        used.key.chmod(0o600)
+        with Daemon("-u", "nobody", "-s", f"{place}/s", *used.options) as daemon:
+            assert serves(daemon, certificate.client_context())
+            daemon.process.send_signal(signal.SIGHUP)
+            until(lambda: any("Permission denied" in line and "stays as it was" in line for line in daemon.lines), "a line in the log")
+            assert serves(daemon, certificate.client_context())
 
 
 def _encrypted_key(directory: Path) -> str:
