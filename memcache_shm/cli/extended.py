@@ -33,6 +33,8 @@ class Extended:
     idle_timeout_s: int = 0
     track_sizes: bool = False
     allow_debugtime: bool = False
+    #: MiB of all buffers; 0: the default.
+    buffer_limit: int = 0
     #: Fields of `TlsOptions`.
     tls: dict[str, Any] = field(default_factory=dict)
 
@@ -75,6 +77,7 @@ MEANT = {
     "idle_timeout": _Meant("idle_timeout_s", _count),
     "track_sizes": _Meant("track_sizes"),
     "debugtime": _Meant("allow_debugtime"),
+    "read_buf_mem_limit": _Meant("buffer_limit", arguments.whole(0, 2**20)),
     "ssl_chain_cert": _Meant("tls.chain_cert", str),
     "ssl_key": _Meant("tls.key", str),
     "ssl_ca_cert": _Meant("tls.ca_cert", str),
@@ -117,7 +120,6 @@ WITHOUT_EFFECT: dict[str, _Type | None] = {
     "slab_chunk_max": _count,
     "slab_sizes": str,
     "no_chunked_items": None,
-    "read_buf_mem_limit": _count,
     "resp_obj_mem_limit": _count,
     "watcher_logbuf_size": _count,
     "worker_logbuf_size": _count,

@@ -149,9 +149,9 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         "--max-reqs-per-event",
         dest="requests_per_event",
         type=arguments.whole(1, 2**31 - 1),
-        default=20,
+        default=500,
         metavar="NUM",
-        help="requests of one connection before others have their turn (default 20)",
+        help="requests of one connection before others have their turn (default 500)",
     )
 
 

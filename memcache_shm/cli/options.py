@@ -18,6 +18,7 @@ from memcache_shm.storage.geometry import Geometry
 from memcache_shm.storage.units import DEFAULT_MEMORY_BYTES, KIB, MIB, default_max_item
 
 _PLAIN = "notls:"
+_ADDRESSES_MAX = 100  # a name may stand for two; the accept loop numbers its listeners with a byte
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def _endpoints(space: argparse.Namespace) -> tuple[Endpoint, ...]:
         return ()
     default_port = DEFAULT_PORT if space.port is None else max(space.port, 0)
     addresses = [address for word in space.hosts for address in re.split("[,;]", word)] or [DEFAULT_HOST]
+    if len(addresses) > _ADDRESSES_MAX:
+        raise UsageError(f"-l: at most {_ADDRESSES_MAX} addresses, not {len(addresses)}; listen on * instead")
     endpoints = []
     for address in addresses:
         try:

@@ -23,6 +23,7 @@ from memcache_shm.server.credentials import Credentials
 from memcache_shm.server.descriptors import raise_limit
 from memcache_shm.server.listeners import Address, Listener, bind_tcp, bind_unix
 from memcache_shm.storage import registry
+from memcache_shm.storage.units import MIB
 
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)  # by the number of -v
 _HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -112,6 +113,7 @@ def _config(
         lock_memory=options.lock_memory,
         leave_streams=options.daemon and not options.verbosity,  # as memcached: -d -v goes on talking
         requests_per_event=options.requests_per_event,
+        buffer_limit_bytes=options.extended.buffer_limit * MIB or ServerConfig.buffer_limit_bytes,
         idle_timeout_s=options.extended.idle_timeout_s,
         allow_shutdown=options.allow_shutdown,
         allow_flush=options.allow_flush,

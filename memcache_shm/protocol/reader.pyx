@@ -5,7 +5,7 @@ from libc.string cimport memset
 
 from memcache_shm.protocol.parser cimport next_request
 from memcache_shm.protocol.request cimport (
-    CLOSE, NEED_MORE, OP_ARITH, OP_DELETE, OP_FLUSH_ALL, OP_GAT, OP_GET, OP_MEMLIMIT, OP_SHUTDOWN, OP_SIMPLE_DELETE,
+    CLOSE, NEED_MORE, OP_ARITH, OP_DEBUGTIME, OP_DELETE, OP_FLUSH_ALL, OP_GAT, OP_GET, OP_MEMLIMIT, OP_SHUTDOWN, OP_SIMPLE_DELETE,
     OP_SIMPLE_GET, OP_SIMPLE_SET, OP_STATS, OP_STORE, OP_TOO_LARGE, OP_TOUCH, OP_VERBOSITY, OP_VERSION, REPLY, Parser,
     Request,
 )
@@ -13,7 +13,7 @@ from memcache_shm.protocol.request cimport (
 _OPS = {
     OP_GET: "get", OP_GAT: "gat", OP_STORE: "store", OP_TOO_LARGE: "too_large", OP_DELETE: "delete", OP_ARITH: "arith",
     OP_TOUCH: "touch", OP_FLUSH_ALL: "flush_all", OP_VERSION: "version", OP_VERBOSITY: "verbosity", OP_STATS: "stats",
-    OP_SHUTDOWN: "shutdown", OP_MEMLIMIT: "cache_memlimit", OP_SIMPLE_GET: "GET", OP_SIMPLE_SET: "SET",
+    OP_SHUTDOWN: "shutdown", OP_DEBUGTIME: "debugtime", OP_MEMLIMIT: "cache_memlimit", OP_SIMPLE_GET: "GET", OP_SIMPLE_SET: "SET",
     OP_SIMPLE_DELETE: "DELETE",
 }
 _MODES = ("set", "add", "replace", "append", "prepend", "cas")

@@ -58,10 +58,13 @@ class ServerConfig:
     detail: bool = False
     #: ``stats sizes`` counts (``-o track_sizes``).
     track_sizes: bool = False
+    #: Of all buffers for requests that are not complete and replies that are not taken; whoever needs more is closed
+    #: (``-o read_buf_mem_limit``).
+    buffer_limit_bytes: int = 256 << 20
     #: A connection without a request for so many seconds is closed; 0: never.
     idle_timeout_s: int = 0
     #: Requests of one connection a turn (``-R``).
-    requests_per_event: int = 20
+    requests_per_event: int = 500
     #: Users and passwords of the ASCII authentication (``-Y``); empty: none is asked for.
     auth_file: str = ""
     #: None: no listener speaks TLS (``-Z``).

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 EXIT_OK = 0
 EXIT_FAILED = 1
+#: So many of them fit into the buffers, whatever the limit.
+_LARGEST_VALUES = 8
 #: Descriptors or memory were short (EX_TEMPFAIL of sysexits.h): another try may do better.
 EXIT_TRY_LATER = 75
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC)
@@ -55,7 +57,7 @@ def run_worker(config: ServerConfig, counters: Counters, which: int, channel: so
 def _serve(config: ServerConfig, counters: Counters, which: int, channel: socket.socket) -> None:
     stop = _stop_descriptor()
     stats = StatsPrinter(config, counters)
-    executor = Executor(config.table, Pool(), counters, which, stats)
+    executor = Executor(config, Pool(_buffer_bytes(config)), counters, which, stats)
 
     def renew_table() -> None:
         _renew_table(executor, stats, counters)
@@ -72,6 +74,11 @@ def _serve(config: ServerConfig, counters: Counters, which: int, channel: socket
     if config.leave_streams:
         leave_streams()
     loop.run()
+
+
+def _buffer_bytes(config: ServerConfig) -> int:
+    """What this worker's buffers may take: its part of the limit, but always enough for some of the largest values."""
+    return max(config.buffer_limit_bytes // config.workers, _LARGEST_VALUES * config.table.max_value)
 
 
 def _renew_table(executor: Executor, stats: StatsPrinter, counters: Counters) -> None:

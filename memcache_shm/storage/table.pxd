@@ -36,6 +36,7 @@ cdef class Table:
                    uint64_t *result, uint64_t *version, int wait) noexcept nogil
     cdef int touch(self, const char *key, size_t klen, uint32_t expiry, int wait) noexcept nogil
     cdef int flush(self, int64_t delay_s, int wait) noexcept nogil
+    cdef bint shift_clock(self, int64_t seconds) noexcept nogil
     cdef uint32_t expiry_from(self, int64_t exptime) noexcept nogil
     cdef uint32_t busy_pid(self) noexcept nogil
     cdef bint is_open(self) noexcept nogil

@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from memcache_shm.storage.arena cimport Runs, clear, mark
 from memcache_shm.storage.atomics cimport (
-    CLOCK_REALTIME, __builtin_prefetch, clock_ns, load_relaxed32, load_relaxed64, store_relaxed32, store_release32, store_release64,
+    __builtin_prefetch, load_relaxed32, load_relaxed64, store_relaxed32, store_release32, store_release64,
 )
 from memcache_shm.storage.counters cimport (
     CAS_BADVAL, CAS_HITS, CAS_MISSES, CMD_SET, DECR_HITS, DECR_MISSES, DELETE_HITS, DELETE_MISSES, EXPIRED_UNFETCHED,
@@ -33,7 +33,7 @@ from memcache_shm.storage.results cimport (
     ADD, APPEND, CAS, EXISTS, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, PREPEND, READ_ONLY, SET, TOO_LARGE,
 )
 from memcache_shm.storage.room cimport allocate, reserve_index
-from memcache_shm.storage.view cimport Shard, View, count, hash_key, note_expiry, shard_of, table_ns, ticks
+from memcache_shm.storage.view cimport Shard, View, count, hash_key, note_expiry, shard_of, table_ns, ticks, wall_s
 
 cdef enum:
     NUMBER_BYTES = 64               # bytes of a value that incr looks at
@@ -368,7 +368,7 @@ cdef uint32_t expiry_from(View *v, int64_t exptime) noexcept nogil:
     if exptime == 0:
         return 0
     if exptime > RELATIVE_MAX_S:
-        exptime -= <int64_t> (clock_ns(CLOCK_REALTIME) // 1000000000)
+        exptime -= wall_s(v)
     if exptime <= 0:
         return ALREADY_GONE
     if exptime > FAR_S:

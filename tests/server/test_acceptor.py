@@ -13,6 +13,7 @@ from support.waiting import until
 
 from memcache_shm.server.acceptor import Acceptor
 from memcache_shm.server.buffers import Pool
+from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.counters import Counters
 from memcache_shm.server.credentials import Credentials
 from memcache_shm.server.executor import Executor
@@ -47,7 +48,8 @@ class Bench:
         table = Table.create(Geometry.by_elements(16, 100))
         quiet, silent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         stop, stopper = os.pipe()
-        executor = Executor(table, Pool(), self.counters, which, bytes)
+        config = ServerConfig(table, [], lambda: table)
+        executor = Executor(config, Pool(1 << 20), self.counters, which, bytes)
         transport = Transport(executor, Credentials(), [])
         loop = WorkerLoop(executor, transport, Guests(executor, None), quiet.fileno(), stop, 0.0, lambda: None, lambda: None)
         thread = threading.Thread(target=loop.run)

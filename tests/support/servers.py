@@ -64,10 +64,10 @@ class Server:
         return sock
 
     def flush(self) -> None:
-        """Empty it."""
+        """Empty it; one that is told to refuse that keeps what it has."""
         with self.connect() as sock:
             sock.sendall(b"flush_all\r\n")
-            assert sock.recv(64) == b"OK\r\n"
+            assert sock.recv(64) == (b"CLIENT_ERROR flush_all not allowed\r\n" if "-F" in self.command else b"OK\r\n")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it by a signal and reap it; its exit status. Kills it when it does not end, and says so."""
