@@ -39,7 +39,9 @@ def test_daemon(conversation: Conversation, door: str, workers: int, cutting: st
         play(conversation, sock, cutting)
 
 
-@pytest.mark.parametrize(("cutting", "cut"), (("steps", 0), ("bytes", 0), ("whole", 1)), ids=("steps", "bytes", "whole, its ciphertext by bytes"))
+@pytest.mark.parametrize(
+    ("cutting", "cut"), (("steps", 0), ("bytes", 0), ("whole", 1)), ids=("steps", "bytes", "whole, its ciphertext by bytes")
+)
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 def test_daemon_by_tls(
     conversation: Conversation, cutting: str, cut: int, certificate: Certificate, daemon_with: Callable[..., Daemon]
