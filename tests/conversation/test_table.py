@@ -50,8 +50,7 @@ def test_daemon_by_tls(
     if cut and sum(len(exchange.send) for exchange in conversation.exchanges) > LONG:
         cut = 1000
     with TlsSocket(daemon.connect(), certificate.client_context(), cut) as sock:
-        sock.sendall(b"flush_all\r\n")
-        assert sock.recv(64) == b"OK\r\n"
+        daemon.flush_by(sock)
     with TlsSocket(daemon.connect(), certificate.client_context(), cut) as sock:
         play(conversation, sock, cutting)
 
