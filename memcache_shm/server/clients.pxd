@@ -34,7 +34,7 @@ cdef class Clients:
     cdef Pool pool
     cdef WorkerFigures *figures
     cdef size_t max_value       # the table's
-    cdef uint32_t turn_requests # requests after which a connection lets others go first (-R)
+    cdef uint32_t turn_requests  # requests after which a connection lets others go first (-R)
     cdef uint64_t idle_ms       # without a byte from or to a client: it is closed; 0: never
     cdef size_t spent           # cost of the running round's turns
     cdef uint64_t now_ms        # monotonic clock at the round's beginning

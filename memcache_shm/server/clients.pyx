@@ -15,7 +15,7 @@ Every path ends in `_close`, or with the connection READING, BLOCKED, YIELDED, U
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport UINT32_MAX, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset, strlen
 
