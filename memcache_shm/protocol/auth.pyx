@@ -11,7 +11,7 @@ from libc.string cimport memchr, memset
 from memcache_shm.protocol.auth cimport LOGIN_MAX
 from memcache_shm.protocol.commands cimport answer
 from memcache_shm.protocol.parser cimport BINARY_PROTOCOL, LINE_MAX
-from memcache_shm.protocol.request cimport CLOSE, NEED_MORE, REPLY, REQUEST, Parser, Request
+from memcache_shm.protocol.request cimport CLOSE, NEED_MORE, REQUEST, Parser, Request
 from memcache_shm.protocol.text cimport MAX_TOKENS, Token, is_word, parse_u64, tokenize
 
 #: Bytes of "user password" that a login may have.

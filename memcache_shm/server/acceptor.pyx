@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from memcache_shm.server.counters cimport Counters, WorkerFigures
-from memcache_shm.server.handover cimport HANDOVER_MAX, Handover
+from memcache_shm.server.handover cimport HANDOVER_MAX, LISTENERS_MAX, Handover
 from memcache_shm.server.linux cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, POLLOUT, SCM_RIGHTS, SOCK_CLOEXEC,
     SOCK_NONBLOCK, SOL_SOCKET, accept4, close, cmsghdr, iovec, msghdr, poll, pollfd, recv, send, sendmsg,
@@ -24,7 +24,6 @@ from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquir
 cdef enum:
     BATCH = 64                  # accepted before they are handed over
     PAUSE_MS = 50               # after the kernel refused a descriptor, or at the limit: clients may give some back
-    LISTENERS_MAX = 256         # a byte names one
     FULL_MS = 1000              # how long all workers' channels may be full before accepted connections are given up
 
 cdef bytes refusal = b"ERROR Too many open connections\r\n"

@@ -28,7 +28,7 @@ cdef enum Sent:                 # what became of the replies
 cdef class Clients(Crowd):
     cdef Guests guests
     cdef size_t max_value       # the table's
-    cdef uint32_t turn_requests     # requests after which a connection lets others go first (-R)
+    cdef uint32_t turn_requests  # requests after which a connection lets others go first (-R)
     cdef size_t spent           # cost of the running round's turns
     cdef bint draining          # no new requests: close whoever has nothing left to get
     cdef Buffer input           # what the running turn received, where the connection needs no buffer of its own
@@ -53,5 +53,6 @@ cdef class Clients(Crowd):
     cdef bint _keep(self, Connection *c, Buffer *source) noexcept nogil
     cdef int _send(self, Connection *c) noexcept nogil
     cdef void _send_rest(self, Connection *c) noexcept nogil
+    cdef bint _pour(self, Connection *c, Buffer *source, size_t *turn_size) noexcept nogil
     cdef void _listen(self, Connection *c) noexcept nogil
     cdef void _drop_input(self, Connection *c) noexcept nogil

@@ -190,7 +190,6 @@ cdef class Clients(Crowd):
         cdef size_t before = waiting(source)
         cdef size_t requests = 0
         cdef size_t cost
-        cdef int filled
         cdef int sent = ALL
         cdef bint more = c.outflow != NULL or waiting(source) >= c.need
         self.executor.client = c
@@ -198,14 +197,7 @@ cdef class Clients(Crowd):
         self.executor.patient = c.watched != 0 and self.waiters.first == NULL       # once, not for each of a crowd
         stir(c.seat, <uint32_t> (self.now_ms // 1000))
         while more and sent == ALL and turn_size < TURN_SIZE and requests < self.turn_requests:
-            if c.outflow == NULL:
-                more = self._next(c, source)
-            else:
-                filled = pour(c, self.executor)
-                more = filled == FILLED_MORE or (filled == FILLED_LAST and source.start < source.end)
-                if c.outflow != NULL:
-                    turn_size += FLUSH_SIZE         # to walk through a table is work, whether or not it finds much
-                    break
+            more = self._next(c, source) if c.outflow == NULL else self._pour(c, source, &turn_size)
             requests += 1
             if self.executor.out.end >= FLUSH_SIZE:
                 turn_size += self.executor.out.end
@@ -263,6 +255,15 @@ cdef class Clients(Crowd):
                 self.executor.unwind()
             self.executor.put(request.reply, request.reply_len)
         return (source.start < source.end or c.outflow != NULL) and not self.executor.failed
+
+    cdef bint _pour(self, Connection *c, Buffer *source, size_t *turn_size) noexcept nogil:
+        """A piece of the stream; unless it was the last one that is a turn, since to walk through a table is work, whatever it finds.
+        False: there is nothing further for now."""
+        cdef int filled = pour(c, self.executor)
+        if filled == FILLED_LAST:
+            return source.start < source.end
+        turn_size[0] += TURN_SIZE
+        return filled == FILLED_MORE
 
     cdef void _listen(self, Connection *c) noexcept nogil:
         """Nothing to tell a watching client for now."""

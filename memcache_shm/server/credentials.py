@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from memcache_shm.errors import MemcacheError
 from memcache_shm.server.tls import TlsOptions, make_context
-from memcache_shm.server.users import Users
 
 if TYPE_CHECKING:
     import ssl
+
+    from memcache_shm.server.users import Users
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class Credentials:
         self._auth_file = auth_file
         self._tls = tls
         #: None: no client is asked who it is.
-        self.users = Users(auth_file) if auth_file is not None else None
+        self.users: Users | None = _read_users(auth_file) if auth_file is not None else None
         #: None: there is no TLS.
         self.context: ssl.SSLContext | None = make_context(tls) if tls is not None else None
         self._refreshed_s = time.monotonic()
@@ -46,7 +47,7 @@ class Credentials:
         """Read the files again. What cannot be used leaves the old as it is, and a line of that level in the log."""
         try:
             if self._auth_file is not None:
-                self.users = Users(self._auth_file)
+                self.users = _read_users(self._auth_file)
         except MemcacheError as error:
             log.log(level, "%s (the users stay as they were)", error)
         try:
@@ -55,3 +56,10 @@ class Credentials:
                 self._refreshed_s = time.monotonic()
         except MemcacheError as error:
             log.log(level, "%s (the certificate stays as it was)", error)
+
+
+def _read_users(path: str) -> Users:
+    """Raises MemcacheError. Hashing is imported late, as ssl is: a daemon without users does not pay its 10 ms."""
+    from memcache_shm.server.users import Users
+
+    return Users(path)

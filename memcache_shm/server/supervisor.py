@@ -147,8 +147,8 @@ class Supervisor:
             self._reload()
 
     def _reload(self) -> None:
-        """SIGHUP: files that the command line named (users, certificates) are read again, here for workers to come and by each worker between
-        two rounds of its loop. What is wrong with them is said once, from here."""
+        """SIGHUP: the files of users and certificates are read again, here for workers to come and by each worker between two rounds of
+        its loop. What is wrong with them is said once, from here."""
         log.warning("SIGHUP: %s", "reading files again" if self._config.auth_file or self._config.tls else "no file to read again")
         self._config.credentials.reload(logging.WARNING)
         self._counters.ask_reload()

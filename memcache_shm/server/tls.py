@@ -75,7 +75,9 @@ def _load_certificate(context: ssl.SSLContext, options: TlsOptions) -> None:
         context.load_cert_chain(options.chain_cert, key, password=lambda: "")  # else OpenSSL asks the terminal
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise MemcacheError(f"-o {option}: the key in {key} is not that of the certificate in {options.chain_cert}; name both") from None
+            raise MemcacheError(
+                f"-o {option}: the key in {key} is not that of the certificate in {options.chain_cert}; name both"
+            ) from None
         raise MemcacheError(
             f"-o ssl_chain_cert: cannot use {options.chain_cert} with the key in {key} ({error.reason or error}); "
             "check them with 'openssl x509' and 'openssl pkey'; the key must have no passphrase"
@@ -107,6 +109,10 @@ def _set_verification(context: ssl.SSLContext, options: TlsOptions) -> None:
         try:
             context.load_verify_locations(options.ca_cert)
         except ssl.SSLError as error:
-            raise MemcacheError(f"-o ssl_ca_cert: cannot use {options.ca_cert} ({error.reason or error}); check it with 'openssl x509'") from None
+            raise MemcacheError(
+                f"-o ssl_ca_cert: cannot use {options.ca_cert} ({error.reason or error}); check it with 'openssl x509'"
+            ) from None
     elif context.verify_mode == ssl.CERT_REQUIRED:
-        raise MemcacheError("-o ssl_verify_mode=2: no client could be verified; name their authority's certificate with -o ssl_ca_cert=FILE")
+        raise MemcacheError(
+            "-o ssl_verify_mode=2: no client could be verified; name their authority's certificate with -o ssl_ca_cert=FILE"
+        )

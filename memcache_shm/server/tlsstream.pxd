@@ -14,6 +14,7 @@ cdef class TlsStream:
     cdef bint established       # the handshake is done
     cdef bint resumed           # by a session of an earlier connection
     cdef bint ended             # the client said that nothing more comes
+    cdef bint parted            # we said so
     cdef bint broken            # nothing goes through it any more
 
     cdef bint has_unread(self) except -1

@@ -60,7 +60,10 @@ cdef class TlsStream:
         return taken
 
     cdef int say_goodbye(self) except -1:
-        """Tell the client that nothing more comes; whether it says the same does not matter."""
+        """Tell the client, once, that nothing more comes; whether it says the same does not matter."""
+        if self.parted:
+            return 0
+        self.parted = True
         try:
             self._tls.unwrap()
         except self._ssl.SSLError:

@@ -7,11 +7,11 @@ from libc.stdint cimport uint8_t
 from memcache_shm.server.connection cimport Connection
 from memcache_shm.server.counters cimport WorkerFigures
 from memcache_shm.server.executor cimport Executor
+from memcache_shm.server.handover cimport LISTENERS_MAX
 from memcache_shm.server.linux cimport MSG_DONTWAIT, MSG_NOSIGNAL, recv, send
 from memcache_shm.server.tlsstream cimport TlsStream
 
 cdef enum:
-    DOORS_MAX = 256             # listeners; a byte names one
     CIPHER_SIZE = 17 << 10      # received at a time: a largest record and its frame
     SEND_SIZE = 64 << 10        # ciphertext is sent once there is so much, so little more than that waits for a slow client
 
@@ -20,7 +20,7 @@ cdef enum:
 cdef class Transport:
     cdef WorkerFigures *figures
     cdef object credentials     # has the context of new connections
-    cdef uint8_t speaks_tls[DOORS_MAX]      # by a listener's place: connections that came through it
+    cdef uint8_t speaks_tls[LISTENERS_MAX]  # by a listener's place: connections that came through it
     cdef char cipher[CIPHER_SIZE]           # what was received last
 
     cdef inline ssize_t receive(self, Connection *c, char *dst, size_t size) noexcept nogil:

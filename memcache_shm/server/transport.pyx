@@ -15,7 +15,7 @@ from memcache_shm.server.connection cimport Connection
 from memcache_shm.server.executor cimport Executor
 from memcache_shm.server.linux cimport MSG_DONTWAIT, MSG_NOSIGNAL, recv, send
 from memcache_shm.server.tlsstream cimport TlsStream
-from memcache_shm.server.transport cimport CIPHER_SIZE, DOORS_MAX, SEND_SIZE
+from memcache_shm.server.transport cimport CIPHER_SIZE, SEND_SIZE
 
 cdef enum:
     BROKEN = -1                 # instead of a number of bytes
@@ -114,6 +114,8 @@ cdef class Transport:
             return BROKEN
         while taken < size and not c.lagging:
             taken += stream.write(src + taken, size - taken)
+            if taken == size and c.closing:
+                stream.say_goodbye()    # now, so that it waits for the client with the rest
             if (taken == size or len(stream.output) >= SEND_SIZE) and not self._flush(c, stream):
                 return BROKEN
         return <ssize_t> taken if taken or not size else NOT_NOW
@@ -163,6 +165,8 @@ cdef class Transport:
             if stream.established and not stream.broken:
                 stream.say_goodbye()
                 self._flush(c, stream)
+            elif not stream.broken:
+                self.figures.tls_failures += 1      # it left, or had to, before the handshake was done
         except Exception as error:
             log.info("TLS of a client: %s", error)
         Py_DECREF(stream)

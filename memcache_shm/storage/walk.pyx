@@ -160,21 +160,12 @@ cdef bint read_bucket(View *v, Shard *s, uint32_t bucket, uint64_t split, Moment
     return load_relaxed64(&s.control.split) == split
 
 
-cdef int next_batch(View *v, Walk *walk, Batch *batch, int wait) noexcept nogil:
-    """The items of the next bucket, maybe none. OK; NOT_FOUND at the end; else a failure, after which the same call may be made again."""
-    cdef Shard *s
+cdef int read_next(View *v, Shard *s, Walk *walk, Batch *batch, Moment *m, uint32_t *n, int wait) noexcept nogil:
+    """Read the bucket that comes next, under the lock after many tries; `n` is the number of buckets then, `m.until` where it ends."""
     cdef uint64_t split
-    cdef uint32_t n, bucket
+    cdef uint32_t bucket
     cdef bint read = False, locked = False
     cdef int result
-    cdef Moment m
-    batch.n = 0
-    look_around(v)
-    if is_retired(v):
-        return RETIRED
-    if walk.shard >= v.shards:
-        return NOT_FOUND
-    s = v.shard + walk.shard
     while not read:
         if walk.tries > FREE_TRIES and not v.readonly and not locked:
             result = take(v, s, wait)
@@ -182,18 +173,38 @@ cdef int next_batch(View *v, Walk *walk, Batch *batch, int wait) noexcept nogil:
                 return result
             locked = True
         split = load_acquire64(&s.control.split)
-        n = min(max(split_buckets(split), <uint32_t> 1), v.max_buckets)
-        bucket = bucket_of(reversed_bits(<uint32_t> walk.at), n)
+        n[0] = min(max(split_buckets(split), <uint32_t> 1), v.max_buckets)
+        bucket = bucket_of(reversed_bits(<uint32_t> walk.at), n[0])
         m.since = walk.at
-        m.until = stretch_end(bucket, n)
-        read = read_bucket(v, s, bucket, split, &m, batch) or locked or walk.tries > READ_ONLY_TRIES
+        m.until = stretch_end(bucket, n[0])
+        read = read_bucket(v, s, bucket, split, m, batch) or locked
         walk.tries += 1
+        if not read and walk.tries > READ_ONLY_TRIES:
+            walk.tries = 0
+            return BUSY
+    walk.tries = 0
     if locked:
         give(v, s)
-    elif walk.tries > READ_ONLY_TRIES:
-        walk.tries = 0
-        return BUSY
-    walk.tries = 0
+    return OK
+
+
+cdef int next_batch(View *v, Walk *walk, Batch *batch, int wait) noexcept nogil:
+    """The items of the next bucket, maybe none. OK; NOT_FOUND at the end; else a failure, after which the same call may be made again."""
+    cdef Shard *s
+    cdef Moment m
+    cdef uint32_t n = 0
+    cdef int result
+    batch.n = 0
+    look_around(v)
+    if is_retired(v):
+        return RETIRED
+    if walk.shard >= v.shards:
+        return NOT_FOUND
+    s = v.shard + walk.shard
+    result = read_next(v, s, walk, batch, &m, &n, wait)
+    if result != OK:
+        batch.n = 0
+        return result
     walk.at = m.until
     if walk.at >= END:
         walk.at = 0

@@ -39,7 +39,9 @@ def test_daemon(conversation: Conversation, door: str, workers: int, cutting: st
         play(conversation, sock, cutting)
 
 
-@pytest.mark.parametrize(("cutting", "cut"), (("steps", 0), ("bytes", 0), ("whole", 1)), ids=("steps", "bytes", "whole, its ciphertext by bytes"))
+@pytest.mark.parametrize(
+    ("cutting", "cut"), (("steps", 0), ("bytes", 0), ("whole", 1)), ids=("steps", "bytes", "whole, its ciphertext by bytes")
+)
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 def test_daemon_by_tls(
     conversation: Conversation, cutting: str, cut: int, certificate: Certificate, daemon_with: Callable[..., Daemon]
@@ -48,8 +50,7 @@ def test_daemon_by_tls(
     if cut and sum(len(exchange.send) for exchange in conversation.exchanges) > LONG:
         cut = 1000
     with TlsSocket(daemon.connect(), certificate.client_context(), cut) as sock:
-        sock.sendall(b"flush_all\r\n")
-        assert sock.recv(64) == b"OK\r\n"
+        daemon.flush_by(sock)
     with TlsSocket(daemon.connect(), certificate.client_context(), cut) as sock:
         play(conversation, sock, cutting)
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from support.isolation import children
 from support.waiting import until
@@ -66,8 +66,12 @@ class Server:
     def flush(self) -> None:
         """Empty it; one that is told to refuse that keeps what it has."""
         with self.connect() as sock:
-            sock.sendall(b"flush_all\r\n")
-            assert sock.recv(64) == (b"CLIENT_ERROR flush_all not allowed\r\n" if "-F" in self.command else b"OK\r\n")
+            self.flush_by(sock)
+
+    def flush_by(self, sock: Any) -> None:
+        """The same over a connection that is there already, or something like one."""
+        sock.sendall(b"flush_all\r\n")
+        assert sock.recv(64) == (b"CLIENT_ERROR flush_all not allowed\r\n" if "-F" in self.command else b"OK\r\n")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it by a signal and reap it; its exit status. Kills it when it does not end, and says so."""

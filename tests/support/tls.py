@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import socket
@@ -110,10 +111,8 @@ class TlsSocket:
 
     def shutdown(self, how: int) -> None:
         """Say that no more comes, and close the sending side; the other one goes on."""
-        try:
+        with contextlib.suppress(ssl.SSLError):  # it waits for the server's farewell
             self.tls.unwrap()
-        except ssl.SSLError:
-            pass  # it waits for the server's farewell
         self.send_cipher()
         self.plain.shutdown(how)
 
