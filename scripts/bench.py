@@ -15,11 +15,13 @@ import tempfile
 from pathlib import Path
 
 import bench_attached
+import bench_hostile
 import bench_network
 from bench_report import OURS, Progress, Section, machine
 from bench_servers import MEMCACHED, REDIS
 
 SCRIPTS = Path(__file__).resolve().parent
+PARTS = ("attached", "network", "hostile")  # the last one only when asked for
 HEADERS = SCRIPTS.parent / "memcache_shm" / "storage"
 
 
@@ -51,7 +53,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds: half a minute instead of three")
     parser.add_argument("--json", action="store_true", help="every sample, for programs")
-    parser.add_argument("--only", choices=("attached", "network"), help="one half of it")
+    parser.add_argument("--only", choices=PARTS, help="one part of it")
     parser.add_argument("--without", choices=(OURS, MEMCACHED, REDIS), action="append", default=[], help="leave a server out")
     parser.add_argument("-t", "--workers", type=int, default=len(os.sched_getaffinity(0)), help="workers, threads (default: one a core)")
     return parser.parse_args()
@@ -60,11 +62,11 @@ def _options() -> argparse.Namespace:
 def _measure(options: argparse.Namespace, directory: Path, progress: Progress) -> list[Section]:
     sections = []
     rounds = 3 if options.quick else 7
-    if options.only != "network":
+    if options.only in (None, "attached"):
         calls = 100_000 if options.quick else 200_000
         sections.append(bench_attached.measure(directory, rounds, calls, progress))
         sections.append(bench_attached.measure_machine(_compile("bench_machine.c", directory, progress), rounds, progress))
-    if options.only != "attached":
+    if options.only in (None, "network"):
         plan = bench_network.Plan(
             load=_compile("bench_load.c", directory, progress),
             directory=directory,
@@ -76,6 +78,8 @@ def _measure(options: argparse.Namespace, directory: Path, progress: Progress) -
             progress=progress,
         )
         sections += bench_network.measure(plan)
+    if options.only == "hostile":
+        sections.append(bench_hostile.measure(directory, options.workers, rounds, progress))
     return sections
 
 

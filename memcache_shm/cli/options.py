@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from memcache_shm.cli import arguments
 from memcache_shm.cli.messages import PROGRAM, UsageError
+from memcache_shm.server.listeners import Endpoint
 from memcache_shm.storage.geometry import Geometry
 from memcache_shm.storage.units import DEFAULT_MEMORY_BYTES, KIB, MIB, default_max_item
 from memcache_shm.version import WIRE_VERSION, __version__
@@ -39,7 +40,7 @@ other commands ('memcache-shm COMMAND --help'):
 class Options:
     """What the words of the command line come to."""
 
-    hosts: tuple[tuple[str, int], ...]  # empty: no TCP
+    endpoints: tuple[Endpoint, ...]  # empty: no TCP
     unix_path: str | None
     unix_mask: int
     geometry: Geometry
@@ -57,7 +58,7 @@ def parse(words: Sequence[str], commands: str) -> Options:
     """The options meant by `words`; `commands` lists the verbs for the help. Raises UsageError; exits after -h and -V."""
     space = _parser(commands).parse_args(arguments.split_words(words))
     return Options(
-        hosts=_hosts(space),
+        endpoints=_endpoints(space),
         unix_path=space.unix_path,
         unix_mask=space.unix_mask,
         geometry=_geometry(space),
@@ -191,19 +192,19 @@ def _stuck_s(text: str) -> int:
     return 0 if text.strip() == "0" else arguments.whole(2, 86400, " (or 0: never)")(text)
 
 
-def _hosts(space: argparse.Namespace) -> tuple[tuple[str, int], ...]:
+def _endpoints(space: argparse.Namespace) -> tuple[Endpoint, ...]:
     if space.unix_path is not None and space.port is None and not space.hosts:
         return ()
     default_port = DEFAULT_PORT if space.port is None else space.port
     addresses = [address for word in space.hosts for address in word.split(",")] or [DEFAULT_HOST]
-    hosts = []
+    endpoints = []
     for address in addresses:
         try:
             host, port = arguments.host_port(address)
         except argparse.ArgumentTypeError as error:
             raise UsageError(f"-l: {error}") from None
-        hosts.append((host, default_port if port is None else port))
-    return tuple(hosts)
+        endpoints.append(Endpoint(host, default_port if port is None else port))
+    return tuple(endpoints)
 
 
 def _geometry(space: argparse.Namespace) -> Geometry:

@@ -18,7 +18,7 @@ from memcache_shm.server.listeners import Address, Listener, bind_tcp, bind_unix
 from memcache_shm.storage import registry
 
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)  # by the number of -v
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def serve(options: Options) -> int:
@@ -28,7 +28,7 @@ def serve(options: Options) -> int:
     time, so that none leaves a socket file or a table behind that was just made, or is about to go.
     """
     logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=_LEVELS[min(options.verbosity, 2)], handlers=[StderrHandler()])
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
     listeners = _bind(options)
     try:
         name = options.name or _default_name(listeners)
@@ -78,7 +78,7 @@ def _start_line(claim: registry.Claim, addresses: Sequence[Address]) -> str:
 def _bind(options: Options) -> list[Listener]:
     listeners: list[Listener] = []
     try:
-        listeners += bind_tcp(options.hosts)
+        listeners += bind_tcp(options.endpoints)
         if options.unix_path is not None:
             listeners.append(bind_unix(options.unix_path, options.unix_mask))
     except OSError as error:

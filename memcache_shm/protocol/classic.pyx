@@ -12,7 +12,7 @@ from memcache_shm.protocol.commands cimport (
     ANY_NUMBER, KEY_MAX, Command, Line, ReadArguments, answer, register, take_data, take_key,
 )
 from memcache_shm.protocol.request cimport (
-    CLOSE, MODE_ADD, MODE_APPEND, MODE_CAS, MODE_PREPEND, MODE_REPLACE, MODE_SET, OP_ARITH, OP_DELETE,
+    CLOSE, MODE_ADD, MODE_APPEND, MODE_CAS, MODE_PREPEND, MODE_REPLACE, MODE_SET, OP_ARITH, OP_DEBUGTIME, OP_DELETE,
     OP_FLUSH_ALL, OP_GAT, OP_GET, OP_MEMLIMIT, OP_SHUTDOWN, OP_STATS, OP_STORE, OP_TOO_LARGE, OP_TOUCH, OP_VERBOSITY,
     OP_VERSION, REQUEST, SWALLOWING, Parser, Request,
 )
@@ -101,8 +101,13 @@ cdef int read_memlimit(Parser *parser, const Command *command, const Line *line,
     return REQUEST if parse_u64(&line.args[0], &request.number) else answer(request, b"ERROR\r\n")
 
 
-cdef int read_stats(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
-    """stats [group [...]]: the words are left to whoever prints the figures."""
+cdef int read_debugtime(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
+    """debugtime <seconds>: the table's clock is moved by so many, for tests."""
+    return REQUEST if parse_i64(&line.args[0], &request.exptime) else answer(request, b"ERROR\r\n")
+
+
+cdef int read_rest(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
+    """stats [group [...]], shutdown [mode]: the words are left to whoever does it."""
     if line.count > 0:
         request.key = line.args[0].at
         request.klen = <uint8_t> min(line.args[line.count - 1].at + line.args[line.count - 1].len - request.key, KEY_MAX)
@@ -110,7 +115,7 @@ cdef int read_stats(Parser *parser, const Command *command, const Line *line, Re
 
 
 cdef int read_nothing(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
-    """version, shutdown: whatever follows is of no interest."""
+    """version: whatever follows is of no interest."""
     return REQUEST
 
 
@@ -151,6 +156,7 @@ _add(b"flush_all", read_flush_all, OP_FLUSH_ALL, 0, 0, 2)
 _add(b"version", read_nothing, OP_VERSION, 0, 0, ANY_NUMBER)
 _add(b"verbosity", read_verbosity, OP_VERBOSITY, 0, 1, 2)
 _add(b"cache_memlimit", read_memlimit, OP_MEMLIMIT, 0, 1, 2)
-_add(b"stats", read_stats, OP_STATS, 0, 0, ANY_NUMBER)
-_add(b"shutdown", read_nothing, OP_SHUTDOWN, 0, 0, ANY_NUMBER)
+_add(b"stats", read_rest, OP_STATS, 0, 0, ANY_NUMBER)
+_add(b"debugtime", read_debugtime, OP_DEBUGTIME, 0, 1, ANY_NUMBER)
+_add(b"shutdown", read_rest, OP_SHUTDOWN, 0, 0, ANY_NUMBER)
 _add(b"quit", read_quit, 0, 0, 0, ANY_NUMBER)

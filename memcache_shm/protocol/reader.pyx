@@ -5,15 +5,15 @@ from libc.string cimport memset
 
 from memcache_shm.protocol.parser cimport next_request
 from memcache_shm.protocol.request cimport (
-    CLOSE, NEED_MORE, OP_ARITH, OP_DELETE, OP_FLUSH_ALL, OP_GAT, OP_GET, OP_MEMLIMIT, OP_META_ARITH, OP_META_DEBUG, OP_META_DELETE,
-    OP_META_GET, OP_META_NOOP, OP_META_SET, OP_SHUTDOWN, OP_SIMPLE_DELETE, OP_SIMPLE_GET, OP_SIMPLE_SET, OP_STATS, OP_STORE,
-    OP_TOO_LARGE, OP_TOUCH, OP_VERBOSITY, OP_VERSION, REPLY, Parser, Request, flag_bit,
+    CLOSE, NEED_MORE, OP_ARITH, OP_DEBUGTIME, OP_DELETE, OP_FLUSH_ALL, OP_GAT, OP_GET, OP_MEMLIMIT, OP_META_ARITH, OP_META_DEBUG,
+    OP_META_DELETE, OP_META_GET, OP_META_NOOP, OP_META_SET, OP_SHUTDOWN, OP_SIMPLE_DELETE, OP_SIMPLE_GET, OP_SIMPLE_SET, OP_STATS,
+    OP_STORE, OP_TOO_LARGE, OP_TOUCH, OP_VERBOSITY, OP_VERSION, REPLY, Parser, Request, flag_bit,
 )
 
 _OPS = {
     OP_GET: "get", OP_GAT: "gat", OP_STORE: "store", OP_TOO_LARGE: "too_large", OP_DELETE: "delete", OP_ARITH: "arith",
     OP_TOUCH: "touch", OP_FLUSH_ALL: "flush_all", OP_VERSION: "version", OP_VERBOSITY: "verbosity", OP_STATS: "stats",
-    OP_SHUTDOWN: "shutdown", OP_MEMLIMIT: "cache_memlimit", OP_SIMPLE_GET: "GET", OP_SIMPLE_SET: "SET",
+    OP_SHUTDOWN: "shutdown", OP_DEBUGTIME: "debugtime", OP_MEMLIMIT: "cache_memlimit", OP_SIMPLE_GET: "GET", OP_SIMPLE_SET: "SET",
     OP_SIMPLE_DELETE: "DELETE", OP_META_GET: "mg", OP_META_SET: "ms", OP_META_DELETE: "md", OP_META_ARITH: "ma", OP_META_NOOP: "mn",
     OP_META_DEBUG: "me",
 }

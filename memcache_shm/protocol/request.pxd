@@ -22,18 +22,19 @@ cdef enum Op:               # the index of a request in the executor's table
     OP_VERSION = 8
     OP_VERBOSITY = 9
     OP_STATS = 10           # Request.key is the rest of the line
-    OP_SHUTDOWN = 11
+    OP_SHUTDOWN = 11        # Request.key is the rest of the line
     OP_MEMLIMIT = 12
-    OP_SIMPLE_GET = 13
-    OP_SIMPLE_SET = 14
-    OP_SIMPLE_DELETE = 15
-    OP_META_GET = 16
-    OP_META_SET = 17
-    OP_META_DELETE = 18
-    OP_META_ARITH = 19
-    OP_META_NOOP = 20
-    OP_META_DEBUG = 21
-    OP_COUNT = 22
+    OP_DEBUGTIME = 13       # Request.exptime is by how many seconds
+    OP_SIMPLE_GET = 14
+    OP_SIMPLE_SET = 15
+    OP_SIMPLE_DELETE = 16
+    OP_META_GET = 17
+    OP_META_SET = 18
+    OP_META_DELETE = 19
+    OP_META_ARITH = 20
+    OP_META_NOOP = 21
+    OP_META_DEBUG = 22
+    OP_COUNT = 23
 
 
 cdef enum StoreMode:        # storage.table's numbers; a test compares them, since this layer does not import that one

@@ -172,6 +172,7 @@ cdef class Clients:
                 sent = self._send(c)
         if sent == ALL and self.executor.out.end:
             sent = self._send(c)
+        self.executor.shrink()
         if sent == NONE or self.executor.failed or not self._keep(c, source):
             self._close(c)
         elif sent == SOME:

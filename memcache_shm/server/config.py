@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from memcache_shm.server.listeners import Address, Listener
+from memcache_shm.server.tls import TlsOptions
 from memcache_shm.storage.table import Table
 
 
@@ -33,6 +34,36 @@ class ServerConfig:
     verbosity: int = 0
     #: Called once with the bound addresses, when every worker serves.
     on_start: Callable[[Sequence[Address]], None] = _ignore_addresses
+    #: Of the listeners: connections that the kernel holds until they are accepted (``-b``).
+    backlog: int = 1024
+    #: Above ``max_connections``: True: "ERROR Too many open connections"; False: clients wait in the backlog.
+    maxconns_fast: bool = True
+    #: Access mask of the UNIX socket (``-a``).
+    unix_mask: int = 0o700
+    #: Whether the commands may be used: flush_all (``-F``), the dumps of keys (``-X``), watch (``-W``), shutdown (``-A``), debugtime.
+    allow_flush: bool = True
+    allow_dump: bool = True
+    allow_watch: bool = True
+    allow_shutdown: bool = False
+    allow_debugtime: bool = False
+    #: False: items have no CAS id for classic commands (``-C``).
+    use_cas: bool = True
+    #: Ends a key's prefix in ``stats detail`` (``-D``), which is on from the start with ``detail``.
+    prefix_delimiter: str = ":"
+    detail: bool = False
+    #: ``stats sizes`` counts (``-o track_sizes``).
+    track_sizes: bool = False
+    #: Of all buffers for requests that are not complete and replies that are not taken; whoever needs more is closed
+    #: (``-o read_buf_mem_limit``).
+    buffer_limit_bytes: int = 256 << 20
+    #: A connection without a request for so many seconds is closed; 0: never.
+    idle_timeout_s: int = 0
+    #: Requests of one connection a turn (``-R``).
+    requests_per_event: int = 20
+    #: Users and passwords of the ASCII authentication (``-Y``); empty: none is asked for.
+    auth_file: str = ""
+    #: None: no listener speaks TLS (``-Z``).
+    tls: TlsOptions | None = None
     #: A worker without a sign of life for so long is reported, after the same time again aborted, then killed; 0: never.
     stuck_s: float = 10.0
     #: A graceful stop waits this long for replies that slow clients still have to take.

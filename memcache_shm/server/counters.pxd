@@ -24,6 +24,9 @@ cdef struct WorkerFigures:      # written by its worker only, unless said otherw
     uint64_t generation         # of the table it ought to serve, by the supervisor only
     uint64_t leaving            # 1 once it takes no more connections; zeroed by the supervisor before a fork
     uint64_t forgiven           # `lost` when this very worker was forked, by the supervisor only
+    uint64_t buffer_bytes       # handed out by its pool at the moment
+    uint64_t buffers_refused    # times that its pool was at its limit, or memory was out
+    uint64_t spare[6]           # to whole cache lines
 
 
 cdef struct DaemonFigures:      # written by the supervisor only, unless said otherwise
@@ -39,7 +42,8 @@ cdef struct DaemonFigures:      # written by the supervisor only, unless said ot
     int64_t shmid               # of the table that took the place of a removed one; before the workers' generation
     int64_t semid
     uint8_t uuid[16]
-    uint64_t spare[4]           # to whole cache lines: the workers' blocks follow
+    uint64_t reload             # advances at each SIGHUP: files named on the command line are to be read again
+    uint64_t spare[3]           # to whole cache lines: the workers' blocks follow
     uint64_t base[TABLE_FIGURES]    # table figures at the last reset, by any worker, the last one wins
 
 

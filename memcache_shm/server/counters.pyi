@@ -26,6 +26,11 @@ class Counters:
         """For the supervisor alone: that table takes the place of the present one; each worker attaches it in its next round."""
     def successor(self) -> tuple[int, int, str]:
         """What ``succeed`` was told last: shmid, semid, uuid."""
+    @property
+    def reloads(self) -> int:
+        """How often files were asked to be read again."""
+    def ask_reload(self) -> None:
+        """For the supervisor alone: files named on the command line are to be read again."""
     def pids(self) -> list[int]: ...
     @property
     def uptime_s(self) -> int:

@@ -24,7 +24,7 @@ SUPERVISED = (
     "shm_tables_renewed",       # removed from outside and made anew
 )
 assert len(SUPERVISED) <= SUPERVISED_MAX
-assert sizeof(DaemonFigures) % 64 == 0 and sizeof(WorkerFigures) == 128, "a worker's figures share no cache line with another's"
+assert sizeof(DaemonFigures) % 64 == 0 and sizeof(WorkerFigures) % 64 == 0, "a worker's figures share no cache line with another's"
 
 
 cdef class Counters:
@@ -46,6 +46,7 @@ cdef class Counters:
         cdef WorkerFigures *figures = &self.worker[which]
         self.daemon.dropped += self.open_connections(which)
         figures.closed = figures.handed
+        figures.buffer_bytes = 0
         figures.released = 0
         figures.forgiven = figures.lost
         figures.up = 0
@@ -83,6 +84,13 @@ cdef class Counters:
     def successor(self):
         return self.daemon.shmid, self.daemon.semid, (<bytes> self.daemon.uuid[:16]).hex()
 
+    @property
+    def reloads(self):
+        return load_acquire64(&self.daemon.reload)
+
+    def ask_reload(self):
+        store_release64(&self.daemon.reload, self.daemon.reload + 1)
+
     def pids(self):
         return [self.worker[which].pid for which in range(self.workers)]
 
@@ -104,6 +112,7 @@ cdef class Counters:
         cdef WorkerFigures *one
         total.handed = total.closed = total.bytes_read = total.bytes_written = 0
         total.cmd_meta = total.too_large = total.yields = total.busy = total.lost = 0
+        total.buffer_bytes = total.buffers_refused = 0
         for which in range(self.workers):
             one = &self.worker[which]
             total.handed += one.handed
@@ -115,6 +124,8 @@ cdef class Counters:
             total.yields += one.yields
             total.busy += one.busy
             total.lost += one.lost
+            total.buffer_bytes += one.buffer_bytes
+            total.buffers_refused += one.buffers_refused
         return {
             "curr_connections": total.handed - total.closed,
             "total_connections": self.daemon.accepted,
@@ -126,6 +137,8 @@ cdef class Counters:
             "cmd_meta": total.cmd_meta,
             "store_too_large": total.too_large,
             "conn_yields": total.yields,
+            "read_buf_bytes": total.buffer_bytes,
+            "read_buf_oom": total.buffers_refused,
             "shm_busy": total.busy,
             "shm_dropped_connections": self.daemon.dropped + total.lost,
             **{name: self.daemon.supervised[at] for at, name in enumerate(SUPERVISED)},

@@ -12,6 +12,11 @@ from memcache_shm.storage.results cimport Change
 from memcache_shm.storage.table cimport Table
 
 
+cdef enum:
+    OUT_SIZE = 128 << 10        # bytes of the out buffer when nothing large is in it
+    OUT_MOST = 16 << 20         # ... that it keeps after a turn
+
+
 @cython.final
 cdef class Executor:
     cdef Table table
@@ -19,6 +24,10 @@ cdef class Executor:
     cdef Counters counters
     cdef WorkerFigures *figures     # this worker's
     cdef Connection *client         # whose request is executed
+    cdef bint allows_flush          # what the command line says of a command
+    cdef bint allows_shutdown
+    cdef bint allows_debugtime
+    cdef bint uses_cas              # False: every item has the CAS id 0, and none is equal to it (-C)
     cdef object stats_text          # Callable[[bytes], bytes]: the rare command that runs as Python
     cdef Buffer out                 # replies of the running turn; start is always 0
     cdef size_t mark                # where in `out` the running get line began
@@ -32,6 +41,11 @@ cdef class Executor:
     cdef void say_failure(self, const Request *request, int result) noexcept nogil
     cdef void unwind(self) noexcept nogil
     cdef char *room(self, size_t size) noexcept nogil
+
+    cdef inline void shrink(self) noexcept nogil:
+        """After a turn: an out buffer that grew for a very large value goes back."""
+        if self.out.cap > OUT_MOST and self.out.end == 0:
+            self.pool.release(&self.out)
 
     cdef inline void say(self, const Request *request, const char *text) noexcept nogil:
         """A fixed reply, unless the client wants none."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import final
 
 from memcache_shm.server.buffers import Pool
+from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.counters import Counters
 from memcache_shm.storage.table import Table
 
@@ -11,6 +12,6 @@ from memcache_shm.storage.table import Table
 class Executor:
     """Executes the requests of one worker's clients."""
 
-    def __init__(self, table: Table, pool: Pool, counters: Counters, which: int, stats_text: Callable[[bytes], bytes]) -> None: ...
+    def __init__(self, config: ServerConfig, pool: Pool, counters: Counters, which: int, stats_text: Callable[[bytes], bytes]) -> None: ...
     def set_table(self, table: Table) -> None:
         """Another table from the next request on."""

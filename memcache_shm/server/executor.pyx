@@ -14,6 +14,7 @@ from memcache_shm.protocol.replies cimport NUMBER_LINE_MAX, number_line
 from memcache_shm.protocol.request cimport OP_COUNT, Parser, Request
 from memcache_shm.server.buffers cimport Buffer, Pool
 from memcache_shm.server.counters cimport Counters
+from memcache_shm.server.executor cimport OUT_SIZE
 from memcache_shm.storage.results cimport BUSY, NO_SPACE, RETIRED, TOO_LARGE, TOO_MANY, WOULD_BLOCK
 from memcache_shm.storage.table cimport Table
 
@@ -21,20 +22,24 @@ cdef extern from "<sched.h>" nogil:
     int sched_yield()
 
 cdef enum:
-    OUT_SIZE = 128 << 10                    # of the out buffer when nothing large is in it
-    TRIES = 4                               # of a patient executor to get a lock
+    TRIES = 4                   # of a patient executor to get a lock
 
 cdef Handler handlers[OP_COUNT]
 
 
 cdef class Executor:
 
-    def __init__(self, Table table, Pool pool, Counters counters, int which, stats_text):
-        self.table = table
+    def __init__(self, config, Pool pool, Counters counters, int which, stats_text):
+        self.table = config.table
+        self.allows_flush = config.allow_flush
+        self.allows_shutdown = config.allow_shutdown
+        self.allows_debugtime = config.allow_debugtime
+        self.uses_cas = config.use_cas
         self.pool = pool
         self.counters = counters
         self.figures = &counters.worker[which]
         self.stats_text = stats_text
+        pool.show(&self.figures.buffer_bytes, &self.figures.buffers_refused)
         memset(&self.out, 0, sizeof(Buffer))
         if self.room(OUT_SIZE) == NULL:
             raise MemoryError("no room for a worker's out buffer")
@@ -55,7 +60,7 @@ cdef class Executor:
 
     cdef char *room(self, size_t size) noexcept nogil:
         """Where `size` more bytes of reply go; NULL (and `failed`) when memory is out."""
-        if self.out.cap - self.out.end < size and not self.pool.reserve(&self.out, size):
+        if self.out.cap - self.out.end < size and not self.pool.reserve(&self.out, max(size, OUT_SIZE)):
             self.failed = True
             return NULL
         return self.out.data + self.out.end

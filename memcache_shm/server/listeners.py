@@ -8,8 +8,17 @@ import socket
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 BACKLOG = 1024
+
+
+class Endpoint(NamedTuple):
+    """Where to listen: a host name or address, a port (0: a free one), and whether its connections speak TLS."""
+
+    host: str
+    port: int
+    tls: bool = False
 
 
 @dataclass(frozen=True)
@@ -27,11 +36,12 @@ class Address:
 
 
 class Listener:
-    """One bound, listening, non-blocking socket."""
+    """One bound, listening, non-blocking socket; ``tls``: its connections begin with a TLS handshake."""
 
-    def __init__(self, sock: socket.socket, address: Address) -> None:
+    def __init__(self, sock: socket.socket, address: Address, *, tls: bool = False) -> None:
         self.socket = sock
         self.address = address
+        self.tls = tls
         self._file_id = _file_id(address.path) if address.path else None
 
     def fileno(self) -> int:
@@ -48,17 +58,17 @@ class Listener:
             os.unlink(self.address.path)
 
 
-def bind_tcp(hosts: Iterable[tuple[str, int]]) -> list[Listener]:
-    """Bind every address of every host. Where a port is 0, the first port the kernel gives serves all of them.
+def bind_tcp(endpoints: Iterable[Endpoint], backlog: int = BACKLOG) -> list[Listener]:
+    """Bind every address of every endpoint. Where a port is 0, the first port the kernel gives serves all of them.
 
     Raises OSError with the address in ``filename``.
     """
     listeners: list[Listener] = []
     free_port = 0
     try:
-        for host, port in hosts:
+        for host, port, tls in endpoints:
             for family, sockaddr in _resolve(host, port or free_port):
-                listener = _bind_inet(family, (sockaddr[0], port or free_port, *sockaddr[2:]))
+                listener = _bind_inet(family, (sockaddr[0], port or free_port, *sockaddr[2:]), backlog, tls)
                 free_port = free_port or (listener.address.port if port == 0 else 0)
                 listeners.append(listener)
     except OSError:
@@ -68,7 +78,7 @@ def bind_tcp(hosts: Iterable[tuple[str, int]]) -> list[Listener]:
     return listeners
 
 
-def bind_unix(path: str, mask: int = 0o700) -> Listener:
+def bind_unix(path: str, mask: int = 0o700, backlog: int = BACKLOG) -> Listener:
     """Bind a UNIX socket with access ``mask`` (memcached's ``-a``); a stale socket file is replaced.
 
     Raises OSError: EADDRINUSE when a daemon listens there, EEXIST when the path is no socket.
@@ -85,7 +95,7 @@ def bind_unix(path: str, mask: int = 0o700) -> Listener:
         raise OSError(error.errno, error.strerror or str(error), path) from error
     finally:
         os.umask(old_umask)
-    sock.listen(BACKLOG)
+    sock.listen(backlog)
     return Listener(sock, Address("", 0, path))
 
 
@@ -109,7 +119,7 @@ def _has_family(family: int) -> bool:
     return True
 
 
-def _bind_inet(family: int, sockaddr: tuple[object, ...]) -> Listener:
+def _bind_inet(family: int, sockaddr: tuple[object, ...], backlog: int, tls: bool) -> Listener:
     """Options are set on the listener: accepted sockets inherit them, which saves system calls a connection."""
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -119,12 +129,12 @@ def _bind_inet(family: int, sockaddr: tuple[object, ...]) -> Listener:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     try:
         sock.bind(sockaddr)
-        sock.listen(BACKLOG)
+        sock.listen(backlog)
     except OSError as error:
         sock.close()
         raise OSError(error.errno, error.strerror or str(error), f"{sockaddr[0]}:{sockaddr[1]}") from error
     host, port = sock.getsockname()[:2]
-    return Listener(sock, Address(host, port))
+    return Listener(sock, Address(host, port), tls=tls)
 
 
 def _remove_stale(path: str) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.counters import Counters
+from memcache_shm.server.settings import settings
 from memcache_shm.storage.occupancy import free_space
 from memcache_shm.version import WIRE_VERSION
 
@@ -121,50 +122,7 @@ class StatsPrinter:
         }
 
     def _settings(self, words: list[bytes]) -> bytes:
-        config = self._config
-        addresses = [listener.address for listener in config.listeners]
-        inet = [address for address in addresses if not address.path]
-        paths = [address.path for address in addresses if address.path]
-        return _lines(
-            {
-                "maxbytes": self.table.stats()["limit_maxbytes"],
-                "maxconns": config.max_connections,
-                "tcpport": inet[0].port if inet else 0,
-                "udpport": 0,
-                "inter": ",".join(address.host for address in inet) or "NULL",
-                "verbosity": self._counters.verbosity,
-                "oldest": 0,
-                "evictions": "on" if self.table.evicts else "off",
-                "domain_socket": paths[0] if paths else "NULL",
-                "umask": "700",
-                "shutdown_command": "no",
-                "growth_factor": "1.00",
-                "chunk_size": 48,
-                "num_threads": config.workers,
-                "num_threads_per_udp": 0,
-                "stat_key_prefix": ":",
-                "detail_enabled": "no",
-                "reqs_per_event": 0,
-                "cas_enabled": "yes",
-                "tcp_backlog": 1024,
-                "binding_protocol": "ascii",
-                "auth_enabled_sasl": "no",
-                "auth_enabled_ascii": "no",
-                "item_size_max": self.table.max_value,
-                "maxconns_fast": "yes",
-                "hashpower_init": 0,
-                "slab_reassign": "no",
-                "slab_automove": 0,
-                "lru_crawler": "no",
-                "flush_enabled": "yes",
-                "dump_enabled": "no",
-                "hash_algorithm": "siphash13",
-                "lru_maintainer_thread": "no",
-                "idle_timeout": 0,
-                "inline_ascii_response": "no",
-                "client_flags_size": 4,
-            }.items()
-        )
+        return _lines(settings(self._config, self._counters, self.table))
 
     def _items(self, words: list[bytes]) -> bytes:
         """One class, number 1, stands for the whole arena."""

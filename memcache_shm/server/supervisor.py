@@ -68,6 +68,7 @@ class Supervisor:
         self._wake, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stop_signals = 0
         self._child_ended = False
+        self._hung_up = False
         listeners = [listener.fileno() for listener in config.listeners]
         self._acceptor = Acceptor(self._counters, listeners, self._wake, config.max_connections)
         self._crew = Crew(self._counters, self._acceptor, self._work)
@@ -114,6 +115,8 @@ class Supervisor:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGCHLD:
             self._child_ended = True
+        elif number == signal.SIGHUP:
+            self._hung_up = True
         else:
             self._stop_signals += 1
 
@@ -130,6 +133,16 @@ class Supervisor:
             for death in self._crew.reap():
                 self._crew.judge(death)
                 self._sweep_after(death)
+        if self._hung_up:
+            self._hung_up = False
+            self._reload()
+
+    def _reload(self) -> None:
+        """SIGHUP: each worker reads the files again that the command line named (users, certificates), between two rounds of its loop."""
+        log.warning("SIGHUP: reading files again")
+        self._counters.ask_reload()
+        for place in self._crew.living:
+            self._crew.poke(place)
 
     def _drain_wake(self) -> None:
         try:

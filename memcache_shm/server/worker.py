@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 EXIT_OK = 0
 EXIT_FAILED = 1
+#: So many of them fit into the buffers, whatever the limit.
+_LARGEST_VALUES = 8
 #: Descriptors or memory were short (EX_TEMPFAIL of sysexits.h): another try may do better.
 EXIT_TRY_LATER = 75
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC)
@@ -52,7 +54,7 @@ def run_worker(config: ServerConfig, counters: Counters, which: int, channel: so
 def _serve(config: ServerConfig, counters: Counters, which: int, channel: socket.socket) -> None:
     stop = _stop_descriptor()
     stats = StatsPrinter(config, counters)
-    executor = Executor(config.table, Pool(), counters, which, stats)
+    executor = Executor(config, Pool(_buffer_bytes(config)), counters, which, stats)
 
     def renew_table() -> None:
         _renew_table(executor, stats, counters)
@@ -60,6 +62,11 @@ def _serve(config: ServerConfig, counters: Counters, which: int, channel: socket
     loop = WorkerLoop(executor, channel.fileno(), stop, config.drain_s, renew_table)
     gc.freeze()
     loop.run()
+
+
+def _buffer_bytes(config: ServerConfig) -> int:
+    """What this worker's buffers may take: its part of the limit, but always enough for some of the largest values."""
+    return max(config.buffer_limit_bytes // config.workers, _LARGEST_VALUES * config.table.max_value)
 
 
 def _renew_table(executor: Executor, stats: StatsPrinter, counters: Counters) -> None:
@@ -78,10 +85,11 @@ def _renew_table(executor: Executor, stats: StatsPrinter, counters: Counters) ->
 
 
 def _stop_descriptor() -> int:
-    """Becomes readable at SIGTERM. A terminal's SIGINT reaches the whole process group; the supervisor decides about it."""
+    """Becomes readable at SIGTERM. A terminal's SIGINT and SIGHUP reach the whole process group; the supervisor decides about them."""
     readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, _note)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())

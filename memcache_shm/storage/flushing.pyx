@@ -3,11 +3,11 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from memcache_shm.storage.atomics cimport CLOCK_REALTIME, clock_ns, load_relaxed64, store_release64
+from memcache_shm.storage.atomics cimport load_relaxed64, store_release64
 from memcache_shm.storage.counters cimport CMD_FLUSH
 from memcache_shm.storage.locks cimport LOCKED, give, take
 from memcache_shm.storage.results cimport OK, READ_ONLY, TRY
-from memcache_shm.storage.view cimport View, count, table_ns
+from memcache_shm.storage.view cimport View, count, table_ns, wall_s
 from memcache_shm.storage.writer cimport FAR_S, RELATIVE_MAX_S
 
 
@@ -41,7 +41,7 @@ cdef int flush(View *v, int64_t delay_s, int wait) noexcept nogil:
     r = settle_due_flush(v, wait)
     if r == OK:
         if delay_s > RELATIVE_MAX_S:
-            delay_s -= <int64_t> (clock_ns(CLOCK_REALTIME) // 1000000000)
+            delay_s -= wall_s(v)
         if delay_s > FAR_S:
             delay_s = FAR_S
         deadline = table_ns(v) + (<uint64_t> delay_s * 1000000000 if delay_s > 0 else 0)

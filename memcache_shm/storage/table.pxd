@@ -36,6 +36,7 @@ cdef class Table:
     cdef int arith(self, Change *c, int wait) noexcept nogil
     cdef int touch(self, const char *key, size_t klen, uint32_t expiry, int wait) noexcept nogil
     cdef int flush(self, int64_t delay_s, int wait) noexcept nogil
+    cdef bint shift_clock(self, int64_t seconds) noexcept nogil
     cdef uint32_t expiry_from(self, int64_t exptime) noexcept nogil
     cdef int64_t seconds_left(self, uint32_t expiry) noexcept nogil
     cdef uint32_t idle_s(self, const Found *f) noexcept nogil

@@ -6,7 +6,9 @@ Reading is reader.pyx, changing is writer.pyx and flushing.pyx; here they meet t
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquire64, load_relaxed64, store_relaxed32, store_release32
+from memcache_shm.storage.atomics cimport (
+    CLOCK_MONOTONIC, clock_ns, fetch_add64, load_acquire64, load_relaxed64, store_relaxed32, store_release32,
+)
 from memcache_shm.storage.layout cimport BUCKET_SLOTS, EXPIRY_HZ, NODE_SLOTS, Record, split_buckets
 from memcache_shm.storage.reaping cimport may_have_dead, reclaim
 from memcache_shm.storage.recovery cimport OP_EXPIRE, begin, end
@@ -20,6 +22,7 @@ from memcache_shm.storage import segment
 from memcache_shm.storage.counters import COUNTER_NAMES as _COUNTER_NAMES
 
 cdef enum:
+    CLOCK_MOST_S = 0x10000000       # 8.5 years: half of what an expiry can tell
     SLICE_CHUNKS = 4                # that `reclaim` sweeps before it gives the shard's lock back
 
 
@@ -91,6 +94,15 @@ cdef class Table:
 
     cdef int flush(self, int64_t delay_s, int wait) noexcept nogil:
         return flushing.flush(&self.view, delay_s, wait)
+
+    cdef bint shift_clock(self, int64_t seconds) noexcept nogil:
+        """Move the table's clock, for everybody. False, and nothing moved: not allowed here, or out of what the clock can tell."""
+        cdef int64_t now_s = <int64_t> (table_ns(&self.view) // 1000000000)
+        if self.view.readonly or not -now_s < seconds < CLOCK_MOST_S - now_s:
+            return False
+        fetch_add64(<uint64_t *> &self.view.header.clock_shift_ns, <uint64_t> (seconds * 1000000000))
+        store_relaxed32(&self.view.header.coarse_s, <uint32_t> (now_s + seconds))
+        return True
 
     cdef uint32_t expiry_from(self, int64_t exptime) noexcept nogil:
         return writer.expiry_from(&self.view, exptime)

@@ -6,7 +6,7 @@ Whatever is read from the segment is clamped against these before it is used as 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from memcache_shm.storage.atomics cimport (
-    CLOCK_BOOTTIME, clock_ns, fetch_add64, load_acquire64, load_relaxed32, load_relaxed64,
+    CLOCK_BOOTTIME, CLOCK_REALTIME, clock_ns, fetch_add64, load_acquire64, load_relaxed32, load_relaxed64,
 )
 from memcache_shm.storage.layout cimport CHUNK_BUCKETS, CounterBlock, EXPIRY_HZ, Header, ProcessSlot, ShardControl
 from memcache_shm.storage.siphash cimport siphash13
@@ -83,6 +83,11 @@ cdef inline Shard *shard_of(View *v, uint64_t h) noexcept nogil:
 cdef inline uint64_t table_ns(View *v) noexcept nogil:
     """The table clock: time since boot plus the header's shift."""
     return clock_ns(CLOCK_BOOTTIME) + <uint64_t> v.header.clock_shift_ns
+
+
+cdef inline int64_t wall_s(View *v) noexcept nogil:
+    """Unix time as the table has it, moved by the same shift."""
+    return <int64_t> (clock_ns(CLOCK_REALTIME) // 1000000000) + v.header.clock_shift_ns // 1000000000
 
 
 cdef inline uint32_t ticks(uint64_t ns) noexcept nogil:

@@ -7,7 +7,7 @@ the record's own version unless the change brings a foreign one; what is copied 
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from memcache_shm.storage.atomics cimport CLOCK_REALTIME, cas64_relaxed, clock_ns, load_relaxed64
+from memcache_shm.storage.atomics cimport cas64_relaxed, load_relaxed64
 from memcache_shm.storage.counters cimport (
     CAS_BADVAL, CAS_HITS, CAS_MISSES, CMD_SET, DECR_HITS, DECR_MISSES, DELETE_HITS, DELETE_MISSES, INCR_HITS, INCR_MISSES, STORE_TOO_LARGE,
     TOUCH_HITS, TOUCH_MISSES,
@@ -21,7 +21,7 @@ from memcache_shm.storage.recovery cimport OP_DELETE, OP_EVICT, OP_STORE, OP_TOU
 from memcache_shm.storage.results cimport (
     ADD, APPEND, CAS, Change, EXISTS, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, PREPEND, SET, TOO_LARGE,
 )
-from memcache_shm.storage.view cimport View, count, table_ns, ticks
+from memcache_shm.storage.view cimport View, count, table_ns, ticks, wall_s
 
 cdef enum:
     LOOKED_AT_BYTES = 4096          # of a value in which incr looks for a number
@@ -284,7 +284,7 @@ cdef uint32_t expiry_from(View *v, int64_t exptime) noexcept nogil:
     if exptime == 0:
         return 0
     if exptime > RELATIVE_MAX_S:
-        exptime -= <int64_t> (clock_ns(CLOCK_REALTIME) // 1000000000)
+        exptime -= wall_s(v)
     if exptime <= 0:
         return ALREADY_GONE
     if exptime > FAR_S:

@@ -10,6 +10,7 @@ import pytest
 from memcache_shm.cli.main import main
 from memcache_shm.cli.messages import UsageError
 from memcache_shm.cli.options import Options, parse
+from memcache_shm.server.listeners import Endpoint
 from memcache_shm.storage.geometry import Geometry
 from memcache_shm.storage.units import format_size, parse_size
 
@@ -22,7 +23,7 @@ def options(line: str) -> Options:
 
 def test_defaults() -> None:
     assert options("") == Options(
-        hosts=(("127.0.0.1", 11211),),
+        endpoints=(Endpoint("127.0.0.1", 11211),),
         unix_path=None,
         unix_mask=0o700,
         geometry=Geometry.by_memory(64 * MIB, MIB),
@@ -62,15 +63,15 @@ def test_defaults() -> None:
         ("-m 512k", "geometry", Geometry.by_memory(MIB // 2, MIB // 8)),
         ("-m 1g -I 8m", "geometry", Geometry.by_memory(1024 * MIB, 8 * MIB)),
         ("-I 4096", "geometry", Geometry.by_memory(64 * MIB, 4096)),
-        ("-p 0", "hosts", (("127.0.0.1", 0),)),
-        ("-p11212", "hosts", (("127.0.0.1", 11212),)),
-        ("'-p 11212'", "hosts", (("127.0.0.1", 11212),)),
-        ("-l 10.0.0.1,localhost:5 -l '[::1]:6,[::2]' -l ::3 -p 7", "hosts",
-         (("10.0.0.1", 7), ("localhost", 5), ("::1", 6), ("::2", 7), ("::3", 7))),
-        ("-l '*'", "hosts", (("*", 11211),)),
-        ("-s /run/x", "hosts", ()),
-        ("-s /run/x -p 5", "hosts", (("127.0.0.1", 5),)),
-        ("-s /run/x -l ::1", "hosts", (("::1", 11211),)),
+        ("-p 0", "endpoints", (Endpoint("127.0.0.1", 0),)),
+        ("-p11212", "endpoints", (Endpoint("127.0.0.1", 11212),)),
+        ("'-p 11212'", "endpoints", (Endpoint("127.0.0.1", 11212),)),
+        ("-l 10.0.0.1,localhost:5 -l '[::1]:6,[::2]' -l ::3 -p 7", "endpoints",
+         (Endpoint("10.0.0.1", 7), Endpoint("localhost", 5), Endpoint("::1", 6), Endpoint("::2", 7), Endpoint("::3", 7))),
+        ("-l '*'", "endpoints", (Endpoint("*", 11211),)),
+        ("-s /run/x", "endpoints", ()),
+        ("-s /run/x -p 5", "endpoints", (Endpoint("127.0.0.1", 5),)),
+        ("-s /run/x -l ::1", "endpoints", (Endpoint("::1", 11211),)),
         ("-s /run/x", "unix_path", "/run/x"),
     ],
 )  # fmt: skip

@@ -13,6 +13,7 @@ from support.waiting import until
 
 from memcache_shm.server.acceptor import Acceptor
 from memcache_shm.server.buffers import Pool
+from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.counters import Counters
 from memcache_shm.server.executor import Executor
 from memcache_shm.server.loop import WorkerLoop
@@ -44,7 +45,8 @@ class Bench:
         table = Table.create(Geometry.by_elements(16, 100))
         quiet, silent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         stop, stopper = os.pipe()
-        loop = WorkerLoop(Executor(table, Pool(), self.counters, which, bytes), quiet.fileno(), stop, 0.0, lambda: None)
+        config = ServerConfig(table, [], lambda: table)
+        loop = WorkerLoop(Executor(config, Pool(1 << 20), self.counters, which, bytes), quiet.fileno(), stop, 0.0, lambda: None)
         thread = threading.Thread(target=loop.run)
         thread.start()
 

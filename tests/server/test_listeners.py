@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from memcache_shm.server.listeners import Address, Listener, bind_tcp, bind_unix
+from memcache_shm.server.listeners import Address, Endpoint, Listener, bind_tcp, bind_unix
 
 
 def close_all(listeners: list[Listener]) -> None:
@@ -19,7 +19,7 @@ def close_all(listeners: list[Listener]) -> None:
 
 
 def test_one_free_port_for_all_hosts() -> None:
-    listeners = bind_tcp([("127.0.0.1", 0), ("127.0.0.2", 0)])
+    listeners = bind_tcp([Endpoint("127.0.0.1", 0), Endpoint("127.0.0.2", 0)])
     try:
         ports = {listener.address.port for listener in listeners}
         assert len(ports) == 1 and 0 not in ports
@@ -31,14 +31,14 @@ def test_taken_port_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError) as caught:
-            bind_tcp([("127.0.0.1", 0), ("127.0.0.1", port)])
+            bind_tcp([Endpoint("127.0.0.1", 0), Endpoint("127.0.0.1", port)])
     assert caught.value.errno == errno.EADDRINUSE
     assert caught.value.filename == f"127.0.0.1:{port}"
 
 
 def test_unknown_host_is_named() -> None:
     with pytest.raises(OSError) as caught:
-        bind_tcp([("no.such.host.invalid", 0)])
+        bind_tcp([Endpoint("no.such.host.invalid", 0)])
     assert caught.value.filename == "no.such.host.invalid"
 
 

@@ -3,7 +3,12 @@
 
 import logging
 
-from memcache_shm.protocol.request cimport OP_MEMLIMIT, OP_SHUTDOWN, OP_STATS, OP_VERBOSITY, OP_VERSION, Parser, Request
+from libc.signal cimport SIGTERM
+from libc.string cimport memcmp
+from posix.signal cimport kill
+from posix.unistd cimport getppid
+
+from memcache_shm.protocol.request cimport OP_DEBUGTIME, OP_MEMLIMIT, OP_SHUTDOWN, OP_STATS, OP_VERBOSITY, OP_VERSION, Parser, Request
 from memcache_shm.server.executor cimport Executor, handle
 
 from memcache_shm import version
@@ -35,7 +40,23 @@ cdef void _memlimit(Executor self, Parser *parser, const Request *request) noexc
 
 
 cdef void _shutdown(Executor self, Parser *parser, const Request *request) noexcept nogil:
-    self.say(request, b"ERROR: shutdown not enabled\r\n")
+    """As if the supervisor had been sent SIGTERM. memcached leaves at once or, with `graceful`, after a while; here every stop answers
+    what was read and takes a while only for slow clients."""
+    cdef bint graceful = request.klen == 8 and memcmp(request.key, b"graceful", 8) == 0
+    if not self.allows_shutdown:
+        self.say(request, b"ERROR: shutdown not enabled\r\n")
+    elif request.klen != 0 and not graceful:
+        self.say(request, b"CLIENT_ERROR invalid shutdown mode\r\n")
+    else:
+        self.client.closing = True
+        kill(getppid(), SIGTERM)
+
+
+cdef void _debugtime(Executor self, Parser *parser, const Request *request) noexcept nogil:
+    if not self.allows_debugtime or not self.table.shift_clock(request.exptime):
+        self.say(request, b"ERROR\r\n")
+    else:
+        self.say(request, b"OK\r\n")
 
 
 cdef void _stats(Executor self, Parser *parser, const Request *request) noexcept nogil:
@@ -59,4 +80,5 @@ handle(OP_VERSION, _version)
 handle(OP_VERBOSITY, _verbosity)
 handle(OP_STATS, _stats)
 handle(OP_SHUTDOWN, _shutdown)
+handle(OP_DEBUGTIME, _debugtime)
 handle(OP_MEMLIMIT, _memlimit)

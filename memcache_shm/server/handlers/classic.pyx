@@ -1,9 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """memcached's classic commands on items; the replies are memcached's."""
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, memset
-from libc.time cimport time
 
 from memcache_shm.protocol.replies cimport NUMBER_LINE_MAX, VALUE_HEADER_MAX, number_line, value_header
 from memcache_shm.protocol.request cimport (
@@ -14,9 +13,6 @@ from memcache_shm.server.executor cimport Executor, begin_change, handle
 from memcache_shm.storage.results cimport (
     EXISTS, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, POLL, TOO_LARGE, WAIT, WOULD_BLOCK, Change, Found,
 )
-
-cdef enum:
-    RELATIVE_MAX_S = 60 * 60 * 24 * 30      # a larger flush delay is a Unix time, as with expiry
 
 
 cdef int copy_item(Executor self, const Request *request, size_t extra, Found *found, size_t *header) noexcept nogil:
@@ -42,7 +38,8 @@ cdef int copy_item(Executor self, const Request *request, size_t extra, Found *f
         if request.op == OP_SIMPLE_GET:
             header[0] = number_line(at, b"OK ", found.vlen)
         else:
-            header[0] = value_header(at, request.key, request.klen, found.flags, found.vlen, request.with_cas, found.version)
+            header[0] = value_header(at, request.key, request.klen, found.flags, found.vlen, request.with_cas,
+                                     found.version if self.uses_cas else 0)
         self.table.copy(found, at + header[0])
         if self.table.confirm(found):
             return OK
@@ -84,7 +81,7 @@ cdef void _store(Executor self, Parser *parser, const Request *request) noexcept
     change.vlen = request.vlen
     change.flags = request.flags
     change.expiry = self.table.expiry_from(request.exptime)
-    change.compare = request.number
+    change.compare = request.number if self.uses_cas else 0
     result = self.table.store(&change, POLL)
     if result == OK:
         self.say(request, b"STORED\r\n")
@@ -153,11 +150,11 @@ cdef void _touch(Executor self, Parser *parser, const Request *request) noexcept
 
 
 cdef void _flush_all(Executor self, Parser *parser, const Request *request) noexcept nogil:
-    cdef int64_t delay_s = request.exptime
     cdef int result
-    if delay_s > RELATIVE_MAX_S:
-        delay_s -= time(NULL)
-    result = self.table.flush(max(delay_s, 0), POLL)
+    if not self.allows_flush:
+        self.say(request, b"CLIENT_ERROR flush_all not allowed\r\n")
+        return
+    result = self.table.flush(request.exptime, POLL)
     if result == OK:
         self.say(request, b"OK\r\n")
     else:

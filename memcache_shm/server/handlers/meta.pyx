@@ -68,7 +68,7 @@ cdef void _fill_claim(Executor self, const Request *request, Claim *claim) noexc
 
 
 cdef void _describe(Executor self, const Request *request, const Found *found, const Claim *claim, MetaItem *item) noexcept nogil:
-    item.cas = found.version
+    item.cas = found.version if self.uses_cas else 0
     item.flags = found.flags
     item.size = found.vlen
     item.idle_s = self.table.idle_s(found) if has(request, c'l') else 0
@@ -162,7 +162,7 @@ cdef void _say_changed(Executor self, const Request *request, int result, uint64
 cdef void _begin_meta_change(Executor self, const Request *request, Change *change) noexcept nogil:
     """What is said the same way of every change."""
     begin_change(change, request)
-    change.compare = request.meta.compare
+    change.compare = request.meta.compare if self.uses_cas else 0
     change.foreign = request.meta.explicit_cas
     change.flags = request.flags
     change.touches = has(request, c'T')
@@ -184,7 +184,7 @@ cdef void _set(Executor self, Parser *parser, const Request *request) noexcept n
         result = NOT_STORED
     item.left_s = -1
     item.created = False
-    item.cas = change.cas if result == OK else 0
+    item.cas = change.cas if result == OK and self.uses_cas else 0
     item.size = change.length if result == OK else <uint32_t> request.vlen
     _say_changed(self, request, result, TOLD_BY_SET, &item)
 
@@ -234,7 +234,7 @@ cdef void _arith(Executor self, Parser *parser, const Request *request) noexcept
         self.say(request, b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n")
         _count(self)
         return
-    item.cas = change.cas
+    item.cas = change.cas if self.uses_cas else 0
     item.created = change.created
     item.left_s = self.table.seconds_left(change.before)
     item.touched_left_s = self.table.seconds_left(change.expiry)
@@ -275,7 +275,7 @@ cdef void _debug(Executor self, Parser *parser, const Request *request) noexcept
     else:
         item.left_s = self.table.seconds_left(found.expiry)
         item.idle_s = self.table.idle_s(&found)
-        item.cas = found.version
+        item.cas = found.version if self.uses_cas else 0
         item.fetched = was_fetched(&found)
         size = sizeof(Record) + request.klen + found.vlen + (8 if found.state & STATE_FOREIGN_CAS else 0)
         size = put_debug(at, request, &item, size)
