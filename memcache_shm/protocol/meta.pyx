@@ -149,10 +149,10 @@ cdef int read_meta_get(Parser *parser, const Command *command, const Line *line,
 cdef int read_meta_arith(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
     """ma <key> <flags>*"""
     cdef const char *error = _read_flags(line, 1, request)
-    if error == BAD_LINE or error == TOO_MANY or error == LONG_OPAQUE:
-        return answer(request, error)
+    if error != NULL and line.args[0].len <= KEY_MAX and line.count <= WORDS_MAX and error != LONG_OPAQUE:
+        error = b"CLIENT_ERROR invalid or duplicate flag\r\n"      # memcached has one reply for all wrong flags here
     if error != NULL:
-        return answer(request, b"CLIENT_ERROR invalid or duplicate flag\r\n")
+        return answer(request, error)
     request.decr = request.mode == c'D' or request.mode == c'-'
     if request.decr or not has(request, c'M') or request.mode == c'I' or request.mode == c'+':
         return REQUEST
