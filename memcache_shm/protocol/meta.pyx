@@ -106,8 +106,8 @@ cdef const char *_read_flag(Request *request, char letter, const Token *token) n
 
 
 cdef const char *_read_flags(const Line *line, int first, Request *request) noexcept nogil:
-    """All flags, from that word on. NULL: well read; else the reply, that of the last wrong one, as memcached. The mode's letter is left
-    in Request.mode."""
+    """All flags, from that word on. NULL: well read; else the reply, as memcached that of the last wrong one, of F only where no other is
+    wrong. The mode's letter is left in Request.mode."""
     cdef Meta *meta = &request.meta
     cdef const char *error = NULL
     cdef const char *reply
@@ -136,7 +136,8 @@ cdef const char *_read_flags(const Line *line, int first, Request *request) noex
         token.len = line.args[at].len - 1
         reply = _read_flag(request, letter, &token)
         meta.given |= flag_bit(letter)
-        error = reply if reply != NULL else error
+        if reply != NULL and (error == NULL or kinds[letter] != CLIENT_FLAGS):
+            error = reply
     return error
 
 

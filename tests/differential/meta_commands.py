@@ -18,6 +18,7 @@ import random
 from collections.abc import Callable
 
 BINARY_KEYS = [b"\x00 \r\n", b"\xff" * 186, b"in base64"]
+MEET_BINARY_KEYS = b"".join(b"mg %s b u q\r\n" % base64.b64encode(key) for key in BINARY_KEYS)
 _TIMES = [b"0", b"3000", b"3000", b"9000", b"2592000", b"-1", b"2592001"]
 _RECACHE = [b"0", b"30", b"5000", b"20000", b"2147483647", b"-5"]
 _BAD_TIMES = [b"", b"x", b"1x"]
@@ -50,7 +51,7 @@ class MetaCommands:
     def line(self, verb: bytes, key: bytes, flags: list[bytes], *size: bytes) -> bytes:
         self.chance.shuffle(flags)
         if self.is_rare(0.04):
-            flags.insert(self.chance.randrange(len(flags) + 1), self.chance.choice(_BAD_FLAGS) if verb != b"md" else b"O" + b"o" * 32)
+            flags = [flag for flag in flags if flag[:1] != b"O"] + [b"O" + b"o" * 32] if verb == b"md" else [*flags, self.choose(*_BAD_FLAGS)]
         return b" ".join([verb, key, *size, *flags]) + (b"\n" if self.is_rare(0.05) else b"\r\n")
 
     def some(self, letters: list[bytes]) -> list[bytes]:

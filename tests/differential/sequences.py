@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from differential.meta_commands import MetaCommands
+from differential.meta_commands import MEET_BINARY_KEYS, MetaCommands
 
 CONNECTIONS = 2
 LONG_KEY = b"L" * 250
@@ -159,7 +159,7 @@ class Sequences:
     def flush(self) -> bytes:
         """Now or far away. All keys are asked for at once: memcached revives flushed items that nobody met before the next flush_all."""
         words = self.chance.choice([b"flush_all", b"flush_all 0", b"flush_all noreply", b"flush_all 1000", b"flush_all 1000 noreply"])
-        return words + b"\r\nget " + b" ".join(KEYS) + b"\r\n"
+        return words + b"\r\nget " + b" ".join(KEYS) + b"\r\n" + MEET_BINARY_KEYS
 
     def wrong(self) -> bytes:
         return self.chance.choice(_UNKNOWN) + b"\r\n"
