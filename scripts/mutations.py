@@ -201,6 +201,14 @@ INTENTS = [
         ("flush",),
     ),
     Mutation("intent: a split is not noted", "index.pyx", "    begin(v, s, OP_SPLIT)\n", "", ("index",), ("split",)),
+    Mutation(
+        "intent: a mark is not noted",
+        "claims.pyx",
+        "    note(v, t.shard, OP_MARK, t.place.slot, t.place.slot[0], sizes.state)\n",
+        "",
+        ("claims",),
+        ("win",),
+    ),
     Mutation("intent: a merge is not noted", "index.pyx", "    begin(v, s, OP_MERGE)\n", "", ("index",), ("merge",)),
 ]
 

@@ -12,7 +12,7 @@ from memcache_shm.protocol.base64 cimport decode_base64
 from memcache_shm.protocol.commands cimport ANY_NUMBER, KEY_MAX, Command, Line, ReadArguments, answer, register, take_data, take_key
 from memcache_shm.protocol.request cimport (
     MODE_ADD, MODE_APPEND, MODE_CAS, MODE_PREPEND, MODE_REPLACE, MODE_SET, OP_META_ARITH, OP_META_DEBUG, OP_META_DELETE, OP_META_GET,
-    OP_META_NOOP, OP_META_SET, OP_TOO_LARGE, REPLY, REQUEST, SWALLOWING, Meta, Parser, Request, flag_bit,
+    OP_META_NOOP, OP_META_SET, OP_TOO_LARGE, REQUEST, SWALLOWING, Meta, Parser, Request, flag_bit,
 )
 from memcache_shm.protocol.text cimport Token, is_word, parse_exptime, parse_i64, parse_u64
 

@@ -67,7 +67,7 @@ cdef struct Meta:           # what the flags of a meta command say; where a flag
     uint64_t delta          # D; 1 without
     uint64_t initial        # J; 0 without
     int64_t birth_exptime   # N
-    int64_t recache_exptime # R
+    int64_t recache_exptime  # R
     bint touches_first      # T stands before R
     bint touches_last       # T stands behind N
     char decoded[DECODED_MAX]   # where Request.key leads when it came as base64

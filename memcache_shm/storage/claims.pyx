@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Who makes an item anew: reading for memcached's meta get, of which one reader among many wins the right to recache.
 
-An item is to be made anew when it was marked stale, when it expires soon (`recaches`), or when there was none (`vivifies`). The first reader
-who meets it so wins, which is noted with the item (STATE_TOKEN_SENT); the others are told that somebody has won. Whoever stores the item
-ends that, since a new record has no state.
+An item is to be made anew when it was marked stale, when it expires soon (`recaches`), or when there was none (`vivifies`). The first
+reader who meets it so wins, which is noted with the item (STATE_TOKEN_SENT); the others are told that somebody has won. Whoever stores the
+item ends that, since a new record has no state.
 
 As long as nothing is to be changed reading takes no lock, as in reader.pyx: a reader who finds that somebody has won changes nothing.
 """
@@ -13,7 +13,6 @@ from libc.stdint cimport uint32_t, uint64_t
 from memcache_shm.storage.atomics cimport store_release64
 from memcache_shm.storage.counters cimport GET_MISSES, TOUCH_HITS
 from memcache_shm.storage.layout cimport STATE_STALE, STATE_TOKEN_SENT
-from memcache_shm.storage.locks cimport give
 from memcache_shm.storage.placing cimport Target, aim, fetched_bit, leave, renew, write_record
 from memcache_shm.storage.reader cimport abandon, find
 from memcache_shm.storage.records cimport Fields, Sizes, cas_id, sizes_of, value_length

@@ -11,8 +11,8 @@ After an OK `confirm` must be called: where find took the lock (after many tries
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from memcache_shm.storage.results cimport (
-    ADD, APPEND, BUSY, CAS, Change, Claim, EXISTS, Found, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, PREPEND, READ_ONLY, REPLACE, RETIRED,
-    Result, SET, StoreMode, TOO_LARGE, TOO_MANY, WOULD_BLOCK,
+    ADD, APPEND, BUSY, CAS, Change, Claim, EXISTS, Found, NO_SPACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, PREPEND, READ_ONLY, REPLACE,
+    RETIRED, Result, SET, StoreMode, TOO_LARGE, TOO_MANY, WOULD_BLOCK,
 )
 from memcache_shm.storage.view cimport View
 

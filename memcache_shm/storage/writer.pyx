@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Changing items: store in all its modes, delete and invalidate, incr and decr, touch. (flush_all is flushing.pyx.)
 
-What an operation wants is a `Change`; how a record gets into the table, in which order, is placing.pyx. The CAS id of whatever is written is
-the record's own version unless the change brings a foreign one; what is copied of an old record never includes its CAS id.
+What an operation wants is a `Change`; how a record gets into the table, in which order, is placing.pyx. The CAS id of whatever is written
+is the record's own version unless the change brings a foreign one; what is copied of an old record never includes its CAS id.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -33,7 +33,9 @@ cdef inline uint64_t id_of(Target *t) noexcept nogil:
     return cas_id(t.record, sizes_of(t.record), t.record.version)
 
 
-cdef inline void plain_fields(Fields *f, const char *value, uint32_t length, uint32_t flags, uint32_t expiry, uint64_t foreign) noexcept nogil:
+cdef inline void plain_fields(
+    Fields *f, const char *value, uint32_t length, uint32_t flags, uint32_t expiry, uint64_t foreign
+) noexcept nogil:
     """A record that holds just this value; what else there is to say about it is set afterwards."""
     f.foreign_cas = foreign
     f.flags = flags

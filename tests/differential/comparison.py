@@ -110,7 +110,6 @@ class Player:
                 yield reply[at:end]
                 at = end
 
-
     def figures(self, words: list[bytes]) -> Iterator[bytes]:
         """The words of a meta reply: CAS ids by rank, times without the seconds that pass meanwhile."""
         key = next((word[1:] for word in words[1:] if word[:1] == b"k"), b"")

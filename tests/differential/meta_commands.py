@@ -2,7 +2,7 @@
 
 Left out, besides what sequences.py leaves out, is what memcached 1.6.18 answers otherwise than later versions (docs/protocol.md):
 
-- flags that it does not have (E, x), or that it does not act on there (C of mg, N of ms A and ms P, s of ms, q of an ma that makes an item);
+- flags that it does not have (E, x), or does not act on there (C of mg, N of ms A and ms P, s of ms, q of an ma that makes an item);
 - its words for wrong flags of md, and its reading of an ms line's data as commands where the key or the flags are too long;
 - k of mg with a key in base64: it remembers with each item how its key was given when it was stored;
 - T of an ma whose number gets longer: it sets the expiry of the item that it has just replaced;
@@ -51,7 +51,9 @@ class MetaCommands:
     def line(self, verb: bytes, key: bytes, flags: list[bytes], *size: bytes) -> bytes:
         self.chance.shuffle(flags)
         if self.is_rare(0.04):
-            flags = [flag for flag in flags if flag[:1] != b"O"] + [b"O" + b"o" * 32] if verb == b"md" else [*flags, self.choose(*_BAD_FLAGS)]
+            flags = (
+                [flag for flag in flags if flag[:1] != b"O"] + [b"O" + b"o" * 32] if verb == b"md" else [*flags, self.choose(*_BAD_FLAGS)]
+            )
         return b" ".join([verb, key, *size, *flags]) + (b"\n" if self.is_rare(0.05) else b"\r\n")
 
     def some(self, letters: list[bytes]) -> list[bytes]:

@@ -32,7 +32,17 @@ SLOT_MASK = 0xFFF  # of the lock word: process slot + 1; the epoch lies above
 
 HASH_KEY = bytes(range(16))  # always the same: so keys share a bucket, and a call takes as many steps, in each run
 # The dynamic linker finds a library's function when it is called first, and takes longer than a window's end is waited for.
-WARM_UP = b"ms warm 1 T9 E1\r\n1\r\nma warm v\r\nmg warm v R99\r\nmg warm v T9\r\nmd warm I\r\nmg warm v\r\nmd warm\r\nmg warm N9\r\nmd warm\r\n"
+WARM_UP = b"""ms warm 1 T9 E1
+1\r
+ma warm v
+mg warm v R99
+mg warm v T9
+md warm I
+mg warm v
+md warm
+mg warm N9
+md warm
+"""
 PROBE = b"probe"  # the value of the keys by which a kill's consequences are probed
 Pair = tuple[bytes, bytes, bytes] | None  # value, CAS id, and what is told of its state
 State = dict[str, Pair]

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """memcached's meta commands. A quiet command (q) is answered only where its reply is not the nominal one: EN of mg, HD of the others."""
 
-from libc.stdint cimport UINT32_MAX, int64_t, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from memcache_shm.protocol.meta_replies cimport (
