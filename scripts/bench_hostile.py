@@ -58,8 +58,9 @@ def measure(directory: Path, workers: int, rounds: int, progress: Progress) -> S
 
 
 def _measure_one(server: Server, behaviour: Behaviour | None, samples: _Samples) -> None:
+    with server.connect() as preparer:
+        _prepare(preparer)
     with server.connect() as client:
-        _prepare(client)
         before = server.memory_bytes()
         with _hostile(server.port, behaviour):
             times = _round_trips(client)

@@ -6,11 +6,13 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.isolation import RUN_VARIABLE, enter_own_namespace, ipc_ids, leaked, processes_of_run
 from support.servers import Daemon, Memcached
+from support.tls import Certificate, make_certificate
 from support.waiting import until
 
 RUN = uuid.uuid4().hex
@@ -90,6 +92,13 @@ def daemon_with(_isolation: None) -> Iterator[Callable[..., Daemon]]:
     yield give
     for daemon in running.values():
         daemon.stop()
+
+
+@pytest.fixture(scope="session")
+def certificate(_isolation: None) -> Iterator[Certificate]:
+    """For localhost, made for this run."""
+    with tempfile.TemporaryDirectory(prefix="mscert") as directory:
+        yield make_certificate(Path(directory), "localhost")
 
 
 @pytest.fixture(scope="session")

@@ -2,47 +2,83 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pwd import struct_passwd
 
+from memcache_shm.cli import privileges
+from memcache_shm.cli.background import Background, leave
 from memcache_shm.cli.messages import PROGRAM, StderrHandler, note
 from memcache_shm.cli.options import Options
+from memcache_shm.cli.pidfile import PORTS_VARIABLE, PidFile, write_ports
 from memcache_shm.errors import MemcacheError
 from memcache_shm.server import supervisor
 from memcache_shm.server.config import ServerConfig
+from memcache_shm.server.credentials import Credentials
+from memcache_shm.server.descriptors import raise_limit
 from memcache_shm.server.listeners import Address, Listener, bind_tcp, bind_unix
 from memcache_shm.storage import registry
+from memcache_shm.storage.units import MIB
 
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)  # by the number of -v
 _HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def serve(options: Options) -> int:
-    """Bind, claim the table, serve until a signal, clean up. The exit status.
+    """Bind, claim the table, serve until a signal, clean up. The exit status; with -d the starter's, in its process.
 
-    The listeners come first since the table's name may need the port. Signals are held back but for the supervisor's own
-    time, so that none leaves a socket file or a table behind that was just made, or is about to go.
+    Signals are held back but for the supervisor's own time, so that none leaves a socket file or a table behind that was just made,
+    or is about to go.
     """
+    user = privileges.find_user(options.user)
+    background = leave(stay=options.core_dumps) if options.daemon else None
     logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=_LEVELS[min(options.verbosity, 2)], handlers=[StderrHandler()])
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
-    listeners = _bind(options)
-    try:
-        name = options.name or _default_name(listeners)
-        claim = registry.claim(name, options.geometry, mode=options.mode, evict=options.evict)
-    except BaseException:
-        for listener in listeners:
-            listener.remove()
-        raise
+    with contextlib.ExitStack() as remains:
+        return _serve(options, user, background, remains)
+
+
+def _serve(options: Options, user: struct_passwd | None, background: Background | None, remains: contextlib.ExitStack) -> int:
+    """The order is that of rights: limits, keys and low ports while we are root; what the new user is to own, and may remove, afterwards.
+
+    The table comes after the listeners since its name may need the port. `remains` takes what is to go at the end.
+    """
+    _lift_limits(options)
+    credentials = Credentials(options.auth_file, options.tls)
+    pid_file = PidFile(options.pid_path) if options.pid_path is not None else None
+    listeners = _bind(options, remains, lambda: bind_tcp(options.endpoints, options.backlog))
+    if pid_file is not None:
+        remains.callback(pid_file.remove)
+    if user is not None:
+        if pid_file is not None:
+            pid_file.write_as_root(user)
+        privileges.become(user, options.core_dumps)
+    path = options.unix_path
+    if path is not None:
+        listeners += _bind(options, remains, lambda: [bind_unix(path, options.unix_mask, options.backlog)])
+    name = options.name or _default_name(listeners)
+    claim = registry.claim(name, options.geometry, mode=options.mode, evict=options.evict)
     status = supervisor.EXIT_FAILED
     try:
-        status = supervisor.serve(_config(options, listeners, claim))
+        if pid_file is not None:
+            pid_file.write()
+        status = supervisor.serve(_config(options, listeners, claim, credentials, background))
         return status
     finally:
         claim.release(keep=options.keep or (status != supervisor.EXIT_OK and _holds_items(claim)))
+
+
+def _lift_limits(options: Options) -> None:
+    raise_limit(options.max_connections)
+    if options.core_dumps:
+        privileges.lift_core_limit()
+    if options.lock_memory:
+        privileges.lift_lock_limit()
 
 
 def _holds_items(claim: registry.Claim) -> bool:
@@ -53,9 +89,14 @@ def _holds_items(claim: registry.Claim) -> bool:
     return items > 0
 
 
-def _config(options: Options, listeners: Sequence[Listener], claim: registry.Claim) -> ServerConfig:
+def _config(
+    options: Options, listeners: Sequence[Listener], claim: registry.Claim, credentials: Credentials, background: Background | None
+) -> ServerConfig:
     def on_start(addresses: Sequence[Address]) -> None:
+        _tell_ports(addresses)
         note(_start_line(claim, addresses))
+        if background is not None:
+            background.serves()
 
     return ServerConfig(
         table=claim.table,
@@ -63,10 +104,38 @@ def _config(options: Options, listeners: Sequence[Listener], claim: registry.Cla
         renew_table=claim.recreate,
         workers=options.workers,
         max_connections=options.max_connections,
+        maxconns_fast=options.extended.maxconns_fast,
+        backlog=options.backlog,
+        unix_mask=options.unix_mask,
+        tls=options.tls,
+        credentials=credentials,
         verbosity=options.verbosity,
+        lock_memory=options.lock_memory,
+        leave_streams=options.daemon and not options.verbosity,  # as memcached: -d -v goes on talking
+        requests_per_event=options.requests_per_event,
+        buffer_limit_bytes=options.extended.buffer_limit * MIB or ServerConfig.buffer_limit_bytes,
+        idle_timeout_s=options.extended.idle_timeout_s,
+        allow_shutdown=options.allow_shutdown,
+        allow_flush=options.allow_flush,
+        allow_dump=options.allow_dump,
+        allow_watch=options.allow_watch,
+        allow_debugtime=options.extended.allow_debugtime,
+        use_cas=options.use_cas,
+        prefix_delimiter=options.delimiter or ServerConfig.prefix_delimiter,
+        detail=options.delimiter is not None,
+        track_sizes=options.extended.track_sizes,
+        auth_file=options.auth_file or "",
         stuck_s=options.stuck_s,
         on_start=on_start,
     )
+
+
+def _tell_ports(addresses: Sequence[Address]) -> None:
+    """Nobody is refused for a file that only a starter looks for."""
+    try:
+        write_ports(addresses)
+    except OSError as error:
+        note(f"{PORTS_VARIABLE}: cannot write {error.filename}: {error.strerror}")
 
 
 def _start_line(claim: registry.Claim, addresses: Sequence[Address]) -> str:
@@ -75,18 +144,16 @@ def _start_line(claim: registry.Claim, addresses: Sequence[Address]) -> str:
     return f"serving {claim.state.name} ({claim.table.geometry.describe()}{kept}) on {where}, pid {os.getpid()}"
 
 
-def _bind(options: Options) -> list[Listener]:
-    listeners: list[Listener] = []
+def _bind(options: Options, remains: contextlib.ExitStack, bind: Callable[[], list[Listener]]) -> list[Listener]:
+    """What `bind` binds, with an error for people; removed at the end."""
     try:
-        listeners += bind_tcp(options.endpoints)
-        if options.unix_path is not None:
-            listeners.append(bind_unix(options.unix_path, options.unix_mask))
+        listeners = bind()
     except OSError as error:
-        for listener in listeners:
-            listener.remove()
         option = "-s" if error.filename == options.unix_path else "-p, -l"
         remedy = "choose another, or 'memcache-shm ping' it" if error.errno == errno.EADDRINUSE else "choose another"
         raise MemcacheError(f"{option}: cannot listen on {error.filename}: {error.strerror}; {remedy}") from None
+    for listener in listeners:
+        remains.callback(listener.remove)
     return listeners
 
 

@@ -15,13 +15,11 @@ import memcache_shm.protocol.simple  # noqa: F401
 
 from memcache_shm.protocol.commands cimport ANY_NUMBER, Command, Line, answer, find_command
 from memcache_shm.protocol.keys cimport has_long_key, next_key
+from memcache_shm.protocol.parser cimport BINARY_PROTOCOL, LINE_MAX
 from memcache_shm.protocol.request cimport (
     AFTER_DATA, AT_LINE, CLOSE, IN_KEYS, NEED_MORE, OP_GAT, SKIPPING_LINE, SWALLOWING, Meta, Parser, Request,
 )
 from memcache_shm.protocol.text cimport MAX_TOKENS, Token, parse_exptime, tokenize
-
-cdef enum:
-    BINARY_PROTOCOL = 0x80  # a connection's first byte in memcached's binary protocol, which is not spoken here
 
 cdef const char *BAD_LINE = b"CLIENT_ERROR bad command line format\r\n"
 cdef const char *UNKNOWN = b"ERROR\r\n"

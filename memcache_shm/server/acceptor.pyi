@@ -7,7 +7,8 @@ from memcache_shm.server.counters import Counters
 class Acceptor:
     """Takes connections in batches and hands each to the worker with the fewest."""
 
-    def __init__(self, counters: Counters, listeners: Sequence[int], wake: int, max_connections: int) -> None: ...
+    def __init__(self, counters: Counters, listeners: Sequence[int], wake: int, max_connections: int, refuses: bool = True) -> None:
+        """``refuses``: what comes above ``max_connections`` is told so and closed; else it waits in the backlog."""
     def set_channel(self, which: int, fd: int) -> None:
         """The supervisor's end of a worker's channel; -1 for a worker that is gone."""
     def avoid(self, which: int, avoided: bool) -> None:

@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from memcache_shm.server.counters cimport Counters, WorkerFigures
-from memcache_shm.server.handover cimport HANDOVER_MAX, Handover
+from memcache_shm.server.handover cimport HANDOVER_MAX, LISTENERS_MAX, Handover
 from memcache_shm.server.linux cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, POLLOUT, SCM_RIGHTS, SOCK_CLOEXEC,
     SOCK_NONBLOCK, SOL_SOCKET, accept4, close, cmsghdr, iovec, msghdr, poll, pollfd, recv, send, sendmsg,
@@ -23,8 +23,7 @@ from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquir
 
 cdef enum:
     BATCH = 64                  # accepted before they are handed over
-    PAUSE_MS = 50               # after the kernel refused a descriptor: other processes may give some back
-    LISTENERS_MAX = 256         # a byte names one
+    PAUSE_MS = 50               # after the kernel refused a descriptor, or at the limit: clients may give some back
     FULL_MS = 1000              # how long all workers' channels may be full before accepted connections are given up
 
 cdef bytes refusal = b"ERROR Too many open connections\r\n"
@@ -48,13 +47,15 @@ cdef class Acceptor:
     cdef int _listeners
     cdef uint64_t _most         # connections, over all workers
     cdef uint64_t _open         # counted at the start of a batch
+    cdef bint _refuses          # what is above that; else it waits in the backlog
     cdef bint _paused
 
-    def __init__(self, Counters counters, listeners, int wake, uint64_t max_connections):
+    def __init__(self, Counters counters, listeners, int wake, uint64_t max_connections, bint refuses=True):
         self._counters = counters
         self._workers = counters.workers
         self._listeners = len(listeners)
         self._most = max_connections
+        self._refuses = refuses
         self._fds = <pollfd *> calloc(1 + self._workers + self._listeners, sizeof(pollfd))
         self._parcels = <Parcel *> calloc(self._workers, sizeof(Parcel))
         if self._listeners > LISTENERS_MAX:
@@ -160,6 +161,9 @@ cdef class Acceptor:
             self._open += self._counters.open_connections(which)
         for _taken in range(BATCH):
             if not self._any_ready():
+                break
+            if self._open >= self._most and not self._refuses:
+                self._paused = True
                 break
             fd = accept4(source, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd < 0:

@@ -21,7 +21,7 @@ cdef inline int _class_of(size_t size) noexcept nogil:
 
 cdef class Pool:
 
-    def __cinit__(self, size_t most):
+    def __init__(self, size_t most):
         memset(self._free, 0, sizeof(self._free))
         self._kept = 0
         self._most = most

@@ -9,11 +9,13 @@ Only what is left of an incomplete request stays with the connection, so an idle
 does not take its replies is neither read nor parsed until it does. One that has got TURN_SIZE bytes in a row lets
 the others go first (YIELDED). One whose request finds a shard's lock taken (WAITING) keeps that request, is not read, and is
 tried again every RETRY_MS until the lock is free or the table has lost patience; the replies before it are sent.
-Every path ends in `_close`, or with the connection READING, BLOCKED, YIELDED or WAITING.
+Bytes go through the `transport`, which may keep some: received ones that epoll knows nothing of (UNREAD), and replies that it took
+while the client did not (`lagging`, so BLOCKED). A guest's requests go to `guests` until it is let in.
+Every path ends in `_close`, or with the connection READING, BLOCKED, YIELDED, UNREAD or WAITING.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport UINT32_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset, strlen
 
@@ -21,31 +23,39 @@ from memcache_shm.protocol.parser cimport next_request
 from memcache_shm.protocol.request cimport CLOSE, NEED_MORE, REPLY, Parser, Request
 from memcache_shm.server.buffers cimport Buffer, waiting
 from memcache_shm.server.clients cimport (
-    ALL, DIRECT_NEED, FLUSH_SIZE, INPUT_SIZE, NONE, RETRY_MS, SOME, TURN_SIZE,
+    ALL, DIRECT_NEED, FLUSH_SIZE, HEAVY_COST, INPUT_SIZE, LOOK_MS, NONE, REQUEST_COST, RETRY_MS,
+    ROUND_COST, SOME, TURN_SIZE,
 )
-from memcache_shm.server.connection cimport BLOCKED, READING, WAITING, YIELDED, Connection, Queue
+from memcache_shm.server.connection cimport (
+    BLOCKED, DOOMED, READING, UNREAD, WAITING, YIELDED, Connection, Queue, dequeue, enqueue,
+)
 from memcache_shm.server.executor cimport Executor
+from memcache_shm.server.guests cimport Guests
 from memcache_shm.server.linux cimport (
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, close, epoll_ctl, epoll_event,
-    recv, send,
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, close, epoll_ctl, epoll_event,
 )
-from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquire64
+from memcache_shm.server.transport cimport Transport
+from memcache_shm.storage.atomics cimport load_acquire64
 
 
 cdef class Clients:
 
-    def __init__(self, Executor executor, int epoll):
+    def __init__(self, config, Executor executor, Transport transport, Guests guests, int epoll):
+        self.turn_requests = min(config.requests_per_event, UINT32_MAX)
+        self.idle_ms = config.idle_timeout_s * 1000
         self.executor = executor
+        self.transport = transport
+        self.guests = guests
         self.pool = executor.pool
         self.figures = executor.figures
         self.max_value = executor.table.max_value
         self.epoll = epoll
         memset(&self.input, 0, sizeof(Buffer))
-        if not self.pool.reserve(&self.input, INPUT_SIZE):
+        if not executor.own.reserve(&self.input, INPUT_SIZE):
             raise MemoryError("no room for a worker's input buffer")
 
     cdef void adopt(self, int fd, int listener, uint64_t serial) noexcept nogil:
-        """A new connection; it is closed when memory is out. Who connects has mostly sent something by now, so read at once."""
+        """A new connection; it is closed when memory is out. Who connects has mostly sent something by now, so it gets a turn."""
         cdef Connection *c = <Connection *> calloc(1, sizeof(Connection))
         if c == NULL:
             close(fd)
@@ -54,18 +64,23 @@ cdef class Clients:
         c.fd = fd
         c.listener = <uint8_t> listener
         c.serial = serial
+        c.tls = self.transport.speaks_tls[listener]
+        c.guest = self.guests.asks
+        c.active_ms = self.now_ms
         c.next = self.all
         if self.all != NULL:
             self.all.previous = c
         self.all = c
         if self._watch(c, EPOLLIN):
-            self._receive(c)
+            enqueue(&self.turns, c, UNREAD)
         else:
             self._close(c)
 
     cdef void ready(self, Connection *c) noexcept nogil:
         """The kernel has something for it, or takes something from it, or it broke."""
-        if c.flow == READING:
+        if c.flow == READING and c.heavy:
+            enqueue(&self.turns, c, UNREAD)
+        elif c.flow == READING:
             self._receive(c)
         elif c.flow == BLOCKED:
             self._send_rest(c)
@@ -76,29 +91,47 @@ cdef class Clients:
             return 0
         if self.waiters.first != NULL:
             return RETRY_MS if timeout_ms < 0 else min(timeout_ms, RETRY_MS)
+        if self.idle_ms and self.all != NULL:
+            return LOOK_MS if timeout_ms < 0 else min(timeout_ms, LOOK_MS)
         return timeout_ms
 
     cdef void take_turns(self) noexcept nogil:
-        """One turn for each connection that is due."""
-        cdef uint64_t now_ns
-        if self.waiters.first != NULL:
-            now_ns = clock_ns(CLOCK_MONOTONIC)
-            if now_ns - self.tried_ns >= RETRY_MS * 1000000:
-                self.tried_ns = now_ns
-                self._take_turns_of(&self.waiters)
-        self._take_turns_of(&self.turns)
+        """The end of a round: some of those whose turn it is, those who wait for a lock, and the end of those who must go."""
+        cdef Queue tried = self.waiters
+        cdef Connection *c
+        if self.waiters.first != NULL and self.now_ms - self.tried_ms >= RETRY_MS:
+            self.tried_ms = self.now_ms
+            self.waiters.first = self.waiters.last = NULL       # whoever has to wait again is not among them
+            c = dequeue(&tried)
+            while c != NULL:
+                self._take_turn(c)
+                c = dequeue(&tried)
+        while self.turns.first != NULL:
+            self._take_turn(dequeue(&self.turns))
+            if self.spent >= ROUND_COST:
+                break
+        self.spent = 0
+        if self.idle_ms and self.now_ms - self.looked_ms >= LOOK_MS:
+            self._close_idle()
+        while self.doomed.first != NULL:
+            self._close(dequeue(&self.doomed))
 
-    cdef void _take_turns_of(self, Queue *queue) noexcept nogil:
-        """Whoever has to queue again is not among them."""
-        cdef Connection *c = queue.first
-        cdef Connection *following
-        queue.first = queue.last = NULL
-        while c != NULL:
-            following = c.next_turn
-            c.next_turn = NULL
-            c.flow = READING
+    cdef void _take_turn(self, Connection *c) noexcept nogil:
+        cdef bint unread = c.flow == UNREAD
+        c.flow = READING
+        if unread:
+            self._receive(c)
+        else:
             self._run(c, &c.input)
-            c = following
+
+    cdef void _close_idle(self) noexcept nogil:
+        cdef Connection *c = self.all
+        self.looked_ms = self.now_ms
+        while c != NULL:
+            if (c.flow == READING or c.flow == BLOCKED) and self.now_ms - c.active_ms >= self.idle_ms:
+                self.figures.idle_kicks += 1
+                self._doom(c)
+            c = c.next
 
     cdef void drain(self) noexcept nogil:
         """A last turn for everyone; whoever has all its replies is closed, now and from now on."""
@@ -122,8 +155,9 @@ cdef class Clients:
         if into == NULL:
             self._close(c)
             return
-        got = recv(c.fd, into.data + into.end, min(into.cap - into.end, c.need + INPUT_SIZE), MSG_DONTWAIT)
+        got = self.transport.receive(c, into.data + into.end, min(into.cap - into.end, c.need + INPUT_SIZE))
         if got > 0:
+            c.active_ms = self.now_ms
             into.end += got
             self.figures.bytes_read += got
             self._run(c, into)
@@ -131,6 +165,10 @@ cdef class Clients:
             self._end_of_input(c)
         elif (errno != EAGAIN and errno != EINTR) or self.draining:
             self._close(c)
+        elif c.lagging:         # a handshake's answer
+            c.flow = BLOCKED
+            if not self._watch(c, EPOLLOUT):
+                self._close(c)
 
     cdef Buffer *_input_for(self, Connection *c) noexcept nogil:
         """Where to receive: the connection's own buffer for a long request, else the shared one.
@@ -139,7 +177,7 @@ cdef class Clients:
         """
         cdef size_t have = waiting(&c.input)
         if c.need > DIRECT_NEED:
-            if c.input.cap - c.input.end == 0 and not self.pool.reserve(&c.input, min(c.need - have, max(have, INPUT_SIZE))):
+            if c.input.cap - c.input.end == 0 and not self._reserve(c, &c.input, min(c.need - have, max(have, INPUT_SIZE))):
                 return NULL
             return &c.input
         if have:
@@ -160,18 +198,26 @@ cdef class Clients:
     cdef void _run(self, Connection *c, Buffer *source) noexcept nogil:
         """A turn: the requests in `source`, answered by as few sends as their size allows."""
         cdef size_t turn_size = 0
+        cdef size_t before = waiting(source)
+        cdef size_t requests = 0
+        cdef size_t cost
         cdef int sent = ALL
         cdef bint more = waiting(source) >= c.need
         self.executor.client = c
         self.executor.blocked = False
         self.executor.patient = c.watched != 0 and self.waiters.first == NULL       # once, not for each of a crowd
-        while more and sent == ALL and turn_size < TURN_SIZE:
+        while more and sent == ALL and turn_size < TURN_SIZE and requests < self.turn_requests:
             more = self._next(c, source)
+            requests += 1
             if self.executor.out.end >= FLUSH_SIZE:
                 turn_size += self.executor.out.end
                 sent = self._send(c)
-        if sent == ALL and self.executor.out.end:
+        turn_size += self.executor.out.end
+        if sent == ALL and (self.executor.out.end or c.lagging):
             sent = self._send(c)
+        cost = before - waiting(source) + turn_size + requests * REQUEST_COST
+        c.heavy = requests == self.turn_requests or cost > HEAVY_COST
+        self.spent += cost
         self.executor.shrink()
         if sent == NONE or self.executor.failed or not self._keep(c, source):
             self._close(c)
@@ -179,10 +225,12 @@ cdef class Clients:
             pass
         elif self.executor.blocked:
             self._watch(c, 0)       # a hangup cannot be awaited away, and takes nothing back that was asked before it
-            self._queue(c, &self.waiters, WAITING)
+            enqueue(&self.waiters, c, WAITING)
         elif more:
             self.figures.yields += 1
-            self._queue(c, &self.turns, YIELDED)
+            enqueue(&self.turns, c, YIELDED)
+        elif c.unread and not c.closing:
+            enqueue(&self.turns, c, UNREAD)
         elif c.closing or self.draining or not self._watch(c, EPOLLIN):
             self._close(c)
 
@@ -192,6 +240,8 @@ cdef class Clients:
         cdef Parser before = c.parser
         cdef int step
         self.figures.beats += 1
+        if c.guest:
+            return self.guests.hear(c, source)
         step = next_request(&c.parser, source.data + source.start, waiting(source), self.max_value, &request)
         source.start += request.used
         c.need = request.need
@@ -213,6 +263,33 @@ cdef class Clients:
             self.executor.put(request.reply, request.reply_len)
         return source.start < source.end and not self.executor.failed
 
+    cdef bint _reserve(self, Connection *c, Buffer *buffer, size_t size) noexcept nogil:
+        """Room in a buffer of the connection. Where the pool is at its limit, those who have not moved for longest lose theirs, and are
+        closed: who is slow on purpose must not keep others from being served. False: nobody else is to blame."""
+        while not self.pool.reserve(buffer, size):
+            if not self._doom_idlest(c):
+                return False
+        return True
+
+    cdef bint _doom_idlest(self, const Connection *other) noexcept nogil:
+        cdef Connection *c = self.all
+        cdef Connection *idlest = NULL
+        while c != NULL:
+            if c != other and (c.flow == READING or c.flow == BLOCKED) and c.input.cap + c.output.cap > 0:
+                if c.active_ms < (self.now_ms if idlest == NULL else idlest.active_ms):
+                    idlest = c
+            c = c.next
+        if idlest == NULL:
+            return False
+        self._doom(idlest)
+        return True
+
+    cdef void _doom(self, Connection *c) noexcept nogil:
+        """Take its buffers, and close it when the round is over: until then an event of it may be on its way."""
+        self.pool.release(&c.input)
+        self.pool.release(&c.output)
+        enqueue(&self.doomed, c, DOOMED)
+
     cdef bint _keep(self, Connection *c, Buffer *source) noexcept nogil:
         """Bytes not yet used stay with the connection. False: out of memory."""
         cdef size_t left = waiting(source)
@@ -226,7 +303,7 @@ cdef class Clients:
         if left == 0:
             self.pool.release(&c.input)
             return True
-        if not self.pool.reserve(&c.input, left):
+        if not self._reserve(c, &c.input, left):
             return False
         memcpy(c.input.data, source.data + source.start, left)
         c.input.end = left
@@ -235,7 +312,7 @@ cdef class Clients:
     cdef int _send(self, Connection *c) noexcept nogil:
         """Send the out buffer; what is not taken moves to the connection. Returns a Sent; the out buffer is empty then."""
         cdef Buffer *out = &self.executor.out
-        cdef ssize_t taken = send(c.fd, out.data, out.end, MSG_NOSIGNAL | MSG_DONTWAIT)
+        cdef ssize_t taken = self.transport.transmit(c, out.data, out.end)
         cdef size_t left
         self.executor.unwindable = False
         if taken < 0:
@@ -245,9 +322,9 @@ cdef class Clients:
         if taken < 0:
             return NONE
         self.figures.bytes_written += taken
-        if left == 0:
+        if left == 0 and not c.lagging:
             return ALL
-        if not self.pool.reserve(&c.output, left):
+        if left and not self._reserve(c, &c.output, left):
             return NONE
         memcpy(c.output.data, out.data + taken, left)
         c.output.end = left
@@ -256,18 +333,22 @@ cdef class Clients:
 
     cdef void _send_rest(self, Connection *c) noexcept nogil:
         """The client takes bytes again; when it has them all, its waiting requests get their turn."""
-        cdef ssize_t taken = send(c.fd, c.output.data + c.output.start, waiting(&c.output), MSG_NOSIGNAL | MSG_DONTWAIT)
+        cdef ssize_t taken = self.transport.transmit(c, c.output.data + c.output.start, waiting(&c.output))
         if taken < 0:
             if errno != EAGAIN and errno != EINTR:
                 self._close(c)
             return
+        c.active_ms = self.now_ms
         self.figures.bytes_written += taken
         c.output.start += taken
-        if waiting(&c.output):
+        if waiting(&c.output) or c.lagging:
             return
         self.pool.release(&c.output)
         if c.closing:
             self._close(c)
+            return
+        if c.heavy:
+            enqueue(&self.turns, c, YIELDED)
             return
         c.flow = READING
         self._run(c, &c.input)
@@ -289,14 +370,6 @@ cdef class Clients:
         c.watched = events
         return True
 
-    cdef void _queue(self, Connection *c, Queue *queue, int flow) noexcept nogil:
-        c.flow = flow
-        if queue.last == NULL:
-            queue.first = c
-        else:
-            queue.last.next_turn = c
-        queue.last = c
-
     cdef void _close(self, Connection *c) noexcept nogil:
         """Free it. A YIELDED or WAITING connection is only closed by `close_all`.
 
@@ -308,6 +381,7 @@ cdef class Clients:
             c.previous.next = c.next
         else:
             self.all = c.next
+        self.transport.end(c)
         self.pool.release(&c.input)
         self.pool.release(&c.output)
         if load_acquire64(&self.figures.released) <= c.serial:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from memcache_shm.server.credentials import Credentials
 from memcache_shm.server.listeners import Address, Listener
 from memcache_shm.server.tls import TlsOptions
 from memcache_shm.storage.table import Table
@@ -32,6 +33,10 @@ class ServerConfig:
     max_connections: int = 1024
     #: 0 quiet, 1 or more: the supervisor's events.
     verbosity: int = 0
+    #: All memory stays in RAM (``-k``).
+    lock_memory: bool = False
+    #: Standard streams end once a process serves (``-d``).
+    leave_streams: bool = False
     #: Called once with the bound addresses, when every worker serves.
     on_start: Callable[[Sequence[Address]], None] = _ignore_addresses
     #: Of the listeners: connections that the kernel holds until they are accepted (``-b``).
@@ -59,11 +64,13 @@ class ServerConfig:
     #: A connection without a request for so many seconds is closed; 0: never.
     idle_timeout_s: int = 0
     #: Requests of one connection a turn (``-R``).
-    requests_per_event: int = 20
+    requests_per_event: int = 500
     #: Users and passwords of the ASCII authentication (``-Y``); empty: none is asked for.
     auth_file: str = ""
     #: None: no listener speaks TLS (``-Z``).
     tls: TlsOptions | None = None
+    #: What the two say, read while it could be.
+    credentials: Credentials = field(default_factory=Credentials)
     #: A worker without a sign of life for so long is reported, after the same time again aborted, then killed; 0: never.
     stuck_s: float = 10.0
     #: A graceful stop waits this long for replies that slow clients still have to take.

@@ -1,6 +1,6 @@
-"""What a worker knows of one client: about 170 bytes while it is idle."""
+"""What a worker knows of one client: about 220 bytes while it is idle."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from memcache_shm.protocol.request cimport Parser
 from memcache_shm.server.buffers cimport Buffer
@@ -11,6 +11,8 @@ cdef enum Flow:             # what a connection waits for
     BLOCKED = 1             # for the client to take bytes; nothing is read or parsed meanwhile
     YIELDED = 2             # for its next turn; it is on the loop's list
     WAITING = 3             # for a shard's lock; on a list of its own, not read meanwhile
+    UNREAD = 4              # for its turn to receive; on the list of the YIELDED ones
+    DOOMED = 5              # for its end after the round, since its buffers were taken away or it was idle for too long
 
 
 cdef struct Connection:
@@ -21,15 +23,44 @@ cdef struct Connection:
     const char *at_eof      # the reply that is due if the client closes its side now, or NULL
     Connection *next        # all connections of the worker
     Connection *previous
-    Connection *next_turn   # list of the YIELDED or of the WAITING ones
+    Connection *next_turn   # list of the YIELDED and UNREAD, of the WAITING or of the DOOMED ones
+    uint64_t active_ms      # when bytes came or went last, monotonic clock
+    void *stream            # its TlsStream, a reference that it owns; NULL: plain, or no byte came yet
     uint64_t serial         # how many connections the worker got before it
     int fd
     uint32_t watched        # the events that epoll reports of it; 0: it is not in epoll
     uint8_t flow
     uint8_t listener        # through which it came, its place among the config's
+    uint8_t refusals        # wrong requests of a guest
+    uint16_t guest_bytes    # in these
+    bint heavy              # its last turn was a long one: those with short ones go first
     bint closing            # close as soon as the output is gone
+    bint guest              # it has not said who it is yet
+    bint tls                # it begins with a handshake
+    bint lagging            # the stream holds ciphertext that the socket did not take
+    bint unread             # the stream holds bytes, or the end of them, that the kernel does not know of
 
 
 cdef struct Queue:          # linked by next_turn, oldest first
     Connection *first
     Connection *last
+
+
+cdef inline void enqueue(Queue *queue, Connection *c, int flow) noexcept nogil:
+    c.flow = <uint8_t> flow
+    if queue.last == NULL:
+        queue.first = c
+    else:
+        queue.last.next_turn = c
+    queue.last = c
+
+
+cdef inline Connection *dequeue(Queue *queue) noexcept nogil:
+    """The oldest one, or NULL."""
+    cdef Connection *c = queue.first
+    if c != NULL:
+        queue.first = c.next_turn
+        c.next_turn = NULL
+        if queue.first == NULL:
+            queue.last = NULL
+    return c

@@ -26,7 +26,12 @@ cdef struct WorkerFigures:      # written by its worker only, unless said otherw
     uint64_t forgiven           # `lost` when this very worker was forked, by the supervisor only
     uint64_t buffer_bytes       # handed out by its pool at the moment
     uint64_t buffers_refused    # times that its pool was at its limit, or memory was out
-    uint64_t spare[6]           # to whole cache lines
+    uint64_t idle_kicks         # connections closed for -o idle_timeout
+    uint64_t auth_cmds          # logins tried
+    uint64_t auth_errors        # of these, wrong ones
+    uint64_t tls_sessions       # TLS handshakes that resumed no earlier session
+    uint64_t tls_failures       # TLS handshakes that failed
+    uint64_t tls_broken         # connections that TLS ended after its handshake
 
 
 cdef struct DaemonFigures:      # written by the supervisor only, unless said otherwise
@@ -52,4 +57,5 @@ cdef class Counters:
     cdef WorkerFigures *worker      # one block a worker
     cdef readonly int workers
     cdef object _mapping            # keeps the memory
+    cdef uint64_t _over_all(self, const uint64_t *first) noexcept nogil
     cdef uint64_t open_connections(self, int which) noexcept nogil

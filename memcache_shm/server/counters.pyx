@@ -106,41 +106,37 @@ cdef class Counters:
     def uptime_s(self):
         return max(1, int(time.monotonic()) - self.daemon.started_s)
 
-    def sums(self):
+    cdef uint64_t _over_all(self, const uint64_t *first) noexcept nogil:
+        """The sum over all workers of the field that is the first one's `first`."""
+        cdef uint64_t total = 0
         cdef int which
-        cdef WorkerFigures total
-        cdef WorkerFigures *one
-        total.handed = total.closed = total.bytes_read = total.bytes_written = 0
-        total.cmd_meta = total.too_large = total.yields = total.busy = total.lost = 0
-        total.buffer_bytes = total.buffers_refused = 0
         for which in range(self.workers):
-            one = &self.worker[which]
-            total.handed += one.handed
-            total.closed += one.closed
-            total.bytes_read += one.bytes_read
-            total.bytes_written += one.bytes_written
-            total.cmd_meta += one.cmd_meta
-            total.too_large += one.too_large
-            total.yields += one.yields
-            total.busy += one.busy
-            total.lost += one.lost
-            total.buffer_bytes += one.buffer_bytes
-            total.buffers_refused += one.buffers_refused
+            total += first[which * (sizeof(WorkerFigures) // sizeof(uint64_t))]
+        return total
+
+    def sums(self):
+        cdef WorkerFigures *one = self.worker
         return {
-            "curr_connections": total.handed - total.closed,
+            "curr_connections": self._over_all(&one.handed) - self._over_all(&one.closed),
             "total_connections": self.daemon.accepted,
             "rejected_connections": self.daemon.rejected,
             "listen_disabled_num": self.daemon.no_descriptor,
             "time_in_listen_disabled_us": self.daemon.paused_us,
-            "bytes_read": total.bytes_read,
-            "bytes_written": total.bytes_written,
-            "cmd_meta": total.cmd_meta,
-            "store_too_large": total.too_large,
-            "conn_yields": total.yields,
-            "read_buf_bytes": total.buffer_bytes,
-            "read_buf_oom": total.buffers_refused,
-            "shm_busy": total.busy,
-            "shm_dropped_connections": self.daemon.dropped + total.lost,
+            "bytes_read": self._over_all(&one.bytes_read),
+            "bytes_written": self._over_all(&one.bytes_written),
+            "cmd_meta": self._over_all(&one.cmd_meta),
+            "store_too_large": self._over_all(&one.too_large),
+            "conn_yields": self._over_all(&one.yields),
+            "read_buf_bytes": self._over_all(&one.buffer_bytes),
+            "read_buf_oom": self._over_all(&one.buffers_refused),
+            "idle_kicks": self._over_all(&one.idle_kicks),
+            "auth_cmds": self._over_all(&one.auth_cmds),
+            "auth_errors": self._over_all(&one.auth_errors),
+            "ssl_new_sessions": self._over_all(&one.tls_sessions),
+            "ssl_handshake_errors": self._over_all(&one.tls_failures),
+            "ssl_proto_errors": self._over_all(&one.tls_broken),
+            "shm_busy": self._over_all(&one.busy),
+            "shm_dropped_connections": self.daemon.dropped + self._over_all(&one.lost),
             **{name: self.daemon.supervised[at] for at, name in enumerate(SUPERVISED)},
         }
 

@@ -16,7 +16,7 @@ _OTHERS = 128
 
 
 def raise_limit(connections: int) -> None:
-    """Any worker may come to hold every connection, when the others die."""
+    """Any worker may come to hold every connection, when the others die. For whoever is still root, before ``serve``."""
     wanted = connections + _OTHERS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted or soft == resource.RLIM_INFINITY:

@@ -20,7 +20,8 @@ cdef enum:
 @cython.final
 cdef class Executor:
     cdef Table table
-    cdef Pool pool
+    cdef Pool pool                  # of the connections' buffers
+    cdef Pool own                   # of the worker's, which others may not use up
     cdef Counters counters
     cdef WorkerFigures *figures     # this worker's
     cdef Connection *client         # whose request is executed
@@ -45,7 +46,7 @@ cdef class Executor:
     cdef inline void shrink(self) noexcept nogil:
         """After a turn: an out buffer that grew for a very large value goes back."""
         if self.out.cap > OUT_MOST and self.out.end == 0:
-            self.pool.release(&self.out)
+            self.own.release(&self.out)
 
     cdef inline void say(self, const Request *request, const char *text) noexcept nogil:
         """A fixed reply, unless the client wants none."""

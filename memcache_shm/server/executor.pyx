@@ -8,6 +8,7 @@ A worker never sleeps for a shard's lock, since all its clients would stand stil
 `blocked` and no trace, and is executed again later. The table says BUSY when that has gone on for too long.
 """
 
+from libc.stdint cimport SIZE_MAX
 from libc.string cimport memcpy, memset
 
 from memcache_shm.protocol.replies cimport NUMBER_LINE_MAX, number_line
@@ -37,6 +38,7 @@ cdef class Executor:
         self.allows_debugtime = config.allow_debugtime
         self.uses_cas = config.use_cas
         self.pool = pool
+        self.own = Pool(SIZE_MAX)
         self.counters = counters
         self.figures = &counters.worker[which]
         self.stats_text = stats_text
@@ -86,7 +88,7 @@ cdef class Executor:
 
     cdef char *room(self, size_t size) noexcept nogil:
         """Where `size` more bytes of reply go; NULL (and `failed`) when memory is out."""
-        if self.out.cap - self.out.end < size and not self.pool.reserve(&self.out, max(size, OUT_SIZE)):
+        if self.out.cap - self.out.end < size and not self.own.reserve(&self.out, max(size, OUT_SIZE)):
             self.failed = True
             return NULL
         return self.out.data + self.out.end

@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t
 
 cdef enum:
     HANDOVER_MAX = 32           # descriptors a message
+    LISTENERS_MAX = 256         # a byte names one
 
 
 cdef struct Handover:           # sent up to the last listener that is used; a lone 0 wakes the worker

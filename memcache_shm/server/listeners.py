@@ -52,10 +52,11 @@ class Listener:
         self.socket.close()
 
     def remove(self) -> None:
-        """Close the socket and unlink its file, unless another daemon's socket took the path meanwhile."""
+        """Close the socket and unlink its file, once, unless another daemon's socket took the path meanwhile."""
         self.close()
-        if self.address.path and _file_id(self.address.path) == self._file_id:
+        if self._file_id is not None and _file_id(self.address.path) == self._file_id:
             os.unlink(self.address.path)
+        self._file_id = None
 
 
 def bind_tcp(endpoints: Iterable[Endpoint], backlog: int = BACKLOG) -> list[Listener]:

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 
+from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.executor import Executor
+from memcache_shm.server.guests import Guests
+from memcache_shm.server.transport import Transport
 
 def die_with_parent(signal_number: int) -> None:
     """Ask the kernel for that signal when the parent ends. Raises OSError."""
@@ -10,7 +13,18 @@ def die_with_parent(signal_number: int) -> None:
 class WorkerLoop:
     """One epoll for all of a worker's connections."""
 
-    def __init__(self, executor: Executor, channel: int, stop: int, drain_s: float, renew_table: Callable[[], None]) -> None:
-        """``renew_table`` is called between requests when the supervisor has made another table; it must not raise."""
+    def __init__(
+        self,
+        config: ServerConfig,
+        executor: Executor,
+        transport: Transport,
+        guests: Guests,
+        channel: int,
+        stop: int,
+        renew_table: Callable[[], None],
+        reload: Callable[[], None],
+    ) -> None:
+        """Called between requests, and must not raise: ``renew_table`` when the supervisor has made another table, ``reload`` when files
+        are to be read again."""
     def run(self) -> None:
         """Serve until the channel ends or ``stop`` becomes readable, then answer what has been read, and return."""

@@ -16,14 +16,16 @@ import memcache_shm.server.handlers.simple  # noqa: F401
 
 from memcache_shm.server.clients cimport Clients
 from memcache_shm.server.connection cimport Connection
-from memcache_shm.server.counters cimport WorkerFigures
+from memcache_shm.server.counters cimport DaemonFigures, WorkerFigures
 from memcache_shm.server.executor cimport Executor
+from memcache_shm.server.guests cimport Guests
 from memcache_shm.server.handover cimport HANDOVER_MAX, Handover
 from memcache_shm.server.linux cimport (
     CLOCK_MONOTONIC, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN,
     MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, PR_SET_PDEATHSIG, clock_gettime, close, cmsghdr, epoll_create1, epoll_ctl, epoll_event,
     epoll_wait, iovec, msghdr, prctl, recvmsg, send, timespec,
 )
+from memcache_shm.server.transport cimport Transport
 from memcache_shm.storage.atomics cimport load_acquire64, store_release64
 
 cdef enum:
@@ -57,18 +59,23 @@ cdef class WorkerLoop:
     cdef uint64_t _adopted      # connections the supervisor sent so far
     cdef uint64_t _generation   # of the table it serves; the fork brought the first
     cdef object _renew_table    # Callable[[], None]: attach the table that took its place
+    cdef DaemonFigures *_daemon
+    cdef uint64_t _reload       # how often files were asked to be read again, as far as it did
+    cdef object _read_again     # Callable[[], None]: read them
     cdef bint _stopping
 
-    def __init__(self, Executor executor, int channel, int stop, double drain_s, renew_table):
+    def __init__(self, config, Executor executor, Transport transport, Guests guests, int channel, int stop, renew_table, reload):
         self._epoll = epoll_create1(EPOLL_CLOEXEC)
         if self._epoll < 0:
             raise OSError(errno, "epoll_create1")
-        self._clients = Clients(executor, self._epoll)
+        self._clients = Clients(config, executor, transport, guests, self._epoll)
         self._figures = executor.figures
+        self._daemon = executor.counters.daemon
         self._channel = channel
         self._stop = stop
-        self._drain_ms = <uint64_t> (drain_s * 1000)
+        self._drain_ms = <uint64_t> (config.drain_s * 1000)
         self._renew_table = renew_table
+        self._read_again = reload
         self._add(channel, &CHANNEL)
         self._add(stop, &STOP)
 
@@ -124,8 +131,11 @@ cdef class WorkerLoop:
         if count < 0:
             return 0 if errno == EINTR else -1
         self._figures.beats += 1
+        self._clients.now_ms = _now_ms()
         if load_acquire64(&self._figures.generation) != self._generation:
             self._renew()
+        if load_acquire64(&self._daemon.reload) != self._reload:
+            self._reload_files()
         for at in range(count):
             if events[at].data.ptr == &CHANNEL:
                 self._stopping |= not self._receive_connections()
@@ -140,6 +150,10 @@ cdef class WorkerLoop:
         """Between two rounds, when no request refers to the table."""
         self._generation = load_acquire64(&self._figures.generation)
         self._renew_table()
+
+    cdef void _reload_files(self) noexcept with gil:
+        self._reload = load_acquire64(&self._daemon.reload)
+        self._read_again()
 
     cdef bint _receive_connections(self) noexcept nogil:
         """One message of the channel. False: there is none, or the supervisor closed its end."""

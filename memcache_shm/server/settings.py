@@ -90,7 +90,7 @@ def _connections(config: ServerConfig) -> Iterator[Setting]:
     yield "idle_timeout", config.idle_timeout_s
     yield "watcher_logbuf_size", 0
     yield "worker_logbuf_size", 0
-    yield "read_buf_mem_limit", 0
+    yield "read_buf_mem_limit", config.buffer_limit_bytes >> 20
     yield "track_sizes", _yes(config.track_sizes)
     yield "inline_ascii_response", "no"
 

@@ -33,12 +33,16 @@ NAMES = tuple(
     lrutail_reflocked""".split()
 )
 
+#: With TLS (``-Z``), before this one.
+TLS_NAMES = ("ssl_new_sessions", "ssl_handshake_errors", "ssl_proto_errors", "time_since_server_cert_refresh")
+_BEFORE = NAMES.index("unexpected_napi_ids")
+
 #: What ``stats reset`` sets back, by taking off what was there.
 EVENTS = tuple(
     """cmd_set cmd_flush cmd_touch get_hits get_misses get_expired get_flushed delete_misses delete_hits incr_misses incr_hits
     decr_misses decr_hits cas_misses cas_hits cas_badval touch_hits touch_misses store_too_large store_no_memory bytes_read
     bytes_written total_items expired_unfetched evicted_unfetched evictions reclaimed total_connections rejected_connections
-    crawler_reclaimed crawler_items_checked cmd_meta conn_yields listen_disabled_num""".split()
+    crawler_reclaimed crawler_items_checked cmd_meta conn_yields listen_disabled_num auth_cmds auth_errors""".split()
 )
 
 _END = b"END\r\n"
@@ -101,7 +105,8 @@ class StatsPrinter:
     def _plain(self, words: list[bytes]) -> bytes:
         figures: dict[str, object] = dict(self._since_reset())
         figures |= self._process_figures()
-        return _lines((name, figures.get(name, 0)) for name in NAMES)
+        names = NAMES if self._config.tls is None else (*NAMES[:_BEFORE], *TLS_NAMES, *NAMES[_BEFORE:])
+        return _lines((name, figures.get(name, 0)) for name in names)
 
     def _process_figures(self) -> Mapping[str, object]:
         """What plain ``stats`` says about the daemon itself; rusage is this worker's."""
@@ -119,6 +124,7 @@ class StatsPrinter:
             "connection_structures": self._counters.sums()["curr_connections"],
             "accepting_conns": 1,
             "threads": self._config.workers,
+            "time_since_server_cert_refresh": self._config.credentials.age_s,
         }
 
     def _settings(self, words: list[bytes]) -> bytes:

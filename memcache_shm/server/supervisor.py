@@ -33,7 +33,8 @@ from memcache_shm.server.acceptor import Acceptor
 from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.counters import Counters
 from memcache_shm.server.crew import HANDLED, Crew, Death, WorkerBootError
-from memcache_shm.server.descriptors import DescriptorWatch, raise_limit
+from memcache_shm.server.descriptors import DescriptorWatch
+from memcache_shm.server.environs import leave_streams, stay_in_memory
 from memcache_shm.server.outage import Outage
 from memcache_shm.server.stats import forget_table
 from memcache_shm.server.watchdog import Watchdog
@@ -70,7 +71,7 @@ class Supervisor:
         self._child_ended = False
         self._hung_up = False
         listeners = [listener.fileno() for listener in config.listeners]
-        self._acceptor = Acceptor(self._counters, listeners, self._wake, config.max_connections)
+        self._acceptor = Acceptor(self._counters, listeners, self._wake, config.max_connections, config.maxconns_fast)
         self._crew = Crew(self._counters, self._acceptor, self._work)
         self._watchdog = Watchdog(self._counters, self._acceptor, self._crew, config.stuck_s)
         self._descriptors = DescriptorWatch(self._counters)
@@ -81,7 +82,8 @@ class Supervisor:
 
     def run(self) -> int:
         """The life of the daemon; see ``serve``."""
-        raise_limit(self._config.max_connections)
+        if self._config.lock_memory:
+            stay_in_memory(logging.WARNING)
         status = EXIT_OK
         with self._handled_signals():
             try:
@@ -138,8 +140,10 @@ class Supervisor:
             self._reload()
 
     def _reload(self) -> None:
-        """SIGHUP: each worker reads the files again that the command line named (users, certificates), between two rounds of its loop."""
-        log.warning("SIGHUP: reading files again")
+        """SIGHUP: the files of users and certificates are read again, here for workers to come and by each worker between two rounds of
+        its loop. What is wrong with them is said once, from here."""
+        log.warning("SIGHUP: %s", "reading files again" if self._config.auth_file or self._config.tls else "no file to read again")
+        self._config.credentials.reload(logging.WARNING)
         self._counters.ask_reload()
         for place in self._crew.living:
             self._crew.poke(place)
@@ -165,6 +169,8 @@ class Supervisor:
             self._started = True
             self._crew.has_served()
             self._config.on_start([listener.address for listener in self._config.listeners])
+            if self._config.leave_streams:
+                leave_streams()
         if now >= self._watchdog.due_s:
             self._watchdog.look(now)
         if now >= self._reclaim_s:
@@ -194,9 +200,9 @@ class Supervisor:
 
     def _stop(self) -> None:
         """No more connections; the workers finish and are reaped. A second signal, or the limit of time, kills them."""
+        asked = self._stop_signals  # first: whoever sees that nobody listens may send the second
         for listener in self._config.listeners:
             listener.remove()
-        asked = self._stop_signals
         self._crew.end_channels()
         deadline = time.monotonic() + self._config.drain_s + _STOP_GRACE_S
         while any(self._crew.living):

@@ -18,9 +18,12 @@ from memcache_shm.errors import MemcacheError, TableRemovedError
 from memcache_shm.server.buffers import Pool
 from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.counters import Counters
+from memcache_shm.server.environs import leave_streams, stay_in_memory
 from memcache_shm.server.executor import Executor
+from memcache_shm.server.guests import Guests
 from memcache_shm.server.loop import WorkerLoop, die_with_parent
 from memcache_shm.server.stats import StatsPrinter
+from memcache_shm.server.transport import Transport
 from memcache_shm.storage.table import Table
 
 log = logging.getLogger(__name__)
@@ -59,8 +62,17 @@ def _serve(config: ServerConfig, counters: Counters, which: int, channel: socket
     def renew_table() -> None:
         _renew_table(executor, stats, counters)
 
-    loop = WorkerLoop(executor, channel.fileno(), stop, config.drain_s, renew_table)
+    def read_again() -> None:
+        config.credentials.reload(logging.INFO)  # the supervisor says it louder
+
+    transport = Transport(executor, config.credentials, [listener.tls for listener in config.listeners])
+    guests = Guests(executor, config.credentials.admits if config.credentials.users is not None else None)
+    loop = WorkerLoop(config, executor, transport, guests, channel.fileno(), stop, renew_table, read_again)
     gc.freeze()
+    if config.lock_memory:
+        stay_in_memory()
+    if config.leave_streams:
+        leave_streams()
     loop.run()
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
+from pathlib import Path
 
 import pytest
 
+from memcache_shm.cli.extended import Extended
 from memcache_shm.cli.main import main
 from memcache_shm.cli.messages import UsageError
 from memcache_shm.cli.options import Options, parse
 from memcache_shm.server.listeners import Endpoint
+from memcache_shm.server.tls import TlsOptions
 from memcache_shm.storage.geometry import Geometry
 from memcache_shm.storage.units import format_size, parse_size
 
@@ -26,15 +29,31 @@ def test_defaults() -> None:
         endpoints=(Endpoint("127.0.0.1", 11211),),
         unix_path=None,
         unix_mask=0o700,
+        backlog=1024,
+        tls=None,
         geometry=Geometry.by_memory(64 * MIB, MIB),
         evict=True,
-        max_connections=1024,
-        workers=len(os.sched_getaffinity(0)),
-        verbosity=0,
         name=None,
         keep=False,
         mode=0o600,
+        max_connections=1024,
+        workers=len(os.sched_getaffinity(0)),
+        requests_per_event=500,
+        lock_memory=False,
         stuck_s=10,
+        daemon=False,
+        pid_path=None,
+        user=None,
+        core_dumps=False,
+        verbosity=0,
+        allow_shutdown=False,
+        allow_flush=True,
+        allow_dump=True,
+        allow_watch=True,
+        use_cas=True,
+        delimiter=None,
+        auth_file=None,
+        extended=Extended(),
     )
 
 
@@ -68,11 +87,40 @@ def test_defaults() -> None:
         ("'-p 11212'", "endpoints", (Endpoint("127.0.0.1", 11212),)),
         ("-l 10.0.0.1,localhost:5 -l '[::1]:6,[::2]' -l ::3 -p 7", "endpoints",
          (Endpoint("10.0.0.1", 7), Endpoint("localhost", 5), Endpoint("::1", 6), Endpoint("::2", 7), Endpoint("::3", 7))),
+        ("-l '10.0.0.1;10.0.0.2'", "endpoints", (Endpoint("10.0.0.1", 11211), Endpoint("10.0.0.2", 11211))),
         ("-l '*'", "endpoints", (Endpoint("*", 11211),)),
         ("-s /run/x", "endpoints", ()),
         ("-s /run/x -p 5", "endpoints", (Endpoint("127.0.0.1", 5),)),
         ("-s /run/x -l ::1", "endpoints", (Endpoint("::1", 11211),)),
         ("-s /run/x", "unix_path", "/run/x"),
+        ("-s x -d", "unix_path", os.path.abspath("x")),
+        ("-s x", "unix_path", "x"),
+        ("-dP x", "pid_path", os.path.abspath("x")),
+        ("-du nobody", "user", "nobody"),
+        ("'-u memcache'", "user", "memcache"),
+        ("-p -1", "endpoints", (Endpoint("127.0.0.1", 0),)),
+        ("-l notls:127.0.0.1:5", "endpoints", (Endpoint("127.0.0.1", 5),)),
+        ("-Z -o ssl_chain_cert=c -l notls:127.0.0.1:5,127.0.0.2", "endpoints",
+         (Endpoint("127.0.0.1", 5), Endpoint("127.0.0.2", 11211, tls=True))),
+        ("-Zo ssl_chain_cert=c", "tls", TlsOptions("c")),
+        ("-Zdo ssl_chain_cert=c", "tls", TlsOptions(os.path.abspath("c"))),
+        ("-Z -o ssl_chain_cert=c,ssl_key=k,ssl_verify_mode=2 -o ssl_min_version=3,ssl_session_cache,ssl_ca_cert=a,ssl_ciphers=HIGH",
+         "tls", TlsOptions("c", "k", "a", 2, "tlsv1.3", "HIGH", True)),
+        ("-Z -o ssl_chain_cert=c,ssl_verify_mode=once,ssl_min_version=tlsv1.1", "tls",
+         TlsOptions("c", verify_mode=3, min_version="tlsv1.1")),
+        ("-o ssl_chain_cert=c", "tls", None),
+        ("-b 7", "backlog", 7),
+        ("-R 7", "requests_per_event", 7),
+        ("-D ,", "delimiter", ","),
+        ("-D-", "delimiter", "-"),
+        ("-k", "lock_memory", True),
+        ("-vvv", "verbosity", 3),
+        ("-AFXWC", "use_cas", False),
+        ("-o modern", "extended", Extended()),
+        ("-o ''", "extended", Extended()),
+        ("-o modern,maxconns_fast,idle_timeout=60,track_sizes", "extended", Extended(idle_timeout_s=60, track_sizes=True)),
+        ("-o no_maxconns_fast -o debugtime", "extended", Extended(maxconns_fast=False, allow_debugtime=True)),
+        ("-o no_maxconns_fast,maxconns_fast", "extended", Extended()),
     ],
 )  # fmt: skip
 def test_meaning(line: str, name: str, value: object) -> None:
@@ -87,7 +135,7 @@ def test_meaning(line: str, name: str, value: object) -> None:
         ("-c many", "-c"),
         ("-t 0", "-t"),
         ("-p 65536", "-p"),
-        ("-p -1", "-p"),
+        ("-p -2", "-p"),
         ("-p", "-p"),
         ("-m 0", "memory"),
         ("-m 1q", "-m"),
@@ -95,7 +143,37 @@ def test_meaning(line: str, name: str, value: object) -> None:
         ("-I 1000", "-I"),
         ("-I 1025m", "-I"),
         ("-m 1 -I 1m", "-I"),
+        ("-m 64 -I 40m", "-I"),
         ("-a 8", "-a"),
+        ("-b 0", "-b"),
+        ("-R 0", "-R"),
+        ("-D ''", "-D"),
+        ("-D ab", "-D"),
+        ("-D \u00e4", "-D"),
+        ("-f 1", "-f"),
+        ("-f x", "-f"),
+        ("-n 0", "-n"),
+        ("-N x", "-N"),
+        ("-U 11211", "-U"),
+        ("-B binary", "-B"),
+        ("-B xml", "-B"),
+        ("-S", "-S"),
+        ("-e /x", "-e"),
+        ("-Z", "-o ssl_chain_cert"),
+        ("-Z -o ssl_chain_cert", "ssl_chain_cert"),
+        ("-o nonsense", "-o nonsense"),
+        ("-o", "-o"),
+        ("-o idle_timeout", "idle_timeout"),
+        ("-o idle_timeout=x", "idle_timeout"),
+        ("-o idle_timeout=-1", "idle_timeout"),
+        ("-o hashpower=3", "hashpower"),
+        ("-o hash_algorithm=md5", "hash_algorithm"),
+        ("-o ssl_verify_mode=4", "ssl_verify_mode"),
+        ("-o ssl_min_version=sslv3", "ssl_min_version"),
+        ("-o ssl_keyformat=DER", "ssl_keyformat"),
+        ("-o hot_max_factor=x", "hot_max_factor"),
+        ("-o ext_path=/x:1G", "ext_path"),
+        ("-o modern,proxy_config=/x", "proxy_config"),
         ("-a 7777", "-a"),
         ("--mode rw", "--mode"),
         ("--stuck-s 1", "--stuck-s"),
@@ -103,6 +181,7 @@ def test_meaning(line: str, name: str, value: object) -> None:
         ("--stuck-s never", "--stuck-s"),
         ("--name a/b", "--name"),
         ("-l ''", "-l"),
+        ("-l " + ",".join(["127.0.0.1"] * 101), "-l"),
         ("-l 1.2.3.4:x", "-l"),
         ("-l 1.2.3.4:65536", "-l"),
         ("-l '[::1'", "-l"),
@@ -134,6 +213,14 @@ def test_help_and_version(word: str, capsys: pytest.CaptureFixture[str]) -> None
         main([word])
     assert end.value.code == 0
     assert "memcache-shm" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("word", ["-i", "--license"])
+def test_licence(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([word])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == (Path(__file__).parents[2] / "LICENSE").read_text()
 
 
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Every conversation of the *.talk files, over both doors, with one and with several workers, its bytes cut in several ways."""
+"""Every conversation of the *.talk files, over all doors, with one and with several workers, its bytes cut in several ways."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from support.conversation import Conversation, load
 from support.player import play
 from support.servers import Daemon, Memcached
+from support.tls import Certificate, TlsSocket
 
 CONVERSATIONS = [
     pytest.param(conversation, id=f"{path.stem}: {conversation.title}")
@@ -18,6 +19,7 @@ CONVERSATIONS = [
 CUTTINGS = ("steps", "whole", "bytes", "cuts")
 DAEMON = ("-m", "64")
 MEMCACHED = ("-m", "64")
+LONG = 20_000  # bytes sent in all, above which they are not sent one by one
 
 
 def _cut() -> Iterator[object]:
@@ -34,6 +36,23 @@ def test_daemon(conversation: Conversation, door: str, workers: int, cutting: st
     daemon = daemon_with(*(conversation.daemon or DAEMON), workers=workers)
     daemon.flush()
     with daemon.connect(door) as sock:
+        play(conversation, sock, cutting)
+
+
+@pytest.mark.parametrize(
+    ("cutting", "cut"), (("steps", 0), ("bytes", 0), ("whole", 1)), ids=("steps", "bytes", "whole, its ciphertext by bytes")
+)
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+def test_daemon_by_tls(
+    conversation: Conversation, cutting: str, cut: int, certificate: Certificate, daemon_with: Callable[..., Daemon]
+) -> None:
+    daemon = daemon_with(*(conversation.daemon or DAEMON), *certificate.options)
+    if cut and sum(len(exchange.send) for exchange in conversation.exchanges) > LONG:
+        cut = 1000
+    with TlsSocket(daemon.connect(), certificate.client_context(), cut) as sock:
+        sock.sendall(b"flush_all\r\n")
+        assert sock.recv(64) == b"OK\r\n"
+    with TlsSocket(daemon.connect(), certificate.client_context(), cut) as sock:
         play(conversation, sock, cutting)
 
 

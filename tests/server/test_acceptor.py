@@ -15,8 +15,11 @@ from memcache_shm.server.acceptor import Acceptor
 from memcache_shm.server.buffers import Pool
 from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.counters import Counters
+from memcache_shm.server.credentials import Credentials
 from memcache_shm.server.executor import Executor
+from memcache_shm.server.guests import Guests
 from memcache_shm.server.loop import WorkerLoop
+from memcache_shm.server.transport import Transport
 from memcache_shm.storage.geometry import Geometry
 from memcache_shm.storage.table import Table
 
@@ -45,8 +48,10 @@ class Bench:
         table = Table.create(Geometry.by_elements(16, 100))
         quiet, silent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         stop, stopper = os.pipe()
-        config = ServerConfig(table, [], lambda: table)
-        loop = WorkerLoop(Executor(config, Pool(1 << 20), self.counters, which, bytes), quiet.fileno(), stop, 0.0, lambda: None)
+        config = ServerConfig(table, [], lambda: table, drain_s=0.0)
+        executor = Executor(config, Pool(1 << 20), self.counters, which, bytes)
+        transport = Transport(executor, Credentials(), [])
+        loop = WorkerLoop(config, executor, transport, Guests(executor, None), quiet.fileno(), stop, lambda: None, lambda: None)
         thread = threading.Thread(target=loop.run)
         thread.start()
 

@@ -12,14 +12,16 @@ import termios
 from collections.abc import Iterable, Iterator
 
 from support.conversation import Conversation, Exchange, fill_in, is_complete, matches
+from support.tls import TlsSocket
 from support.waiting import until
 
+Socket = socket.socket | TlsSocket
 REPEAT_S = 5.0
 EDGE_BYTES = 4096
 SHOWN_BYTES = 300
 
 
-def play(conversation: Conversation, sock: socket.socket, cutting: str) -> None:
+def play(conversation: Conversation, sock: Socket, cutting: str) -> None:
     """Send and compare; AssertionError with both sides of the first difference."""
     captured: dict[bytes, bytes] = {}
     exchanges = conversation.exchanges if cutting == "steps" else conversation.pipelined()
@@ -43,7 +45,7 @@ def _difference(expect: bytes, got: bytes) -> str:
     return f"from byte {start} on expected {expect[start:][:SHOWN_BYTES]!r}\n got {got[start:][:SHOWN_BYTES]!r}"
 
 
-def _try(sock: socket.socket, exchange: Exchange, captured: dict[bytes, bytes]) -> bool:
+def _try(sock: Socket, exchange: Exchange, captured: dict[bytes, bytes]) -> bool:
     """Send once more, read one whole reply (it ends with END or is one line)."""
     sock.sendall(fill_in(exchange.send, captured))
     got = b""
@@ -54,7 +56,7 @@ def _try(sock: socket.socket, exchange: Exchange, captured: dict[bytes, bytes]) 
     return matches(exchange.expect, got, captured)
 
 
-def _send(sock: socket.socket, data: bytes, cutting: str, seed: str) -> None:
+def _send(sock: Socket, data: bytes, cutting: str, seed: str) -> None:
     try:
         for piece in _pieces(data, cutting, seed):
             sock.sendall(piece)
@@ -82,7 +84,7 @@ def _byte_edges(size: int) -> Iterable[int]:
     return itertools.chain(range(EDGE_BYTES), range(size - EDGE_BYTES, size))
 
 
-def let_it_read(sock: socket.socket) -> None:
+def let_it_read(sock: Socket) -> None:
     """On a UNIX socket: until the other side has read all; TCP only tells that its kernel has it, so give way once."""
     if sock.family != socket.AF_UNIX:
         os.sched_yield()
@@ -95,7 +97,7 @@ def let_it_read(sock: socket.socket) -> None:
         os.sched_yield()
 
 
-def _read(sock: socket.socket, exchange: Exchange) -> bytes:
+def _read(sock: Socket, exchange: Exchange) -> bytes:
     got = b""
     while exchange.eof or not is_complete(exchange.expect, got):
         try:
@@ -110,7 +112,7 @@ def _read(sock: socket.socket, exchange: Exchange) -> bytes:
     return got
 
 
-def assert_quiet(sock: socket.socket) -> None:
+def assert_quiet(sock: Socket) -> None:
     """Nothing was said beyond what was expected, and the connection is in step: the next line answers the next request."""
     sock.sendall(b"version\r\n")
     line = sock.makefile("rb").readline()

@@ -64,10 +64,10 @@ class Server:
         return sock
 
     def flush(self) -> None:
-        """Empty it."""
+        """Empty it; one that is told to refuse that keeps what it has."""
         with self.connect() as sock:
             sock.sendall(b"flush_all\r\n")
-            assert sock.recv(64) == b"OK\r\n"
+            assert sock.recv(64) == (b"CLIENT_ERROR flush_all not allowed\r\n" if "-F" in self.command else b"OK\r\n")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it by a signal and reap it; its exit status. Kills it when it does not end, and says so."""
@@ -91,13 +91,13 @@ class Server:
 
 
 class Daemon(Server):
-    """Our daemon on a free port and a UNIX socket; an `-s` among the options stands for the latter."""
+    """Our daemon on a free port and a UNIX socket; an `-s` among the options stands for the latter, and `command` for all of them."""
 
-    def __init__(self, *options: str, workers: int = 1, wait: bool = True) -> None:
+    def __init__(self, *options: str, workers: int = 1, wait: bool = True, command: Sequence[str] = ()) -> None:
         self.directory = tempfile.TemporaryDirectory(prefix="ms")  # short: a socket's path has 107 bytes
         doors = ["-p", "0"] if "-s" in options else ["-p", "0", "-s", os.path.join(self.directory.name, "s")]
-        command = [sys.executable, "-m", "memcache_shm", *doors, "-t", str(workers), *options]
-        super().__init__(command, {}, Path(self.directory.name))
+        usual = [sys.executable, "-m", "memcache_shm", *doors, "-t", str(workers), *options]
+        super().__init__(command or usual, {}, Path(self.directory.name))
         self.name = ""
         if wait:
             self._wait_for_start()
