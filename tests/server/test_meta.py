@@ -131,4 +131,3 @@ def check_states(door: Executor, names: list[bytes]) -> int:
         if not number % 2:  # so that the next look finds it as this one did
             door.answer(b"md %s I E%d q\r\n" % (name, 2**51 + number))
     return left
-
