@@ -9,11 +9,13 @@ import time
 from typing import Any
 
 import pytest
-from golden import GOLDEN
+from golden import GOLDEN as GOLDEN_OTHERS
+from golden_meta import GOLDEN_META
 
 from memcache_shm.protocol.reader import RequestReader
 
 MAX_VALUE = 1000
+GOLDEN = GOLDEN_OTHERS + GOLDEN_META
 INPUTS = 4000  # a seed
 #: No request has so many bytes, unless it announces them by a number of four digits or more.
 MOST_BYTES = 3100
