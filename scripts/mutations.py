@@ -37,8 +37,8 @@ class Mutation:
         return text.replace(self.old, self.new)
 
 
-PUBLISHING = ("evict", "index", "recovery", "room", "writer")
-BEGINNING = ("index", "recovery", "writer")
+PUBLISHING = ("claims", "evict", "index", "placing", "recovery", "room")
+BEGINNING = ("claims", "index", "placing", "recovery")
 RECOVERY = "recovery.pxd"
 _PUBLISH = """    note(v, s, operation, slot, word, 0)
     store_release64(slot, word)
@@ -104,7 +104,6 @@ _FILL_AND_PUBLISH = """    fill(&s.records, &runs, f)
     publish(v, s, OP_STORE, slot, word)
 """
 _MOVE = """    fill(&s.records, &runs, &f)
-    record_at(&s.records, <uint64_t> at).state = sizes.state
     publish(v, s, OP_MOVE, slot, (old & ~<uint64_t> GRANULE_MASK) | <uint64_t> at)
 """
 
@@ -150,7 +149,7 @@ INTENTS = [
         "intent: noted without the new word", RECOVERY, "    store_relaxed64(&intent.new_word, word)\n", "", PUBLISHING, ("set, new",)
     ),
     Mutation(
-        "intent: noted without the new expiry", RECOVERY, "    store_relaxed32(&intent.new_expiry, expiry)\n", "", PUBLISHING, ("touch",)
+        "intent: noted without the new expiry", RECOVERY, "    store_relaxed32(&intent.new_field, field)\n", "", PUBLISHING, ("touch",)
     ),
     Mutation(
         "intent: noted without the operation",
@@ -202,25 +201,33 @@ INTENTS = [
         ("flush",),
     ),
     Mutation("intent: a split is not noted", "index.pyx", "    begin(v, s, OP_SPLIT)\n", "", ("index",), ("split",)),
+    Mutation(
+        "intent: a mark is not noted",
+        "claims.pyx",
+        "    note(v, t.shard, OP_MARK, t.place.slot, t.place.slot[0], sizes.state)\n",
+        "",
+        ("claims",),
+        ("win",),
+    ),
     Mutation("intent: a merge is not noted", "index.pyx", "    begin(v, s, OP_MERGE)\n", "", ("index",), ("merge",)),
 ]
 
 ORDER = [
     Mutation(
         "slot published before the record is filled",
-        "writer.pyx",
+        "placing.pyx",
         _FILL_AND_PUBLISH,
         _turned(_FILL_AND_PUBLISH, 7),
-        ("writer",),
+        ("placing",),
         ("set, new",),
     ),
     Mutation("moved record's slot published before it is filled", "room.pyx", _MOVE, _turned(_MOVE, 1), ("room",), ("index grows",)),
     Mutation(
         "version not advanced",
-        "writer.pyx",
+        "placing.pyx",
         "    store_release64(&s.control.version, f.version)\n",
         "",
-        ("writer",),
+        ("placing",),
         ("set, new",),
     ),
     Mutation(
@@ -332,18 +339,18 @@ ORDER = [
     ),
     Mutation(
         "next expiry not noted by a store",
-        "writer.pyx",
+        "placing.pyx",
         "    note_expiry(s, t.place.bucket, f.expiry)\n",
         "",
-        ("writer",),
+        ("placing",),
         ("set, expiring",),
     ),
     Mutation(
         "next expiry not noted by a touch",
-        "writer.pyx",
+        "placing.pyx",
         "    note_expiry(t.shard, t.place.bucket, expiry)\n",
         "",
-        ("writer",),
+        ("placing",),
         ("touch", "gat"),
     ),
     Mutation(

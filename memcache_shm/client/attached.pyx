@@ -3,11 +3,13 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_GET_SIZE
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from memcache_shm.client.reading cimport LARGE_BYTES, Key, Reading, cas_id
 from memcache_shm.storage.results cimport (
-    ADD, APPEND, CAS, NO_SPACE, NOT_FOUND, NOT_NUMBER, OK, PREPEND, REPLACE, RETIRED, SET, TOO_LARGE, TRY, WOULD_BLOCK, Found,
+    ADD, APPEND, CAS, NO_SPACE, NOT_FOUND, NOT_NUMBER, OK, PREPEND, REPLACE, RETIRED, SET, TOO_LARGE, TRY, WAIT, WOULD_BLOCK, Change,
+    Found,
 )
 from memcache_shm.storage.table cimport Table
 
@@ -24,6 +26,12 @@ cdef inline int64_t _integer(object value, str name) except? -1:
         if not overflow:
             return number
     return inputs.check_integer(value, name)
+
+
+cdef inline void _begin(Change *change, const Key *key) noexcept:
+    memset(change, 0, sizeof(Change))
+    change.key = key.data
+    change.klen = key.size
 
 
 cdef class Attached(Reading):
@@ -64,16 +72,18 @@ cdef class Attached(Reading):
     def delete(self, key, noreply=None):
         """Remove `key`; False when it was not there."""
         cdef Key view
+        cdef Change change
         cdef bint renewed = False
         cdef int result
         cdef Table table
         _owner = self.view(key, &view)
+        _begin(&change, &view)
         while True:
             table = self.live()
-            result = table.remove(view.data, view.size, 0, TRY)
+            result = table.remove(&change, TRY)
             if result == WOULD_BLOCK:
                 with nogil:
-                    result = table.remove(view.data, view.size, 0, True)
+                    result = table.remove(&change, WAIT)
             result = self.settle(table, result, &renewed)
             if result != RETIRED:
                 return result == OK or self.quiet(noreply)
@@ -150,6 +160,7 @@ cdef class Attached(Reading):
     cdef object store(self, int mode, object key, object value, object expire, object noreply, object flags, uint64_t cas):
         """Every storage command: what pymemcache returns for it."""
         cdef Key view
+        cdef Change change
         cdef uint32_t bits = 0
         cdef int result
         cdef int64_t exptime = _integer(expire, "expire")
@@ -161,55 +172,61 @@ cdef class Attached(Reading):
             bits = inputs.check_flags(flags)
         if not PyBytes_Check(value):
             value = inputs.encode_value(value, self.encoding)
-        result = self.put(mode, &view, value, bits, exptime, cas)
+        _begin(&change, &view)
+        change.mode = <uint8_t>mode
+        change.value = PyBytes_AS_STRING(value)
+        change.vlen = <size_t>PyBytes_GET_SIZE(value)
+        change.flags = bits
+        change.compare = cas
+        result = self.put(&change, exptime)
         if result == OK or self.quiet(noreply):
             return True
         return None if result == NOT_FOUND and mode == CAS else False
 
-    cdef int put(self, int mode, Key *key, bytes value, uint32_t flags, int64_t exptime, uint64_t cas) except -1:
+    cdef int put(self, Change *change, int64_t exptime) except -1:
         """Store; the table's result."""
         cdef Table table
-        cdef const char *data = PyBytes_AS_STRING(value)
-        cdef size_t size = <size_t>PyBytes_GET_SIZE(value)
-        cdef uint32_t expiry
         cdef bint renewed = False
         cdef int result
         while True:
             table = self.live()
-            expiry = table.expiry_from(exptime) if exptime else 0
+            change.expiry = table.expiry_from(exptime) if exptime else 0
             result = WOULD_BLOCK
-            if size < LARGE_BYTES:
-                result = table.store(mode, key.data, key.size, data, size, flags, expiry, cas, NULL, TRY)
+            if change.vlen < LARGE_BYTES:
+                result = table.store(change, TRY)
             if result == WOULD_BLOCK:
                 with nogil:
-                    result = table.store(mode, key.data, key.size, data, size, flags, expiry, cas, NULL, True)
-            if mode == SET and (result == TOO_LARGE or result == NO_SPACE):
+                    result = table.store(change, WAIT)
+            if change.mode == SET and (result == TOO_LARGE or result == NO_SPACE):
                 # As memcached does: a value that could not be replaced is stale.
                 with nogil:
-                    table.remove(key.data, key.size, 0, True)
+                    table.remove(change, WAIT)
             result = self.settle(table, result, &renewed)
             if result != RETIRED:
                 return result
 
     cdef object arith(self, bint decr, object key, object value, object noreply):
         cdef Key view
+        cdef Change change
         cdef Table table
         cdef uint64_t delta = inputs.check_delta(value)
-        cdef uint64_t number = 0
         cdef bint renewed = False
         cdef int result
         _owner = self.view(key, &view)
+        _begin(&change, &view)
+        change.decr = decr
+        change.delta = delta
         while True:
             table = self.live()
-            result = table.arith(view.data, view.size, decr, delta, &number, NULL, TRY)
+            result = table.arith(&change, TRY)
             if result == WOULD_BLOCK:
                 with nogil:
-                    result = table.arith(view.data, view.size, decr, delta, &number, NULL, True)
+                    result = table.arith(&change, WAIT)
             result = self.settle(table, result, &renewed)
             if result == NOT_NUMBER:
                 raise IllegalInputError(f"cannot increment or decrement non-numeric value of {key!r}")
             if result != RETIRED:
-                return None if result == NOT_FOUND or noreply else number
+                return None if result == NOT_FOUND or noreply else change.number
 
     cdef bint quiet(self, object noreply) except -1:
         """What `noreply` means here: only that an answer is not wanted; errors are raised all the same."""

@@ -6,15 +6,17 @@ later versions do, and so is a value size above 2^31, instead of being taken mod
 effect.
 """
 
-from libc.stdint cimport INT32_MAX, UINT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT32_MAX, UINT32_MAX, int64_t, uint8_t, uint32_t, uint64_t
 
-from memcache_shm.protocol.commands cimport ANY_NUMBER, KEY_MAX, Command, Line, ReadArguments, answer, register
+from memcache_shm.protocol.commands cimport (
+    ANY_NUMBER, KEY_MAX, Command, Line, ReadArguments, answer, register, take_data, take_key,
+)
 from memcache_shm.protocol.request cimport (
-    CLOSE, MODE_ADD, MODE_APPEND, MODE_CAS, MODE_PREPEND, MODE_REPLACE, MODE_SET, NEED_MORE, OP_ARITH, OP_DEBUGTIME,
-    OP_DELETE, OP_FLUSH_ALL, OP_GAT, OP_GET, OP_MEMLIMIT, OP_SHUTDOWN, OP_STORE, OP_TOO_LARGE, OP_TOUCH, OP_VERBOSITY,
+    CLOSE, MODE_ADD, MODE_APPEND, MODE_CAS, MODE_PREPEND, MODE_REPLACE, MODE_SET, OP_ARITH, OP_DEBUGTIME, OP_DELETE,
+    OP_FLUSH_ALL, OP_GAT, OP_GET, OP_MEMLIMIT, OP_SHUTDOWN, OP_STORE, OP_TOO_LARGE, OP_TOUCH, OP_VERBOSITY,
     OP_VERSION, REQUEST, SWALLOWING, Parser, Request,
 )
-from memcache_shm.protocol.text cimport Token, is_word, parse_i64, parse_u64
+from memcache_shm.protocol.text cimport is_word, parse_exptime, parse_i64, parse_u64
 
 cdef enum:
     WITH_CAS = 1            # Command.mode of gets and gats
@@ -28,30 +30,14 @@ cdef inline bint _says_noreply(const Line *line) noexcept nogil:
     return line.count > 0 and is_word(&line.args[line.count - 1], b"noreply", 7)
 
 
-cdef inline bint _take_key(const Token *token, Request *request) noexcept nogil:
-    """False: longer than 250 bytes."""
-    request.key = token.at
-    request.klen = <uint8_t> token.len
-    return token.len <= KEY_MAX
-
-
-cdef inline bint _take_exptime(const Token *token, Request *request) noexcept nogil:
-    """memcached keeps 32 bits of it. False: no number."""
-    cdef int64_t exptime
-    if not parse_i64(token, &exptime):
-        return False
-    request.exptime = <int32_t> exptime
-    return True
-
-
 cdef int read_store(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
     """set add replace append prepend <key> <flags> <exptime> <bytes> [noreply], cas ... <bytes> <cas id> [noreply]"""
     cdef uint64_t flags
     cdef int64_t size
     request.noreply = _says_noreply(line)
-    if not _take_key(&line.args[0], request):
+    if not take_key(&line.args[0], request):
         return answer(request, BAD_LINE)
-    if not (parse_u64(&line.args[1], &flags) and flags <= UINT32_MAX and _take_exptime(&line.args[2], request)
+    if not (parse_u64(&line.args[1], &flags) and flags <= UINT32_MAX and parse_exptime(&line.args[2], &request.exptime)
             and parse_i64(&line.args[3], &size) and 0 <= size <= INT32_MAX - 2):
         return answer(request, BAD_LINE)
     if command.mode == MODE_CAS and not parse_u64(&line.args[4], &request.number):
@@ -64,21 +50,7 @@ cdef int read_store(Parser *parser, const Command *command, const Line *line, Re
         parser.mode = SWALLOWING
         parser.swallow = request.vlen + 2
         return REQUEST
-    return _take_data(line, request)
-
-
-cdef inline int _take_data(const Line *line, Request *request) noexcept nogil:
-    """The value behind the line, its carriage return and newline."""
-    cdef size_t whole = request.used + request.vlen + 2
-    if line.available < request.vlen + 2:
-        request.used = 0
-        request.need = whole
-        return NEED_MORE
-    request.used = whole
-    request.value = line.data
-    if line.data[request.vlen] != c'\r' or line.data[request.vlen + 1] != c'\n':
-        return answer(request, b"CLIENT_ERROR bad data chunk\r\n")
-    return REQUEST
+    return take_data(line, request)
 
 
 cdef int read_delete(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
@@ -87,14 +59,14 @@ cdef int read_delete(Parser *parser, const Command *command, const Line *line, R
     request.noreply = line.count > 1 and _says_noreply(line)
     if line.count > 1 + zero + request.noreply:
         return answer(request, b"CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]\r\n")
-    return REQUEST if _take_key(&line.args[0], request) else answer(request, BAD_LINE)
+    return REQUEST if take_key(&line.args[0], request) else answer(request, BAD_LINE)
 
 
 cdef int read_arith(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
     """incr, decr <key> <delta> [noreply]"""
     request.noreply = _says_noreply(line)
     request.decr = command.mode == DECR
-    if not _take_key(&line.args[0], request):
+    if not take_key(&line.args[0], request):
         return answer(request, BAD_LINE)
     if not parse_u64(&line.args[1], &request.number):
         return answer(request, b"CLIENT_ERROR invalid numeric delta argument\r\n")
@@ -104,15 +76,15 @@ cdef int read_arith(Parser *parser, const Command *command, const Line *line, Re
 cdef int read_touch(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
     """touch <key> <exptime> [noreply]"""
     request.noreply = _says_noreply(line)
-    if not _take_key(&line.args[0], request):
+    if not take_key(&line.args[0], request):
         return answer(request, BAD_LINE)
-    return REQUEST if _take_exptime(&line.args[1], request) else answer(request, BAD_EXPTIME)
+    return REQUEST if parse_exptime(&line.args[1], &request.exptime) else answer(request, BAD_EXPTIME)
 
 
 cdef int read_flush_all(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
     """flush_all [delay] [noreply]"""
     request.noreply = _says_noreply(line)
-    if line.count > request.noreply and not _take_exptime(&line.args[0], request):
+    if line.count > request.noreply and not parse_exptime(&line.args[0], &request.exptime):
         return answer(request, BAD_EXPTIME)
     return REQUEST
 
@@ -151,10 +123,6 @@ cdef int read_quit(Parser *parser, const Command *command, const Line *line, Req
     return CLOSE
 
 
-cdef int read_meta_noop(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
-    return answer(request, b"MN\r\n")
-
-
 cdef int _add(bytes word, ReadArguments read, int op, int mode, int least, int most) except -1:
     """Words are literals, which live as long as the module."""
     cdef Command command
@@ -191,4 +159,3 @@ _add(b"cache_memlimit", read_memlimit, OP_MEMLIMIT, 0, 1, 2)
 _add(b"debugtime", read_debugtime, OP_DEBUGTIME, 0, 1, ANY_NUMBER)
 _add(b"shutdown", read_rest, OP_SHUTDOWN, 0, 0, ANY_NUMBER)
 _add(b"quit", read_quit, 0, 0, 0, ANY_NUMBER)
-_add(b"mn", read_meta_noop, 0, 0, 0, ANY_NUMBER)

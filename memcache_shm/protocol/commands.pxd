@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t
 
-from memcache_shm.protocol.request cimport Parser, Request
+from memcache_shm.protocol.request cimport NEED_MORE, REQUEST, Parser, Request
 from memcache_shm.protocol.text cimport Token
 
 cdef enum:
@@ -36,3 +36,24 @@ cdef struct Command:
 cdef int register(Command command) except -1
 cdef const Command *find_command(const char *word, size_t size) noexcept nogil
 cdef int answer(Request *request, const char *text) noexcept nogil
+
+
+cdef inline bint take_key(const Token *token, Request *request) noexcept nogil:
+    """False: longer than 250 bytes."""
+    request.key = token.at
+    request.klen = <uint8_t> token.len
+    return token.len <= KEY_MAX
+
+
+cdef inline int take_data(const Line *line, Request *request) noexcept nogil:
+    """The value behind the line, its carriage return and newline."""
+    cdef size_t whole = request.used + request.vlen + 2
+    if line.available < request.vlen + 2:
+        request.used = 0
+        request.need = whole
+        return NEED_MORE
+    request.used = whole
+    request.value = line.data
+    if line.data[request.vlen] != c'\r' or line.data[request.vlen + 1] != c'\n':
+        return answer(request, b"CLIENT_ERROR bad data chunk\r\n")
+    return REQUEST

@@ -1,10 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Keys as they stand in dumps and logs: where bytes are written, the caller has reserved the stated room."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t
 
 cdef const char *HEX = b"0123456789ABCDEF"
-cdef const char *BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 
 cdef inline bint _is_plain(uint8_t byte) noexcept nogil:
@@ -29,27 +28,6 @@ cdef size_t url_encoded(char *dst, const char *source, size_t size) noexcept nog
             at[1] = HEX[byte >> 4]
             at[2] = HEX[byte & 15]
             at += 3
-    return at - dst
-
-
-cdef size_t base64_encoded(char *dst, const char *source, size_t size) noexcept nogil:
-    """RFC 4648, with padding; returns the length."""
-    cdef char *at = dst
-    cdef const uint8_t *from_ = <const uint8_t *> source
-    cdef uint32_t three
-    cdef size_t i = 0
-    while i < size:
-        three = <uint32_t> from_[i] << 16
-        if i + 1 < size:
-            three |= <uint32_t> from_[i + 1] << 8
-        if i + 2 < size:
-            three |= from_[i + 2]
-        at[0] = BASE64[three >> 18]
-        at[1] = BASE64[three >> 12 & 63]
-        at[2] = BASE64[three >> 6 & 63] if i + 1 < size else c'='
-        at[3] = BASE64[three & 63] if i + 2 < size else c'='
-        at += 4
-        i += 3
     return at - dst
 
 

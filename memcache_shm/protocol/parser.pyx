@@ -5,21 +5,22 @@
 A line is cut into words once and handed to the function that its first word names in the table of commands.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memchr, memcmp, memset
 
 # Imported for what their import does: each registers its words.
 import memcache_shm.protocol.admin  # noqa: F401
 import memcache_shm.protocol.classic  # noqa: F401
+import memcache_shm.protocol.meta  # noqa: F401
 import memcache_shm.protocol.simple  # noqa: F401
 
 from memcache_shm.protocol.commands cimport ANY_NUMBER, Command, Line, answer, find_command
 from memcache_shm.protocol.keys cimport has_long_key, next_key
 from memcache_shm.protocol.parser cimport BINARY_PROTOCOL, LINE_MAX
 from memcache_shm.protocol.request cimport (
-    AFTER_DATA, AT_LINE, CLOSE, IN_KEYS, NEED_MORE, OP_GAT, SKIPPING_LINE, SWALLOWING, Parser, Request,
+    AFTER_DATA, AT_LINE, CLOSE, IN_KEYS, NEED_MORE, OP_GAT, SKIPPING_LINE, SWALLOWING, Meta, Parser, Request,
 )
-from memcache_shm.protocol.text cimport MAX_TOKENS, Token, parse_i64, tokenize
+from memcache_shm.protocol.text cimport MAX_TOKENS, Token, parse_exptime, tokenize
 
 cdef const char *BAD_LINE = b"CLIENT_ERROR bad command line format\r\n"
 cdef const char *UNKNOWN = b"ERROR\r\n"
@@ -34,7 +35,7 @@ cdef int next_request(Parser *parser, const char *data, size_t size, size_t max_
     """
     cdef size_t dropped = 0
     cdef int step
-    memset(request, 0, sizeof(Request))
+    memset(request, 0, sizeof(Request) - sizeof(Meta))
     while parser.mode != AT_LINE and parser.mode != IN_KEYS:
         if not _drop(parser, data, size, &dropped):
             request.used = dropped
@@ -167,16 +168,13 @@ cdef int _begin_get(Parser *parser, const Command *command, const char *start, c
 
 
 cdef bint _read_exptime(const char **at, const char *stop, int64_t *exptime) noexcept nogil:
-    """The word of a gat line that is no key; `at` moves behind it. False: no number. memcached keeps 32 bits of it."""
+    """The word of a gat line that is no key; `at` moves behind it. False: no number."""
     cdef Token token
-    cdef bint good
     token.at = at[0]
     while at[0] < stop and at[0][0] != 32:
         at[0] += 1
     token.len = at[0] - token.at
-    good = parse_i64(&token, exptime)
-    exptime[0] = <int32_t> exptime[0]
-    return good
+    return parse_exptime(&token, exptime)
 
 
 cdef int _refuse_unknown(const char *word, const char *stop, Request *request) noexcept nogil:

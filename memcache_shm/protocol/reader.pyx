@@ -6,16 +6,20 @@ from libc.string cimport memset
 from memcache_shm.protocol.parser cimport next_request
 from memcache_shm.protocol.request cimport (
     CLOSE, NEED_MORE, OP_ARITH, OP_CRAWL, OP_CRAWLER, OP_DEBUGTIME, OP_DELETE, OP_DUMP, OP_FLUSH_ALL, OP_GAT, OP_GET, OP_MEMLIMIT,
-    OP_SHUTDOWN, OP_SIMPLE_DELETE, OP_SIMPLE_GET, OP_SIMPLE_SET, OP_SIZES, OP_STATS, OP_STORE, OP_TOO_LARGE, OP_TOUCH, OP_VERBOSITY,
-    OP_VERSION, OP_WATCH, REPLY, Parser, Request,
+    OP_META_ARITH, OP_META_DEBUG, OP_META_DELETE, OP_META_GET, OP_META_NOOP, OP_META_SET, OP_SHUTDOWN, OP_SIMPLE_DELETE, OP_SIMPLE_GET,
+    OP_SIMPLE_SET, OP_SIZES, OP_STATS, OP_STORE, OP_TOO_LARGE, OP_TOUCH, OP_VERBOSITY, OP_VERSION, OP_WATCH, REPLY, Parser, Request,
+    flag_bit,
 )
 
 _OPS = {
     OP_GET: "get", OP_GAT: "gat", OP_STORE: "store", OP_TOO_LARGE: "too_large", OP_DELETE: "delete", OP_ARITH: "arith",
     OP_TOUCH: "touch", OP_FLUSH_ALL: "flush_all", OP_VERSION: "version", OP_VERBOSITY: "verbosity", OP_STATS: "stats",
     OP_SHUTDOWN: "shutdown", OP_DEBUGTIME: "debugtime", OP_MEMLIMIT: "cache_memlimit", OP_SIMPLE_GET: "GET", OP_SIMPLE_SET: "SET",
-    OP_SIMPLE_DELETE: "DELETE", OP_DUMP: "dump", OP_SIZES: "sizes", OP_CRAWL: "crawl", OP_CRAWLER: "crawler", OP_WATCH: "watch",
+    OP_SIMPLE_DELETE: "DELETE", OP_META_GET: "mg", OP_META_SET: "ms", OP_META_DELETE: "md", OP_META_ARITH: "ma", OP_META_NOOP: "mn",
+    OP_META_DEBUG: "me",
+    OP_DUMP: "dump", OP_SIZES: "sizes", OP_CRAWL: "crawl", OP_CRAWLER: "crawler", OP_WATCH: "watch",
 }
+_META = (OP_META_GET, OP_META_SET, OP_META_DELETE, OP_META_ARITH)
 _MODES = ("set", "add", "replace", "append", "prepend", "cas")
 
 
@@ -94,6 +98,25 @@ cdef tuple _describe(const Request *request):
         return name, request.mode, request.number, bool(request.first)
     if request.op == OP_CRAWLER or request.op == OP_WATCH:
         return name, request.mode, request.number
+    if request.op in _META:
+        return name, key, *_describe_meta(request)
     if request.op == OP_ARITH:
         return "decr" if request.decr else "incr", key, request.number, bool(request.noreply)
     return name, key, request.exptime, request.number, bool(request.noreply)
+
+
+cdef tuple _describe_meta(const Request *request):
+    """The flags as they came, and what was read of them."""
+    cdef bytes words = request.meta.words[:request.meta.words_size] if request.meta.words_size else b""
+    read = {}
+    for letter, number in (
+        (b"T", request.exptime), (b"N", request.meta.birth_exptime), (b"R", request.meta.recache_exptime), (b"C", request.meta.compare),
+        (b"E", request.meta.explicit_cas), (b"D", request.meta.delta), (b"J", request.meta.initial), (b"F", request.flags),
+    ):
+        if request.meta.given & flag_bit(letter[0]):
+            read[letter.decode()] = number
+    if request.op == OP_META_SET:
+        return words, read, _MODES[request.mode], request.value[:request.vlen]
+    if request.op == OP_META_ARITH:
+        return words, read, "decr" if request.decr else "incr"
+    return words, read

@@ -28,12 +28,18 @@ cdef enum Op:               # the index of a request in the executor's table
     OP_SIMPLE_GET = 14
     OP_SIMPLE_SET = 15
     OP_SIMPLE_DELETE = 16
-    OP_DUMP = 17            # Request.mode is a DumpStyle; number: most items, 0 = all; first: whether the one class there is is meant
-    OP_SIZES = 18
-    OP_CRAWL = 19           # sweep dead items out now; Request.first as above
-    OP_CRAWLER = 20         # Request.mode is a CrawlerSetting, number its value
-    OP_WATCH = 21           # Request.number: the Kinds
-    OP_COUNT = 22
+    OP_META_GET = 17
+    OP_META_SET = 18
+    OP_META_DELETE = 19
+    OP_META_ARITH = 20
+    OP_META_NOOP = 21
+    OP_META_DEBUG = 22
+    OP_DUMP = 23            # Request.mode is a DumpStyle; number: most items, 0 = all; first: whether the one class there is is meant
+    OP_SIZES = 24
+    OP_CRAWL = 25           # sweep dead items out now; Request.first as above
+    OP_CRAWLER = 26         # Request.mode is a CrawlerSetting, number its value
+    OP_WATCH = 27           # Request.number: the Kinds
+    OP_COUNT = 28
 
 
 cdef enum DumpStyle:
@@ -74,8 +80,31 @@ cdef enum Mode:             # where in the stream a parser stands
     AFTER_DATA = 4          # after data of the simple dialect: one newline belongs to it
 
 
+cdef enum:
+    DECODED_MAX = 192       # bytes of a key whose base64 has at most 250
+
+
+cdef struct Meta:           # what the flags of a meta command say; where a flag was not given its field means nothing
+    uint64_t given          # which flags were: see flag_bit
+    const char *words       # the flags as they came: their order is that of the reply
+    size_t words_size
+    uint64_t compare        # C
+    uint64_t explicit_cas   # E
+    uint64_t delta          # D; 1 without
+    uint64_t initial        # J; 0 without
+    int64_t birth_exptime   # N
+    int64_t recache_exptime  # R
+    bint touches_first      # T stands before R
+    bint touches_last       # T stands behind N
+    char decoded[DECODED_MAX]   # where Request.key leads when it came as base64
+
+
+cdef inline uint64_t flag_bit(char letter) noexcept nogil:
+    return <uint64_t> 1 << (letter & 63)
+
+
 cdef struct Request:
-    # Pointers lead into the caller's bytes, valid until the caller moves them.
+    # Pointers lead into the caller's bytes, valid until the caller moves them; the key of a meta command may lead into the request.
     const char *key
     const char *value
     const char *reply       # with REPLY: the text
@@ -89,13 +118,14 @@ cdef struct Request:
     uint32_t flags
     uint8_t klen            # 0..250; of OP_STATS: of the sub-command
     uint8_t op
-    uint8_t mode            # StoreMode of OP_STORE and OP_TOO_LARGE
+    uint8_t mode            # StoreMode of OP_STORE, OP_META_SET and OP_TOO_LARGE
     bint noreply
-    bint decr               # OP_ARITH
+    bint decr               # OP_ARITH, OP_META_ARITH
     bint with_cas           # OP_GET, OP_GAT: the CAS id is part of the reply
     bint first              # OP_GET, OP_GAT: the first key of its line
     bint last               # OP_GET, OP_GAT: the last key of its line; klen is 0 when it had no key left
     bint unwind             # REPLY: replaces what the line has brought so far, as far as that was not yet sent
+    Meta meta               # OP_META_*; the last field, since others do not even clear it
 
 
 cdef struct Parser:         # a session's own; all zeros is the start

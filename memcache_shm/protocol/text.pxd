@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
 cdef enum:
-    MAX_TOKENS = 10         # more than any command takes; a line with more words has "too many"
+    MAX_TOKENS = 20         # more arguments than any command takes; a line with more has "too many"
     MAX_DECIMAL = 20        # digits of 2^64 - 1
 
 
@@ -16,6 +16,7 @@ cdef struct Token:
 cdef int tokenize(const char *at, const char *end, Token *tokens) noexcept nogil
 cdef bint parse_u64(const Token *token, uint64_t *out) noexcept nogil
 cdef bint parse_i64(const Token *token, int64_t *out) noexcept nogil
+cdef bint parse_exptime(const Token *token, int64_t *out) noexcept nogil
 cdef bint parse_digits(const Token *token, uint64_t *out) noexcept nogil
 cdef size_t format_u64(char *dst, uint64_t number) noexcept nogil
 

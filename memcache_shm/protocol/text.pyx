@@ -5,7 +5,7 @@ Numbers follow memcached's safe_strto*: blanks and a sign in front are allowed, 
 "-0" is an unsigned number while "-1" is none.
 """
 
-from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint64_t
+from libc.stdint cimport INT64_MAX, UINT64_MAX, int32_t, int64_t, uint64_t
 from libc.string cimport memcpy
 
 from memcache_shm.protocol.text cimport MAX_DECIMAL, MAX_TOKENS, Token, is_space
@@ -71,6 +71,13 @@ cdef bint parse_i64(const Token *token, int64_t *out) noexcept nogil:
         return False
     out[0] = <int64_t> (0 - number) if negative else <int64_t> number
     return True
+
+
+cdef bint parse_exptime(const Token *token, int64_t *out) noexcept nogil:
+    """An expiry time: memcached keeps 32 bits of it."""
+    cdef bint good = parse_i64(token, out)
+    out[0] = <int32_t> out[0]
+    return good
 
 
 cdef bint parse_digits(const Token *token, uint64_t *out) noexcept nogil:

@@ -3,7 +3,7 @@
 cimport cython
 
 from libc.stdint cimport uint64_t
-from libc.string cimport strlen
+from libc.string cimport memset, strlen
 
 from memcache_shm.protocol.request cimport Parser, Request
 from memcache_shm.server.buffers cimport Buffer, Pool
@@ -11,6 +11,7 @@ from memcache_shm.server.connection cimport Connection
 from memcache_shm.server.counters cimport Counters, WorkerFigures
 from memcache_shm.server.events cimport Events, Writer
 from memcache_shm.server.prefixes cimport Prefixes
+from memcache_shm.storage.results cimport Change
 from memcache_shm.storage.table cimport Table
 
 
@@ -61,6 +62,12 @@ cdef class Executor:
         """A fixed reply, unless the client wants none."""
         if not request.noreply:
             self.put(text, strlen(text))
+
+
+cdef inline void begin_change(Change *change, const Request *request) noexcept nogil:
+    memset(change, 0, sizeof(Change))
+    change.key = request.key
+    change.klen = request.klen
 
 
 # What is to be done with a request: the reply, if one is due, goes behind the others in `out`.

@@ -13,5 +13,7 @@ class Executor:
     """Executes the requests of one worker's clients."""
 
     def __init__(self, config: ServerConfig, pool: Pool, counters: Counters, which: int, stats_text: Callable[[bytes], bytes]) -> None: ...
+    def answer(self, requests: bytes) -> bytes:
+        """The replies to whole requests of one client, without a connection: for tests and tools."""
     def set_table(self, table: Table) -> None:
         """Another table from the next request on."""

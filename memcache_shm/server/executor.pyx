@@ -12,7 +12,8 @@ from libc.stdint cimport SIZE_MAX
 from libc.string cimport memcpy, memset
 
 from memcache_shm.protocol.replies cimport NUMBER_LINE_MAX, number_line
-from memcache_shm.protocol.request cimport OP_COUNT, Parser, Request
+from memcache_shm.protocol.parser cimport next_request
+from memcache_shm.protocol.request cimport CLOSE, NEED_MORE, OP_COUNT, REPLY, Parser, Request
 from memcache_shm.server.buffers cimport Buffer, Pool
 from memcache_shm.server.counters cimport Counters
 from memcache_shm.server.events cimport saw_eviction
@@ -60,6 +61,31 @@ cdef class Executor:
         """Another table from the next request on; between requests nothing refers to one."""
         self.table = table
         table.tell(saw_eviction, &self.log)
+
+    def answer(self, bytes requests):
+        """The replies to whole requests of one client, without a connection: for tests and tools. Waits where a worker would try later."""
+        cdef Parser parser
+        cdef Request request
+        cdef const char *at = requests
+        cdef const char *end = at + len(requests)
+        cdef size_t max_value = self.table.view.max_value_bytes
+        cdef int step
+        memset(&parser, 0, sizeof(Parser))
+        self.client = NULL
+        self.out.end = 0
+        with nogil:
+            while at < end:
+                step = next_request(&parser, at, end - at, max_value, &request)
+                at += request.used
+                if step == NEED_MORE or step == CLOSE:
+                    break
+                if step == REPLY:
+                    self.put(request.reply, request.reply_len)
+                    continue
+                self.execute(&parser, &request)
+                while self.blocked:
+                    self.execute(&parser, &request)
+        return self.out.data[:self.out.end]
 
     cdef void execute(self, Parser *parser, const Request *request) noexcept nogil:
         """Do it and put the reply, if one is due, behind the others in `out`; or say `blocked`."""

@@ -12,6 +12,7 @@ from libc.string cimport memcpy, memset
 import memcache_shm.server.handlers.admin  # noqa: F401
 import memcache_shm.server.handlers.classic  # noqa: F401
 import memcache_shm.server.handlers.dumping  # noqa: F401
+import memcache_shm.server.handlers.meta  # noqa: F401
 import memcache_shm.server.handlers.simple  # noqa: F401
 import memcache_shm.server.handlers.watching  # noqa: F401
 

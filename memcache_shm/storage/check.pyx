@@ -30,6 +30,7 @@ from memcache_shm.errors import NoSpaceError, ReadOnlyError, TableRemovedError
 
 OPERATIONS = (
     "nothing", "a store", "a delete", "a touch", "an eviction", "an expiry", "a split", "a merge", "a move", "a flush", "a repair",
+    "a mark",
 )
 EXAMPLES = 20       # findings of one kind in one shard that are told one by one
 

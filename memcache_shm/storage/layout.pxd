@@ -104,7 +104,7 @@ cdef struct Intent:             # the lock's owner, before its first store; `ope
     uint32_t pid                # the owner's, for messages
     uint64_t slot               # offset in the segment of the slot word about to change; 0 = not so far yet
     uint64_t new_word           # what that slot is going to hold
-    uint32_t new_expiry         # ... or, for a touch, what its record's expiry is going to be
+    uint32_t new_field          # ... or, for a touch or a mark, what its record's expiry or state is going to be
     uint32_t spare[3]           # room for the feed's number
 
 

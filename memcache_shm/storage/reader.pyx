@@ -29,7 +29,9 @@ from memcache_shm.storage.locks cimport LOCKED, give, look_around, take
 from memcache_shm.storage.records cimport (
     Sizes, are_sane, cas_id, copy_value, key_of, record_at, record_runs, sizes_of, value_length, word_matches,
 )
-from memcache_shm.storage.results cimport BUSY, EXPIRED, FLUSHED, Found, NOT_FOUND, OK, RETIRED, WOULD_BLOCK
+from memcache_shm.storage.results cimport (
+    BUSY, EXPIRED, FLUSHED, Found, NO_COUNT, NO_MISS, NO_TRACE, NOT_FOUND, OK, RETIRED, WOULD_BLOCK,
+)
 from memcache_shm.storage.view cimport Shard, View, count, flush_pending, hash_key, is_retired, shard_of, table_ns, ticks
 
 cdef enum:
@@ -96,6 +98,7 @@ cdef int look(View *v, Shard *s, Found *f, const char *key, size_t klen) noexcep
             f.expiry = load_relaxed32(&r.expiry)
             f.vlen = value_length(sizes)
             f.version = cas_id(r, sizes, f.stamp)
+            f.state = sizes.state
             return HIT
         if not follow(s, &p, w):
             break
@@ -122,7 +125,8 @@ cdef int miss(View *v, Shard *s, Found *f, int reason) noexcept nogil:
     if f.locked:
         give(v, s)
         f.locked = 0
-    count(v, GET_MISSES, 1)
+    if not f.omit & (NO_COUNT | NO_MISS):
+        count(v, GET_MISSES, 1)
     if reason >= 0:
         count(v, reason, 1)
         f.missing = FLUSHED if reason == GET_FLUSHED else EXPIRED
@@ -181,7 +185,8 @@ cdef int find(View *v, Found *f, const char *key, size_t klen, int wait) noexcep
 
 cdef void copy(View *v, Found *f, char *dst) noexcept nogil:
     """Copy `f.vlen` value bytes; they mean nothing before confirm."""
-    copy_value(&v.shard[f.shard].records, <Record *> f.record, f.vlen, dst)
+    if f.record != NULL:
+        copy_value(&v.shard[f.shard].records, <Record *> f.record, f.vlen, dst)
 
 
 cdef inline void note_hit(View *v, Found *f) noexcept nogil:
@@ -201,13 +206,24 @@ cdef inline void note_hit(View *v, Found *f) noexcept nogil:
 cdef bint confirm(View *v, Found *f) noexcept nogil:
     """Whether everything read since find belongs to one record that was in the table all along. Counts the hit."""
     cdef Shard *s = v.shard + f.shard
+    if f.record == NULL:                # made by this very find
+        if not f.omit & NO_COUNT:
+            count(v, GET_HITS, 1)
+        return True
     if not f.locked and not unchanged(s, f, True):
         count(v, READ_RETRIES, 1)
         return False
     if not v.readonly:
-        note_hit(v, f)
-        count(v, GET_HITS, 1)
-    if f.locked:
-        give(v, s)
-        f.locked = 0
+        if not f.omit & NO_TRACE:
+            note_hit(v, f)
+        if not f.omit & NO_COUNT:
+            count(v, GET_HITS, 1)
+    abandon(v, f)
     return True
+
+
+cdef void abandon(View *v, Found *f) noexcept nogil:
+    """Instead of confirm: what was found is not wanted."""
+    if f.locked:
+        give(v, v.shard + f.shard)
+        f.locked = 0

@@ -24,9 +24,11 @@ cdef struct Fields:             # what a new record is to hold
     uint32_t key_length
     uint32_t flags
     uint32_t expiry
-    uint32_t head_length        # the value is head + the bytes of `middle` + tail
+    uint32_t head_length        # the value is head + the bytes of `middle` + tail + blanks
     uint32_t tail_length
     uint32_t middle_length      # of `middle`, 0 without
+    uint32_t blanks             # behind it all
+    uint8_t state               # STATE_*, but for STATE_FOREIGN_CAS
     const char *head
     const char *tail
     Record *middle              # an old record (append, prepend) or NULL

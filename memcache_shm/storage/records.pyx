@@ -162,6 +162,18 @@ cdef void put(Cursor *c, const void *src, uint64_t length) noexcept nogil:
         c.left -= n
 
 
+cdef void put_blanks(Cursor *c, uint64_t length) noexcept nogil:
+    cdef uint64_t n
+    while length > 0:
+        if c.left == 0 and not next_run(c):
+            return
+        n = c.left if c.left < length else length
+        memset(c.at, 32, n)
+        length -= n
+        c.at += n
+        c.left -= n
+
+
 cdef void put_value_of(Cursor *to, Arena *a, Record *r, uint64_t length) noexcept nogil:
     """Append the value of another record, which has `length` bytes, run by run."""
     cdef Cursor c
@@ -198,7 +210,7 @@ cdef void fill(Arena *a, Runs *runs, Fields *f) noexcept nogil:
     either no version or a whole record."""
     cdef Record *r = <Record *> (a.base + <uint64_t> runs.start[0] * a.granule_bytes)
     cdef Cursor c
-    cdef uint32_t length = f.head_length + f.middle_length + f.tail_length
+    cdef uint32_t length = f.head_length + f.middle_length + f.tail_length + f.blanks
     cdef uint64_t head = sizeof(Record) + (sizeof(RunLink) if runs.n > 1 else 0) + (8 if f.foreign_cas else 0) + f.key_length
     cdef uint8_t *body = <uint8_t *> r + head - f.key_length
     store_relaxed64(&r.version, 0)
@@ -207,7 +219,7 @@ cdef void fill(Arena *a, Runs *runs, Fields *f) noexcept nogil:
     r.flags = f.flags
     r.length = length | (<uint32_t> SEVERAL_RUNS if runs.n > 1 else 0)
     r.key_length = <uint8_t> f.key_length
-    r.state = STATE_FOREIGN_CAS if f.foreign_cas else 0
+    r.state = f.state | (STATE_FOREIGN_CAS if f.foreign_cas else 0)
     r.spare = 0
     if runs.n > 1:
         link_runs(a, runs)
@@ -216,6 +228,7 @@ cdef void fill(Arena *a, Runs *runs, Fields *f) noexcept nogil:
     memcpy(body, f.key, f.key_length)
     if runs.n == 1 and f.middle == NULL and f.tail_length == 0:
         memcpy(body + f.key_length, f.head, f.head_length)
+        memset(body + f.key_length + f.head_length, 32, f.blanks)
     else:
         c.arena = a                     # from what this process knows, not from what was just stored: others may write there
         c.at = <uint8_t *> r + head
@@ -226,4 +239,5 @@ cdef void fill(Arena *a, Runs *runs, Fields *f) noexcept nogil:
         if f.middle != NULL:
             put_value_of(&c, a, f.middle, f.middle_length)
         put(&c, f.tail, f.tail_length)
+        put_blanks(&c, f.blanks)
     store_release64(&r.version, f.version)

@@ -19,6 +19,7 @@ cdef enum Operation:
     OP_MOVE = 8
     OP_FLUSH = 9
     OP_REPAIR = 10
+    OP_MARK = 11                # a record's state
     DONE = 0x100                # beside the operation: its change is published
 
 
@@ -34,12 +35,12 @@ cdef inline void end(Shard *s) noexcept nogil:
     store_release32(&s.control.intent.operation, OP_NONE)
 
 
-cdef inline void note(View *v, Shard *s, int operation, uint64_t *slot, uint64_t word, uint32_t expiry) noexcept nogil:
+cdef inline void note(View *v, Shard *s, int operation, uint64_t *slot, uint64_t word, uint32_t field) noexcept nogil:
     """Say in the intent what the next store will publish. Until the slot is there nothing was announced, and until the operation is,
     an earlier change of the same owner is still the one that is DONE."""
     cdef Intent *intent = &s.control.intent
     store_relaxed64(&intent.new_word, word)
-    store_relaxed32(&intent.new_expiry, expiry)
+    store_relaxed32(&intent.new_field, field)
     store_release64(&intent.slot, <uint64_t> (<char *> slot - <char *> v.base))
     store_release32(&intent.operation, <uint32_t> operation)
 

@@ -80,16 +80,17 @@ cdef bint published(View *v, Shard *s) noexcept nogil:
     cdef Intent *intent = &s.control.intent
     cdef uint64_t at = load_acquire64(&intent.slot)
     cdef uint64_t word
+    cdef uint32_t operation = load_relaxed32(&intent.operation)
     cdef Record *r
-    if load_relaxed32(&intent.operation) & DONE:
+    if operation & DONE:
         return True
     if at == 0 or at % 8 != 0 or at > v.bytes - 8:
         return False
     word = load_relaxed64(<uint64_t *> (v.base + at))
-    if load_relaxed32(&intent.operation) != OP_TOUCH:
+    if operation != OP_TOUCH and operation != OP_MARK:
         return (word ^ intent.new_word) & ~hit_mask() == 0
     r = record_at(&s.records, word_granule(word))
-    return r != NULL and r.expiry == intent.new_expiry
+    return r != NULL and intent.new_field == (r.expiry if operation == OP_TOUCH else r.state)
 
 
 cdef void repair(View *v, Shard *s) noexcept nogil:

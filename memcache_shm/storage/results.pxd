@@ -39,12 +39,22 @@ cdef enum Missing:      # why there is nothing, as far as the reader met a recor
     EXPIRED = 2
 
 
-cdef struct Found:      # one reader's view of one record; all zero before the first find
+cdef enum Omit:         # bits of Found.omit: what a find and its confirm leave undone
+    NO_TRACE = 1        # the use is not noted with the item
+    NO_COUNT = 2        # neither a hit nor a miss is counted
+    NO_MISS = 4         # no miss is counted: the caller is going to make the item
+
+
+cdef struct Found:      # one reader's view of one record; all zero (but for `omit`) before the first find
     uint64_t version    # the CAS id
     uint32_t flags
     uint32_t vlen       # value bytes
-    uint32_t expiry     # table clock (1/8 s), 0 = never
+    uint32_t expiry     # table clock (1/8 s), 0 = never; as it was before the find
     uint32_t tries      # finds so far; kept by find
+    uint8_t state       # STATE_*, as it was before the find
+    uint8_t omit        # Omit, from the caller
+    uint8_t won         # find_claim: this reader is the one who shall make the item anew
+    uint8_t created     # find_claim: the item was made by this find
     # private to the reader:
     uint64_t stamp      # the record's own version, which validates
     uint64_t word
@@ -56,3 +66,40 @@ cdef struct Found:      # one reader's view of one record; all zero before the f
     uint8_t locked
     uint8_t missing     # after NOT_FOUND: a Missing
     uint8_t touched     # gat: the expiry was just set by this very read and does not hide the item from it
+
+
+cdef struct Claim:      # what a meta get asks for besides the item; times on the table clock, 0 = never
+    uint32_t expiry     # `touches`: the item's new expiry
+    uint32_t recache    # `recaches`: an item that expires before this one reader shall make anew
+    uint32_t birth      # `vivifies`: the expiry of the item made where there is none
+    bint touches
+    bint recaches
+    bint vivifies
+    bint touches_first  # the new expiry is the one that is compared with `recache`
+
+
+cdef struct Change:     # what is to become of a key; all zero but for what the caller sets
+    const char *key
+    size_t klen
+    const char *value   # store
+    size_t vlen
+    uint64_t compare    # the CAS id that the item must have; 0 = any, except in mode CAS and where `compares`
+    uint64_t foreign    # the CAS id from now on; 0 = one of the table's own
+    uint64_t delta      # arith
+    uint64_t number     # arith with `vivifies`: the first value; then the result
+    uint32_t flags      # store, and of what is made where nothing was
+    uint32_t expiry     # store, and with `touches`
+    uint32_t birth      # `vivifies`: the expiry of what is made where nothing was
+    uint8_t mode        # store: StoreMode
+    bint decr           # arith
+    bint compares       # delete, invalidate: `compare` counts even where it is 0
+    bint stale_too      # store in mode CAS: an id older than the item's does as well; the item stays stale then
+    bint vivifies       # append, prepend, arith: make the item where there is none
+    bint touches        # arith, invalidate: set the expiry
+    bint marks          # invalidate: the item is stale from now on
+    bint empties        # invalidate: it loses its value
+    # what came of it
+    uint64_t cas        # the CAS id now
+    uint32_t length     # value bytes now
+    uint32_t before     # arith: the expiry before
+    bint created        # arith: there was no item

@@ -16,7 +16,8 @@ from memcache_shm.storage.counters cimport SEVERAL_RUN_RECORDS
 from memcache_shm.storage.evict cimport drop_victim, evict_one, next_victim, seek
 from memcache_shm.storage.index cimport Path, Place, bucket_count, locate, shrink
 from memcache_shm.storage.layout cimport (
-    BUCKET_SPARSE, GRANULE_MASK, KIND_ENTRY, MIN_BUCKETS, Record, RunLink, SEVERAL_RUNS, ZONE_STEP, word_granule, word_kind,
+    BUCKET_SPARSE, GRANULE_MASK, KIND_ENTRY, MIN_BUCKETS, Record, RunLink, SEVERAL_RUNS, STATE_FOREIGN_CAS, ZONE_STEP, word_granule,
+    word_kind,
 )
 from memcache_shm.storage.records cimport (
     Fields, Sizes, are_sane, cas_id, fill, key_of, record_at, record_granules, record_runs, record_sane, sizes_of, value_length,
@@ -113,8 +114,9 @@ cdef bint move(View *v, Shard *s, uint64_t *slot, uint32_t below) noexcept nogil
     f.head_length = f.tail_length = 0
     f.middle = r
     f.middle_length = value_length(sizes)
+    f.blanks = 0
+    f.state = sizes.state & ~STATE_FOREIGN_CAS
     fill(&s.records, &runs, &f)
-    record_at(&s.records, <uint64_t> at).state = sizes.state
     publish(v, s, OP_MOVE, slot, (old & ~<uint64_t> GRANULE_MASK) | <uint64_t> at)
     clear(&s.records, <uint32_t> word_granule(old), n)
     return True

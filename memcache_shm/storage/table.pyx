@@ -9,14 +9,14 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from memcache_shm.storage.atomics cimport (
     CLOCK_MONOTONIC, clock_ns, fetch_add64, load_acquire64, load_relaxed64, store_relaxed32, store_release32,
 )
-from memcache_shm.storage.layout cimport BUCKET_SLOTS, NODE_SLOTS, Record, split_buckets
+from memcache_shm.storage.layout cimport BUCKET_SLOTS, EXPIRY_HZ, NODE_SLOTS, Record, split_buckets
 from memcache_shm.storage.reaping cimport may_have_dead, reclaim
 from memcache_shm.storage.recovery cimport OP_EXPIRE, begin, end
-from memcache_shm.storage.results cimport Found, OK, TRY
+from memcache_shm.storage.results cimport Change, Claim, Found, NO_COUNT, OK, TRY
 from memcache_shm.storage.segment cimport close_view, open_view
 from memcache_shm.storage.locks cimport LOCKED, give, objects_gone, sweep, take
-from memcache_shm.storage.view cimport Shard, Witness, flush_pending, is_retired, table_ns
-from memcache_shm.storage cimport flushing, reader, writer
+from memcache_shm.storage.view cimport Shard, Witness, flush_pending, is_retired, table_ns, ticks
+from memcache_shm.storage cimport claims, flushing, reader, writer
 
 from memcache_shm.storage import segment
 from memcache_shm.storage.counters import COUNTER_NAMES as _COUNTER_NAMES
@@ -71,18 +71,23 @@ cdef class Table:
             if r != OK:
                 return r
             f.touched = 1
+            f.omit |= NO_COUNT          # it is a touch
         return reader.find(&self.view, f, key, klen, wait)
 
-    cdef int store(self, int mode, const char *key, size_t klen, const char *value, size_t vlen,
-                   uint32_t flags, uint32_t expiry, uint64_t cas, uint64_t *version, int wait) noexcept nogil:
-        return writer.store(&self.view, mode, key, klen, value, vlen, flags, expiry, cas, version, wait)
+    cdef int find_claim(self, Found *f, const char *key, size_t klen, const Claim *claim, int wait) noexcept nogil:
+        return claims.find_claim(&self.view, f, key, klen, claim, wait)
 
-    cdef int remove(self, const char *key, size_t klen, uint64_t cas, int wait) noexcept nogil:
-        return writer.remove(&self.view, key, klen, cas, wait)
+    cdef int store(self, Change *c, int wait) noexcept nogil:
+        return writer.store(&self.view, c, wait)
 
-    cdef int arith(self, const char *key, size_t klen, bint decr, uint64_t delta,
-                   uint64_t *result, uint64_t *version, int wait) noexcept nogil:
-        return writer.arith(&self.view, key, klen, decr, delta, result, version, wait)
+    cdef int remove(self, const Change *c, int wait) noexcept nogil:
+        return writer.remove(&self.view, c, wait)
+
+    cdef int invalidate(self, Change *c, int wait) noexcept nogil:
+        return writer.invalidate(&self.view, c, wait)
+
+    cdef int arith(self, Change *c, int wait) noexcept nogil:
+        return writer.arith(&self.view, c, wait)
 
     cdef int touch(self, const char *key, size_t klen, uint32_t expiry, int wait) noexcept nogil:
         return writer.touch(&self.view, key, klen, expiry, wait)
@@ -106,6 +111,16 @@ cdef class Table:
 
     cdef uint32_t expiry_from(self, int64_t exptime) noexcept nogil:
         return writer.expiry_from(&self.view, exptime)
+
+    cdef int64_t seconds_left(self, uint32_t expiry) noexcept nogil:
+        """Whole seconds until an expiry, rounded up; 0 when it is over, -1 when there is none."""
+        cdef int64_t left = <int64_t> expiry - ticks(table_ns(&self.view))
+        if expiry == 0:
+            return -1
+        return (left + EXPIRY_HZ - 1) // EXPIRY_HZ if left > 0 else 0
+
+    cdef uint32_t idle_s(self, const Found *f) noexcept nogil:
+        return reader.idle_s(&self.view, f)
 
     cdef uint32_t busy_pid(self) noexcept nogil:
         return self.view.busy_pid
@@ -159,7 +174,7 @@ cdef class Table:
         self.check_open()
         if self.view.readonly or is_retired(&self.view):
             return False
-        store_relaxed32(&self.view.header.coarse_s, <uint32_t> (table_ns(&self.view) // 1000000000))
+        store_relaxed32(&self.view.header.coarse_s, <uint32_t> (table_ns(&self.view) // 1000000000))    # where nobody writes
         with nogil:
             for i in range(self.view.shards):
                 number = (self.reclaimed + i) & (self.view.shards - 1)

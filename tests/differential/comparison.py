@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import random
 import re
@@ -10,13 +11,16 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from differential.meta_commands import BINARY_KEYS
 from differential.sequences import BAD_KEYS, CONNECTIONS, KEYS, Step
 
 MAX_BATCH = 12
 SHRINK_RUNS = 300
 SILENCE_S = 10.0
 _PLACE = re.compile(rb"\{cas:([^}]*)\}")
-_RETRIEVES = re.compile(rb"\b(?:get|gets|gat|gats) ")
+_RETRIEVES = re.compile(rb"\b(?:get|gets|gat|gats|mg) ")
+_COUNTS = (b"incr", b"decr", b"ma")
+_FIGURE = re.compile(rb"([ctl])(-?\d+)")
 
 
 class Reference(Protocol):
@@ -41,6 +45,7 @@ class Player:
         self.ids.clear()
         self.last_id.clear()
         self.exchange(0, b"flush_all\r\n" + b"".join(b"delete %s\r\n" % key for key in KEYS))
+        self.exchange(0, b"".join(b"md %s b\r\n" % base64.b64encode(key) for key in BINARY_KEYS))
         replies = []
         for batch in batches:
             commands = b"".join(_PLACE.sub(lambda match: self.last_id.get(match[1], b"0"), step.command) for step in batch)
@@ -97,9 +102,32 @@ class Player:
                     words[4] = b"cas-%d" % self.ids.setdefault(words[4], len(self.ids) + 1)
                 yield b" ".join(words) + b"\r\n" + reply[end:data_end]
                 at = data_end
+            elif words and words[0] in (b"VA", b"HD", b"EX", b"NS", b"NF"):
+                data_end = end + int(words[1]) + 2 if words[0] == b"VA" else end
+                yield b" ".join(self.figures(words)) + b"\r\n" + reply[end:data_end]
+                at = data_end
             else:
                 yield reply[at:end]
                 at = end
+
+    def figures(self, words: list[bytes]) -> Iterator[bytes]:
+        """The words of a meta reply: CAS ids by rank, times without the seconds that pass meanwhile."""
+        key = next((word[1:] for word in words[1:] if word[:1] == b"k"), b"")
+        for word in words:
+            match = _FIGURE.fullmatch(word)
+            if match is None or word == b"c0":
+                yield word
+            elif match[1] == b"c":
+                if key:
+                    self.last_id[key] = match[2]
+                yield b"c-%d" % self.ids.setdefault(match[2], len(self.ids) + 1)
+            else:
+                yield match[1] + (b"" if match[1] == b"l" else _round(int(match[2])))
+
+
+def _round(seconds: int) -> bytes:
+    """A time left, in hundreds of seconds. memcached tells that of an item that has expired as one below 2^32."""
+    return b"-1" if seconds < 0 else b"%d" % ((seconds + 40) // 100 if seconds < 4_000_000_000 else 0)
 
 
 def batches_of(steps: Sequence[Step], seed: int) -> list[list[Step]]:
@@ -120,11 +148,11 @@ def goes_with(batch: list[Step], step: Step) -> bool:
     """Whether memcached 1.6.18 answers both independently. Not so:
 
     - a retrieval of a key that is too long: it forgets the replies of the pipeline that it has not sent yet;
-    - incr and decr of an item that waits in a reply: it makes a new item of just the right length then, instead of padding the old.
+    - incr, decr and ma of an item that waits in a reply: it makes a new item of just the right length then, instead of padding the old.
     """
     if any(bad in step.command for bad in BAD_KEYS):
         return False
-    return step.verb not in (b"incr", b"decr") or not any(_RETRIEVES.search(other.command) for other in batch)
+    return step.verb not in _COUNTS or not any(_RETRIEVES.search(other.command) for other in batch)
 
 
 def singly(batches: Sequence[Sequence[Step]]) -> list[list[Step]]:

@@ -1,4 +1,4 @@
-"""Random sequences of classic commands: mostly sensible, often at a boundary, sometimes plainly wrong.
+"""Random sequences of classic and meta commands: mostly sensible, often at a boundary, sometimes plainly wrong.
 
 A step is one command, its data block included, on one of two connections. `{cas:KEY}` in a command stands for the CAS id that
 the server last told for the key.
@@ -13,6 +13,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from differential.meta_commands import MEET_BINARY_KEYS, MetaCommands
 
 CONNECTIONS = 2
 LONG_KEY = b"L" * 250
@@ -60,6 +62,11 @@ class Sequences:
         self.makers: list[tuple[Callable[[], bytes], int]] = [
             (self.store, 30), (self.retrieve, 25), (self.compare, 8), (self.count, 14), (self.remove, 6), (self.touch, 5),
             (self.retrieve_and_touch, 5), (self.flush, 2), (self.wrong, 4), (self.spoiled_store, 3), (self.many, 1),
+        ]  # fmt: skip
+        meta = MetaCommands(self.chance, KEYS, COUNTED_KEYS, self.value)
+        self.makers += [
+            (meta.get, 30), (meta.set, 20), (meta.delete, 12), (meta.count, 12), (meta.noop, 2), (meta.quiet_pipeline, 2),
+            (meta.choreography, 6),
         ]  # fmt: skip
 
     def steps(self, n: int) -> list[Step]:
@@ -152,7 +159,7 @@ class Sequences:
     def flush(self) -> bytes:
         """Now or far away. All keys are asked for at once: memcached revives flushed items that nobody met before the next flush_all."""
         words = self.chance.choice([b"flush_all", b"flush_all 0", b"flush_all noreply", b"flush_all 1000", b"flush_all 1000 noreply"])
-        return words + b"\r\nget " + b" ".join(KEYS) + b"\r\n"
+        return words + b"\r\nget " + b" ".join(KEYS) + b"\r\n" + MEET_BINARY_KEYS
 
     def wrong(self) -> bytes:
         return self.chance.choice(_UNKNOWN) + b"\r\n"

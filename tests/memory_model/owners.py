@@ -148,7 +148,7 @@ def touched(code: Code) -> Iterator[str]:
     """Who was told of a touch sees the new expiry."""
 
     def owner() -> Steps:
-        yield Store("expiry", 2, code.order("touch: expiry"))
+        yield Store("expiry", 2, code.order("renew: expiry"))
         yield Store("told", 1, RELEASE)
 
     def reader() -> Steps:

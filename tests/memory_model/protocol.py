@@ -42,7 +42,7 @@ PLACES = {
     "done: fence": RELEASE,
     "end: operation": RELEASE,
     "write_record: version": RELEASE,
-    "touch: expiry": RELEASE,
+    "renew: expiry": RELEASE,
     "bump: split": RELEASE,
     "bump: fence": RELEASE,
     "take_chunk: directory": RELEASE,

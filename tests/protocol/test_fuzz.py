@@ -9,11 +9,13 @@ import time
 from typing import Any
 
 import pytest
-from golden import GOLDEN
+from golden import GOLDEN as GOLDEN_OTHERS
+from golden_meta import GOLDEN_META
 
 from memcache_shm.protocol.reader import RequestReader
 
 MAX_VALUE = 1000
+GOLDEN = GOLDEN_OTHERS + GOLDEN_META
 INPUTS = 4000  # a seed
 #: No request has so many bytes, unless it announces them by a number of four digits or more.
 MOST_BYTES = 3100
@@ -62,11 +64,23 @@ def feed(pieces: list[bytes]) -> tuple[RequestReader, list[tuple[Any, ...]]]:
     return reader, [request for piece in pieces for request in reader.feed(piece)]
 
 
+def told(requests: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """What the client is told in the end: a long get line whose bad key comes late takes the values before it back."""
+    kept: list[tuple[Any, ...]] = []
+    for request in requests:
+        if request[0] == "reply" and request[2]:
+            while not kept.pop()[4]:  # the first key of the line
+                continue
+            request = (*request[:2], False)
+        kept.append(request)
+    return kept
+
+
 def attack(fuzzer: Fuzzer) -> None:
     stream = fuzzer.input()
     whole, requests = feed([stream])
     cut, requests_of_the_cut = feed(fuzzer.pieces(stream))
-    assert requests == requests_of_the_cut, stream
+    assert told(requests) == told(requests_of_the_cut), stream
     assert (whole.closed, whole.pending) == (cut.closed, cut.pending), stream
     if whole.closed or ANNOUNCES_MORE.search(stream):
         return

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import random
 from typing import Any
 
 import pytest
-from golden import BAD_LINE, GOLDEN, LONG, Golden, get
+from golden import BAD_LINE, LONG, Golden, get
+from golden import GOLDEN as GOLDEN_OTHERS
+from golden_meta import GOLDEN_META
 from hypothesis import given
 from hypothesis import strategies as st
 
 from memcache_shm.protocol.reader import RequestReader
 
 MAX_VALUE = 1000
+GOLDEN = GOLDEN_OTHERS + GOLDEN_META
 
 
 def parsed(pieces: list[bytes]) -> list[tuple[Any, ...]]:
@@ -61,7 +65,8 @@ def test_any_bytes(stream: bytes, places: list[int]) -> None:
 
 
 WORDS = st.sampled_from([b"get", b"gat", b"set", b"cas", b"incr", b"delete", b"SET", b"GET", b"a", b"0", b"1", b"3", b"-1", b"noreply"])
-PIECES = st.one_of(WORDS, st.sampled_from([b" ", b"\r\n", b"\n", b"\r", b"  ", b"\0", b"abc\r\n", b"x" * 300]))
+META_WORDS = st.sampled_from([b"mg", b"ms", b"md", b"ma", b"mn", b"me", b"b", b"q", b"k", b"T1", b"Ox", b"MA", b"ME", b"C1", b"y", b"YQ=="])
+PIECES = st.one_of(WORDS, META_WORDS, st.sampled_from([b" ", b"\r\n", b"\n", b"\r", b"  ", b"\0", b"abc\r\n", b"x" * 300]))
 
 
 @given(pieces=st.lists(PIECES, max_size=40), places=st.lists(st.integers(0, 2000), max_size=6))
@@ -113,3 +118,25 @@ def test_nothing_is_read_after_the_end() -> None:
     assert reader.feed(b"quit\r\n") == [("close",)]
     assert reader.closed
     assert reader.feed(b"get a\r\n") == []
+
+
+@given(key=st.binary(min_size=1, max_size=186))
+def test_key_in_base64(key: bytes) -> None:
+    word = base64.b64encode(key)
+    assert parsed([b"mg " + word + b" b\r\n"]) == [("mg", key, b"b", {})]
+
+
+ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+
+@given(word=st.one_of(st.binary(min_size=1, max_size=250), st.text("aZ9/!=", min_size=1, max_size=40).map(str.encode)))
+def test_anything_as_base64(word: bytes) -> None:
+    """What does not belong to the alphabet is passed over; the rest is base64 or refused."""
+    word = word.translate(None, b" \r\n") or b"A"
+    (seen,) = parsed([b"mg " + word + b" b\r\n"])
+    digits = bytes(byte for byte in word if byte in ALPHABET)
+    if b"=" not in word:
+        decoded = base64.b64decode(digits) if len(digits) % 4 == 0 else b""
+        assert (seen[1] if seen[0] == "mg" else b"") == decoded
+    elif seen[0] == "mg":
+        assert 1 <= len(seen[1]) <= len(word) * 3 // 4

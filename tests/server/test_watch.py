@@ -125,6 +125,23 @@ def test_kinds(daemon: Daemon) -> None:
         ]
 
 
+def test_meta_commands(daemon: Daemon) -> None:
+    with watch(daemon, b"fetchers mutations deletions") as watcher, Client(daemon) as client:
+        assert client.ask(b"mg a v") == b"EN"
+        assert client.ask(b"ms a 3 T10\r\nabc") == b"HD"
+        assert client.ask(b"mg a") == b"HD"
+        assert client.ask(b"mg b N30") == b"HD W"
+        assert client.ask(b"md a") == b"HD"
+        told = [(kind, *(fields.get(name) for name in ("key", "status", "cmd", "ttl", "size"))) for kind, fields in events(watcher, 5)]
+    assert told == [
+        ("item_get", "a", "not_found", None, None, "0"),
+        ("item_store", "a", "stored", "set", "10", "3"),
+        ("item_get", "a", "found", None, None, "3"),
+        ("item_get", "b", "not_found", None, None, "0"),
+        ("deleted", "a", None, "md", None, "3"),
+    ]
+
+
 def test_evictions() -> None:
     with Daemon("10", "100", workers=2) as daemon, watch(daemon, b"evictions") as watcher, Client(daemon) as client:
         for number in range(30):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torture.stage import Stage
-from torture.verify import DELETE, EVICT, EXPIRE, FLUSH, MERGE, MOVE, REPAIR, SPLIT, STORE, TOUCH
+from torture.verify import DELETE, EVICT, EXPIRE, FLUSH, MARK, MERGE, MOVE, REPAIR, SPLIT, STORE, TOUCH
 
 MEMORY = {"memory": 65536, "max_item": 8192}
 STRICT = MEMORY | {"evict": False}
@@ -57,6 +57,19 @@ def compared(stage: Stage) -> None:
 def expiring(stage: Stage) -> None:
     few(stage)
     stage.set("target", b"old value", expire=100)
+
+
+def stale(stage: Stage) -> None:
+    """An item that the next reader is to make anew, and a number of which one has that task."""
+    number(stage)
+    stage.remember_cas("target")
+    stage.say(b"md target I\r\nmd n I\r\nmg n\r\n")
+
+
+def foreign(stage: Stage) -> None:
+    """An item with a CAS id of its client's."""
+    few(stage)
+    stage.say(b"ms target 9 E77\r\nold value\r\n")
 
 
 def lasting(stage: Stage) -> None:
@@ -203,6 +216,20 @@ SCENARIOS = [
     Scenario("touch", MEMORY, expiring, lambda s: s.cache.touch("target", 1000), (TOUCH,), later_s=500),
     Scenario("touch, sooner", CELLS, lasting, lambda s: s.cache.touch("target", 100), (TOUCH,), later_s=500),
     Scenario("gat", CELLS, expiring, lambda s: s.cache.gat("target", 1000), (TOUCH,), later_s=500),
+    Scenario("invalidate", MEMORY, few, lambda s: s.say(b"md target I\r\n"), (STORE,)),
+    Scenario("invalidate, sooner", CELLS, lasting, lambda s: s.say(b"md target I T100\r\n"), (STORE,), later_s=500),
+    Scenario("invalidate, emptied", CELLS, foreign, lambda s: s.say(b"md target x I E78\r\n"), (STORE,)),
+    Scenario("emptied", MEMORY, few, lambda s: s.say(b"md target x\r\n"), (STORE,)),
+    Scenario("win", MEMORY, stale, lambda s: s.say(b"mg target v\r\n"), (MARK,), nested=1),
+    Scenario("win, elements", CELLS, stale, lambda s: s.say(b"mg target\r\n"), (MARK,)),
+    Scenario("win, expires soon", MEMORY, expiring, lambda s: s.say(b"mg target R1000 v\r\n"), (MARK,)),
+    Scenario("get with a new expiry", CELLS, expiring, lambda s: s.say(b"mg target T1000 v\r\n"), (TOUCH,), later_s=500),
+    Scenario("vivify", MEMORY, few, lambda s: s.say(b"mg new N100\r\n"), (MARK, STORE)),
+    Scenario("vivify, elements", CELLS, expired, lambda s: s.say(b"mg target N100 v\r\n"), (MARK, EXPIRE, STORE)),
+    Scenario("foreign id", MEMORY, few, lambda s: s.say(b"ms target 3 E5\r\nnew\r\n"), (STORE,)),
+    Scenario("foreign id goes", CELLS, foreign, lambda s: s.cache.append("target", b"!"), (STORE,)),
+    Scenario("recache, late", MEMORY, stale, lambda s: s.say(b"ms target 4 I C%s\r\nlate\r\n" % s.cas["target"]), (STORE,)),
+    Scenario("count a stale number", CELLS, stale, lambda s: s.say(b"ma n MD\r\n"), (STORE,)),
     Scenario("eviction, elements", FEW, full_of(60), lambda s: s.cache.set("new", b"v"), (EVICT, STORE), evicts=True, nested=2),
     Scenario("eviction, neighbours", MEMORY, full_of(900), lambda s: s.cache.set("new", b"v" * 1900), (EVICT, STORE), evicts=True),
     Scenario("eviction, neighbour moves", MEMORY, hole_below, lambda s: s.cache.set("new", b"v" * 999), (EVICT, MOVE, STORE), evicts=True),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
+from support.doors import open_door
 from support.isolation import enter_own_namespace
 from torture.tracer import Tracer
 
@@ -30,8 +31,20 @@ INTENT_AT = 192  # ShardControl.intent.operation
 SLOT_MASK = 0xFFF  # of the lock word: process slot + 1; the epoch lies above
 
 HASH_KEY = bytes(range(16))  # always the same: so keys share a bucket, and a call takes as many steps, in each run
+# The dynamic linker finds a library's function when it is called first, and takes longer than a window's end is waited for.
+WARM_UP = b"""ms warm 1 T9 E1
+1\r
+ma warm v
+mg warm v R99
+mg warm v T9
+md warm I
+mg warm v
+md warm
+mg warm N9
+md warm
+"""
 PROBE = b"probe"  # the value of the keys by which a kill's consequences are probed
-Pair = tuple[bytes, bytes] | None  # value and CAS id
+Pair = tuple[bytes, bytes, bytes] | None  # value, CAS id, and what is told of its state
 State = dict[str, Pair]
 _numbers = itertools.count()
 
@@ -60,6 +73,11 @@ class Stage:
         self.cache_table = self.cache.attached_table
         self.checker = memcache_shm.attach(self.name)
         self.table = self.checker.attached_table
+        # A read-only look wins nothing: it is refused where it would.
+        self.watcher = memcache_shm.attach(self.name, readonly=True)
+        self.watching = open_door(self.watcher.attached_table)
+        self.door = open_door(self.cache_table)
+        self.door.answer(WARM_UP)
         self.size_bytes = size_bytes
         self.keys: set[str] = set()
         self.cas: dict[str, Any] = {}
@@ -75,7 +93,8 @@ class Stage:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.cache.close()
         self.checker.close()
-        del self.table, self.cache_table
+        self.watcher.close()
+        del self.table, self.cache_table, self.door, self.watching
         self.tracer.helper.unmap_segment(self.base)
         memcache_shm.unlink(self.name)
 
@@ -88,6 +107,7 @@ class Stage:
         self.cache.close()
         self.cache = memcache_shm.attach(self.name)
         self.cache_table = self.cache.attached_table
+        self.door.set_table(self.cache_table)
 
     @property
     def process_slots(self) -> int:
@@ -212,8 +232,12 @@ class Stage:
         found: State = {}
         for key in self.keys:
             value, cas = self.checker.gets(key)
-            found[key + tense] = None if value is None else (value, cas)
+            found[key + tense] = None if value is None else (value, cas, self.watching.answer(b"mg %s\r\n" % key.encode()))
         return found
+
+    def say(self, requests: bytes) -> bytes:
+        """What the children's handle is told as a worker is; the replies."""
+        return self.door.answer(requests)
 
     def shard_of_entry(self, entry: str) -> int:
         """The shard of a key in what `read` gives."""

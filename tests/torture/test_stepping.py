@@ -56,7 +56,7 @@ def test_check_names_the_dead(state_dir: Path, no_leaks: None, call: Callable[[m
         (finding,) = check_table(stage.table).findings
         assert finding.kind == "intent"
         assert f"process {pid} died amid {what}" in finding.text
-        assert stage.read()["target"] == (None if what == "a flush" else (b"old value", stage.cas["target"]))
+        assert stage.read()["target"] == (None if what == "a flush" else (b"old value", stage.cas["target"], b"HD\r\n"))
 
 
 @pytest.mark.parametrize(("name", "operation"), [("split, new chunk", SPLIT), ("merge", MERGE), ("flush_all", FLUSH)])

@@ -10,7 +10,8 @@ from torture.stage import DONE, PROBE, Stage, State
 from memcache_shm.storage.check import check_table
 
 WRITE_LIMIT_S = 1.0  # no write waits longer for a dead owner
-NONE, STORE, DELETE, TOUCH, EVICT, EXPIRE, SPLIT, MERGE, MOVE, FLUSH, REPAIR = range(11)  # what an intent tells, as in recovery.pxd
+# What an intent tells, as in recovery.pxd.
+NONE, STORE, DELETE, TOUCH, EVICT, EXPIRE, SPLIT, MERGE, MOVE, FLUSH, REPAIR, MARK = range(12)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Outcomes:
             return stage.buckets() != self.buckets
         if operation == FLUSH:
             return stage.is_flush_applied(shard)
-        if operation in (STORE, DELETE, TOUCH):
+        if operation in (STORE, DELETE, TOUCH, MARK):
             changes = [e for e in now if self.before[e] != self.after[e] and not (self.evicts and self.after[e] is None)]
             return bool(changes) and all(now[entry] == self.after[entry] for entry in changes)
         return announced_done

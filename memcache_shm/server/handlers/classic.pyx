@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """memcached's classic commands on items; the replies are memcached's."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, memset
 
 from memcache_shm.protocol.replies cimport NUMBER_LINE_MAX, VALUE_HEADER_MAX, number_line, value_header
@@ -9,10 +9,10 @@ from memcache_shm.protocol.request cimport (
     IN_KEYS, MODE_APPEND, MODE_PREPEND, MODE_SET, OP_ARITH, OP_DELETE, OP_FLUSH_ALL, OP_GAT, OP_GET, OP_SIMPLE_GET, OP_STORE,
     OP_TOO_LARGE, OP_TOUCH, SKIPPING_LINE, Parser, Request,
 )
-from memcache_shm.server.executor cimport Executor, handle
+from memcache_shm.server.executor cimport Executor, begin_change, handle
 from memcache_shm.server.observing cimport GET_FOUND, missing_status, saw_deletion, saw_get, saw_store
 from memcache_shm.storage.results cimport (
-    EXISTS, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, POLL, TOO_LARGE, WAIT, WOULD_BLOCK, Found,
+    EXISTS, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, POLL, TOO_LARGE, WAIT, WOULD_BLOCK, Change, Found,
 )
 
 
@@ -79,9 +79,16 @@ cdef void _get(Executor self, Parser *parser, const Request *request) noexcept n
 
 
 cdef void _store(Executor self, Parser *parser, const Request *request) noexcept nogil:
-    cdef int result = self.table.store(request.mode, request.key, request.klen, request.value, request.vlen, request.flags,
-                                       self.table.expiry_from(request.exptime),
-                                       request.number if self.uses_cas else 0, NULL, POLL)
+    cdef Change change
+    cdef int result
+    begin_change(&change, request)
+    change.mode = request.mode
+    change.value = request.value
+    change.vlen = request.vlen
+    change.flags = request.flags
+    change.expiry = self.table.expiry_from(request.exptime)
+    change.compare = request.number if self.uses_cas else 0
+    result = self.table.store(&change, POLL)
     if self.wanted[0] and result != WOULD_BLOCK:
         saw_store(self, request, result, request.vlen)
     if result == OK:
@@ -98,7 +105,9 @@ cdef void _store(Executor self, Parser *parser, const Request *request) noexcept
 
 cdef void _too_large(Executor self, Parser *parser, const Request *request) noexcept nogil:
     """memcached drops the old value of a set that it cannot take: stale data would be worse than none."""
-    if request.mode == MODE_SET and self.table.remove(request.key, request.klen, 0, POLL) == WOULD_BLOCK:
+    cdef Change change
+    begin_change(&change, request)
+    if request.mode == MODE_SET and self.table.remove(&change, POLL) == WOULD_BLOCK:
         self.blocked = True
         return
     self.figures.too_large += 1
@@ -108,7 +117,10 @@ cdef void _too_large(Executor self, Parser *parser, const Request *request) noex
 
 
 cdef void _delete(Executor self, Parser *parser, const Request *request) noexcept nogil:
-    cdef int result = self.table.remove(request.key, request.klen, 0, POLL)
+    cdef Change change
+    cdef int result
+    begin_change(&change, request)
+    result = self.table.remove(&change, POLL)
     if self.wanted[0] and (result == OK or result == NOT_FOUND):
         saw_deletion(self, request.key, request.klen, result == OK, False)
     if result == OK:
@@ -120,13 +132,17 @@ cdef void _delete(Executor self, Parser *parser, const Request *request) noexcep
 
 
 cdef void _arith(Executor self, Parser *parser, const Request *request) noexcept nogil:
-    cdef uint64_t number = 0
+    cdef Change change
     cdef char *at
-    cdef int result = self.table.arith(request.key, request.klen, request.decr, request.number, &number, NULL, POLL)
+    cdef int result
+    begin_change(&change, request)
+    change.decr = request.decr
+    change.delta = request.number
+    result = self.table.arith(&change, POLL)
     if result == OK:
         at = self.room(NUMBER_LINE_MAX)
         if at != NULL and not request.noreply:
-            self.out.end += number_line(at, b"", number)
+            self.out.end += number_line(at, b"", change.number)
     elif result == NOT_FOUND:
         self.say(request, b"NOT_FOUND\r\n")
     elif result == NOT_NUMBER:

@@ -10,7 +10,8 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 from libc.time cimport time
 
-from memcache_shm.protocol.encoding cimport ENCODED_MAX, base64_encoded, is_binary, url_encoded
+from memcache_shm.protocol.base64 cimport encode_base64
+from memcache_shm.protocol.encoding cimport ENCODED_MAX, is_binary, url_encoded
 from memcache_shm.protocol.request cimport (
     CRAWLER_ENABLED, CRAWLER_SLEEP_US, DUMP_ITEMS, DUMP_META, DUMP_MG, OP_CRAWL, OP_CRAWLER, OP_DUMP, OP_SIZES, Parser, Request,
 )
@@ -61,7 +62,7 @@ cdef int put_mg(char *at, const Walked *item) noexcept nogil:
     cdef size_t size = 3
     memcpy(at, b"mg ", 3)
     if is_binary(item.key, item.klen):
-        size += base64_encoded(at + size, item.key, item.klen)
+        size += encode_base64(item.key, item.klen, at + size)
         memcpy(at + size, b" b", 2)
         size += 2
     else:

@@ -2,10 +2,10 @@
 """The simple dialect, for telnet and nc."""
 
 from memcache_shm.protocol.request cimport MODE_SET, OP_SIMPLE_DELETE, OP_SIMPLE_GET, OP_SIMPLE_SET, Parser, Request
-from memcache_shm.server.executor cimport Executor, handle
+from memcache_shm.server.executor cimport Executor, begin_change, handle
 from memcache_shm.server.handlers.classic cimport copy_item
 from memcache_shm.server.observing cimport GET_FOUND, missing_status, saw_deletion, saw_get, saw_store
-from memcache_shm.storage.results cimport BUSY, NOT_FOUND, OK, POLL, RETIRED, TOO_LARGE, WOULD_BLOCK, Found
+from memcache_shm.storage.results cimport BUSY, NOT_FOUND, OK, POLL, RETIRED, TOO_LARGE, WOULD_BLOCK, Change, Found
 
 
 cdef void _simple_failure(Executor self, const Request *request, int result) noexcept nogil:
@@ -38,7 +38,13 @@ cdef void _simple_get(Executor self, Parser *parser, const Request *request) noe
 
 
 cdef void _simple_set(Executor self, Parser *parser, const Request *request) noexcept nogil:
-    cdef int result = self.table.store(MODE_SET, request.key, request.klen, request.value, request.vlen, 0, 0, 0, NULL, POLL)
+    cdef Change change
+    cdef int result
+    begin_change(&change, request)
+    change.mode = MODE_SET
+    change.value = request.value
+    change.vlen = request.vlen
+    result = self.table.store(&change, POLL)
     if self.wanted[0] and result != WOULD_BLOCK:
         saw_store(self, request, result, request.vlen)
     if result == OK:
@@ -48,7 +54,10 @@ cdef void _simple_set(Executor self, Parser *parser, const Request *request) noe
 
 
 cdef void _simple_delete(Executor self, Parser *parser, const Request *request) noexcept nogil:
-    cdef int result = self.table.remove(request.key, request.klen, 0, POLL)
+    cdef Change change
+    cdef int result
+    begin_change(&change, request)
+    result = self.table.remove(&change, POLL)
     if self.wanted[0] and (result == OK or result == NOT_FOUND):
         saw_deletion(self, request.key, request.klen, result == OK, False)
     if result == OK:
