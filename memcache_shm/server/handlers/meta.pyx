@@ -16,7 +16,7 @@ from memcache_shm.server.executor cimport Executor, begin_change, handle
 from memcache_shm.storage.layout cimport Record, STATE_FOREIGN_CAS, STATE_STALE, STATE_TOKEN_SENT
 from memcache_shm.storage.reader cimport was_fetched
 from memcache_shm.storage.results cimport (
-    EXISTS, NO_COUNT, NO_SPACE, NO_TRACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, POLL, TOO_LARGE, Change, Claim, Found,
+    CREATED, EXISTS, NO_COUNT, NO_SPACE, NO_TRACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, POLL, TOO_LARGE, WON, Change, Claim, Found,
 )
 
 # What the commands tell besides opaque and key.
@@ -73,12 +73,12 @@ cdef void _describe(Executor self, const Request *request, const Found *found, c
     item.size = found.vlen
     item.idle_s = self.table.idle_s(found) if has(request, c'l') else 0
     item.fetched = was_fetched(found)
-    item.created = found.created
+    item.created = found.outcome & CREATED
     item.left_s = item.touched_left_s = item.birth_left_s = -1
     if has(request, c't'):
         item.left_s = self.table.seconds_left(found.expiry)
         item.touched_left_s = self.table.seconds_left(claim.expiry)
-        if found.created:
+        if item.created:
             item.birth_left_s = self.table.seconds_left(self.table.expiry_from(request.meta.birth_exptime))
 
 
@@ -91,7 +91,7 @@ cdef size_t _put_hit(char *dst, const Request *request, const Found *found, cons
         at += put_status(at, b" Z")
     if found.state & STATE_STALE:
         at += put_status(at, b" X")
-    if found.won:
+    if found.outcome & WON:
         at += put_status(at, b" W")
     at += put_status(at, b"\r\n")
     return at - dst
@@ -228,7 +228,7 @@ cdef void _arith(Executor self, Parser *parser, const Request *request) noexcept
     change.decr = request.decr
     change.delta = request.meta.delta
     change.number = request.meta.initial
-    change.birth = change.expiry if change.touches and (request.meta.touches_last or not change.vivifies) else birth
+    change.birth = change.expiry if change.touches and request.meta.touches_last else birth
     result = self.table.arith(&change, POLL)
     if result == NOT_NUMBER:
         self.say(request, b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n")
@@ -236,9 +236,11 @@ cdef void _arith(Executor self, Parser *parser, const Request *request) noexcept
         return
     item.cas = change.cas if self.uses_cas else 0
     item.created = change.created
-    item.left_s = self.table.seconds_left(change.before)
-    item.touched_left_s = self.table.seconds_left(change.expiry)
-    item.birth_left_s = self.table.seconds_left(birth)
+    item.left_s = item.touched_left_s = item.birth_left_s = -1
+    if has(request, c't'):
+        item.left_s = self.table.seconds_left(change.before)
+        item.touched_left_s = self.table.seconds_left(change.expiry)
+        item.birth_left_s = self.table.seconds_left(birth)
     if result == OK and has(request, c'v') and not has(request, c'q'):
         _say_number(self, request, &change, &item)
         _count(self)
