@@ -31,7 +31,7 @@ cdef class Transport:
 
     cdef inline ssize_t transmit(self, Connection *c, const char *src, size_t size) noexcept nogil:
         """As send(2), without waiting. What it has taken and the socket has not makes the connection `lagging`: call again when it
-        is writable, if only with a size of 0."""
+        is writable, if only with a size of 0. It may take nothing then, and yet the client has got something."""
         if not c.tls:
             return send(c.fd, src, size, MSG_NOSIGNAL | MSG_DONTWAIT)
         return self.transmit_tls(c, src, size)

@@ -96,7 +96,7 @@ cdef class Transport:
         return 0 if stream.ended else NOT_NOW
 
     cdef ssize_t _encrypt(self, Connection *c, const char *src, size_t size) noexcept with gil:
-        """How many bytes were taken, NOT_NOW or BROKEN."""
+        """How many bytes were taken, also none while older ones wait, or BROKEN."""
         try:
             return self._encrypt_or_raise(c, src, size)
         except Exception as error:
@@ -118,7 +118,7 @@ cdef class Transport:
                 stream.say_goodbye()    # now, so that it waits for the client with the rest
             if (taken == size or len(stream.output) >= SEND_SIZE) and not self._flush(c, stream):
                 return BROKEN
-        return <ssize_t> taken if taken or not size else NOT_NOW
+        return <ssize_t> taken
 
     cdef int _flush(self, Connection *c, TlsStream stream) except -2:
         """Send the ciphertext that waits; `lagging`: some of it goes on waiting. False: the connection is broken."""

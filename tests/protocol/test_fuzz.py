@@ -64,11 +64,23 @@ def feed(pieces: list[bytes]) -> tuple[RequestReader, list[tuple[Any, ...]]]:
     return reader, [request for piece in pieces for request in reader.feed(piece)]
 
 
+def told(requests: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """What the client is told in the end: a long get line whose bad key comes late takes the values before it back."""
+    kept: list[tuple[Any, ...]] = []
+    for request in requests:
+        if request[0] == "reply" and request[2]:
+            while not kept.pop()[4]:  # the first key of the line
+                continue
+            request = (*request[:2], False)
+        kept.append(request)
+    return kept
+
+
 def attack(fuzzer: Fuzzer) -> None:
     stream = fuzzer.input()
     whole, requests = feed([stream])
     cut, requests_of_the_cut = feed(fuzzer.pieces(stream))
-    assert requests == requests_of_the_cut, stream
+    assert told(requests) == told(requests_of_the_cut), stream
     assert (whole.closed, whole.pending) == (cut.closed, cut.pending), stream
     if whole.closed or ANNOUNCES_MORE.search(stream):
         return
