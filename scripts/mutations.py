@@ -103,6 +103,7 @@ _FILL_AND_PUBLISH = """    fill(&s.records, &runs, f)
     note_expiry(s, t.place.bucket, f.expiry)
     publish(v, s, OP_STORE, slot, word)
 """
+_NOTE_MARK = "    note(v, t.shard, OP_MARK, t.place.slot, t.place.slot[0], sizes.state)\n"
 _MOVE = """    fill(&s.records, &runs, &f)
     publish(v, s, OP_MOVE, slot, (old & ~<uint64_t> GRANULE_MASK) | <uint64_t> at)
 """
@@ -201,14 +202,7 @@ INTENTS = [
         ("flush",),
     ),
     Mutation("intent: a split is not noted", "index.pyx", "    begin(v, s, OP_SPLIT)\n", "", ("index",), ("split",)),
-    Mutation(
-        "intent: a mark is not noted",
-        "claims.pyx",
-        "    note(v, t.shard, OP_MARK, t.place.slot, t.place.slot[0], sizes.state)\n",
-        "",
-        ("claims",),
-        ("win",),
-    ),
+    Mutation("intent: a mark is not noted", "claims.pyx", _NOTE_MARK, "", ("claims",), ("win",)),
     Mutation("intent: a merge is not noted", "index.pyx", "    begin(v, s, OP_MERGE)\n", "", ("index",), ("merge",)),
 ]
 

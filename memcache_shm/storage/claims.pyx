@@ -17,7 +17,7 @@ from memcache_shm.storage.placing cimport Target, aim, fetched_bit, leave, renew
 from memcache_shm.storage.reader cimport abandon, find
 from memcache_shm.storage.records cimport Fields, Sizes, cas_id, sizes_of, value_length
 from memcache_shm.storage.recovery cimport OP_MARK, done, end, note
-from memcache_shm.storage.results cimport Claim, Found, NO_COUNT, NO_MISS, NO_SPACE, NO_TRACE, NOT_FOUND, OK
+from memcache_shm.storage.results cimport CREATED, Claim, Found, NO_COUNT, NO_MISS, NO_SPACE, NO_TRACE, NOT_FOUND, OK, WON
 from memcache_shm.storage.view cimport View, count
 
 
@@ -51,7 +51,7 @@ cdef int vivify(View *v, Target *t, Found *f, const Claim *claim) noexcept nogil
     if not f.omit & NO_TRACE:
         t.gains = fetched_bit()
     r = write_record(v, t, &fields, 0)
-    f.created = f.won = 1
+    f.outcome = CREATED | WON
     f.record = NULL
     f.word = 0
     f.state = 0
@@ -96,11 +96,11 @@ cdef int find_locked(View *v, Found *f, const char *key, size_t klen, const Clai
             count(v, TOUCH_HITS, 1)
         return r
     describe(f, &t)
-    f.won = is_due(f.state, claim.expiry if claim.touches and claim.touches_first else f.expiry, claim)
+    f.outcome = WON if is_due(f.state, claim.expiry if claim.touches and claim.touches_first else f.expiry, claim) else 0
     if claim.touches:
         renew(v, &t, claim.expiry)
         count(v, TOUCH_HITS, 1)
-    if f.won:
+    if f.outcome & WON:
         mark_won(v, &t)
     end(t.shard)
     return OK

@@ -30,7 +30,7 @@ from memcache_shm.storage.records cimport (
     Sizes, are_sane, cas_id, copy_value, key_of, record_at, record_runs, sizes_of, value_length, word_matches,
 )
 from memcache_shm.storage.results cimport (
-    BUSY, EXPIRED, FLUSHED, Found, NO_COUNT, NO_MISS, NO_TRACE, NOT_FOUND, OK, RETIRED, WOULD_BLOCK,
+    BUSY, EXPIRED, FLUSHED, Found, NO_COUNT, NO_EXPIRY, NO_MISS, NO_TRACE, NOT_FOUND, OK, RETIRED, WOULD_BLOCK,
 )
 from memcache_shm.storage.view cimport Shard, View, count, flush_pending, hash_key, is_retired, shard_of, table_ns, ticks
 
@@ -116,7 +116,7 @@ cdef inline int void_reason(View *v, Shard *s, Found *f) noexcept nogil:
     """The counter to blame when the record found is not to be served, -1 when it is."""
     if flush_pending(v, s) or f.stamp <= load_acquire64(&s.control.cutoff):     # in this order: see "Memory order"
         return GET_FLUSHED
-    if f.expiry != 0 and not f.touched and f.expiry <= ticks(table_ns(v)):
+    if f.expiry != 0 and not f.omit & NO_EXPIRY and f.expiry <= ticks(table_ns(v)):
         return GET_EXPIRED
     return -1
 
@@ -218,7 +218,9 @@ cdef bint confirm(View *v, Found *f) noexcept nogil:
             note_hit(v, f)
         if not f.omit & NO_COUNT:
             count(v, GET_HITS, 1)
-    abandon(v, f)
+    if f.locked:
+        give(v, s)
+        f.locked = 0
     return True
 
 

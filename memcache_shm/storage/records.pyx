@@ -228,7 +228,8 @@ cdef void fill(Arena *a, Runs *runs, Fields *f) noexcept nogil:
     memcpy(body, f.key, f.key_length)
     if runs.n == 1 and f.middle == NULL and f.tail_length == 0:
         memcpy(body + f.key_length, f.head, f.head_length)
-        memset(body + f.key_length + f.head_length, 32, f.blanks)
+        if f.blanks:
+            memset(body + f.key_length + f.head_length, 32, f.blanks)
     else:
         c.arena = a                     # from what this process knows, not from what was just stored: others may write there
         c.at = <uint8_t *> r + head

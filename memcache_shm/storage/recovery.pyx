@@ -87,8 +87,10 @@ cdef bint published(View *v, Shard *s) noexcept nogil:
     if at == 0 or at % 8 != 0 or at > v.bytes - 8:
         return False
     word = load_relaxed64(<uint64_t *> (v.base + at))
+    if (word ^ intent.new_word) & ~hit_mask():
+        return False
     if operation != OP_TOUCH and operation != OP_MARK:
-        return (word ^ intent.new_word) & ~hit_mask() == 0
+        return True
     r = record_at(&s.records, word_granule(word))
     return r != NULL and intent.new_field == (r.expiry if operation == OP_TOUCH else r.state)
 

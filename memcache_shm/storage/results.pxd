@@ -43,6 +43,7 @@ cdef enum Omit:         # bits of Found.omit: what a find and its confirm leave 
     NO_TRACE = 1        # the use is not noted with the item
     NO_COUNT = 2        # neither a hit nor a miss is counted
     NO_MISS = 4         # no miss is counted: the caller is going to make the item
+    NO_EXPIRY = 8       # an item past its expiry is found: that was just set by this very read (gat)
 
 
 cdef struct Found:      # one reader's view of one record; all zero (but for `omit`) before the first find
@@ -51,10 +52,6 @@ cdef struct Found:      # one reader's view of one record; all zero (but for `om
     uint32_t vlen       # value bytes
     uint32_t expiry     # table clock (1/8 s), 0 = never; as it was before the find
     uint32_t tries      # finds so far; kept by find
-    uint8_t state       # STATE_*, as it was before the find
-    uint8_t omit        # Omit, from the caller
-    uint8_t won         # find_claim: this reader is the one who shall make the item anew
-    uint8_t created     # find_claim: the item was made by this find
     # private to the reader:
     uint64_t stamp      # the record's own version, which validates
     uint64_t word
@@ -64,8 +61,16 @@ cdef struct Found:      # one reader's view of one record; all zero (but for `om
     uint64_t hash
     uint32_t shard
     uint8_t locked
+    # for the caller again, here for the sake of the size:
+    uint8_t omit        # Omit, from the caller
+    uint8_t state       # STATE_*, as it was before the find
     uint8_t missing     # after NOT_FOUND: a Missing
-    uint8_t touched     # gat: the expiry was just set by this very read and does not hide the item from it
+    uint8_t outcome     # of find_claim
+
+
+cdef enum Outcome:      # bits of Found.outcome
+    WON = 1             # this reader is the one who shall make the item anew
+    CREATED = 2         # the item was made by this find
 
 
 cdef struct Claim:      # what a meta get asks for besides the item; times on the table clock, 0 = never

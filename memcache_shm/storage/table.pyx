@@ -12,7 +12,7 @@ from memcache_shm.storage.atomics cimport (
 from memcache_shm.storage.layout cimport BUCKET_SLOTS, EXPIRY_HZ, NODE_SLOTS, Record, split_buckets
 from memcache_shm.storage.reaping cimport may_have_dead, reclaim
 from memcache_shm.storage.recovery cimport OP_EXPIRE, begin, end
-from memcache_shm.storage.results cimport Change, Claim, Found, NO_COUNT, OK, TRY
+from memcache_shm.storage.results cimport Change, Claim, Found, NO_COUNT, NO_EXPIRY, OK, TRY
 from memcache_shm.storage.segment cimport close_view, open_view
 from memcache_shm.storage.locks cimport LOCKED, give, objects_gone, sweep, take
 from memcache_shm.storage.view cimport Shard, Witness, flush_pending, is_retired, table_ns, ticks
@@ -70,8 +70,7 @@ cdef class Table:
             r = writer.touch(&self.view, key, klen, expiry, wait)
             if r != OK:
                 return r
-            f.touched = 1
-            f.omit |= NO_COUNT          # it is a touch
+            f.omit |= NO_EXPIRY | NO_COUNT      # what is counted is the touch
         return reader.find(&self.view, f, key, klen, wait)
 
     cdef int find_claim(self, Found *f, const char *key, size_t klen, const Claim *claim, int wait) noexcept nogil:

@@ -25,6 +25,7 @@ from memcache_shm.storage.view cimport View, count, table_ns, ticks, wall_s
 
 cdef enum:
     LOOKED_AT_BYTES = 4096          # of a value in which incr looks for a number
+    SHORT_BYTES = 32                # a value that is read without much stack
     ALREADY_GONE = 1                # an expiry before every clock reading
 
 
@@ -192,7 +193,7 @@ cdef int invalidate(View *v, Change *c, int wait) noexcept nogil:
     return leave(v, &t, r)
 
 
-cdef bint read_number(Target *t, uint32_t length, uint64_t *number) noexcept nogil:
+cdef bint read_long_number(Target *t, uint32_t length, uint64_t *number) noexcept nogil:
     """The value as a decimal number; False when it is none within its first 4 KiB."""
     cdef char text[LOOKED_AT_BYTES]
     cdef uint32_t n = min(length, <uint32_t> LOOKED_AT_BYTES)
@@ -200,6 +201,15 @@ cdef bint read_number(Target *t, uint32_t length, uint64_t *number) noexcept nog
     if n < length and c'0' <= text[n - 1] <= c'9':
         return False                    # it may go on
     return parse_number(text, n, number)
+
+
+cdef bint read_number(Target *t, uint32_t length, uint64_t *number) noexcept nogil:
+    """The value as a decimal number, False when it is none: mostly it is short."""
+    cdef char text[SHORT_BYTES]
+    if length > SHORT_BYTES:
+        return read_long_number(t, length, number)
+    copy_value(&t.shard.records, t.record, length, text)
+    return parse_number(text, length, number)
 
 
 cdef int counted(View *v, Target *t, const Change *c, Fields *f, uint64_t *number) noexcept nogil:

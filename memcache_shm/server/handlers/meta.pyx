@@ -17,7 +17,8 @@ from memcache_shm.server.observing cimport GET_FOUND, GET_NOT_FOUND, missing_sta
 from memcache_shm.storage.layout cimport Record, STATE_FOREIGN_CAS, STATE_STALE, STATE_TOKEN_SENT
 from memcache_shm.storage.reader cimport was_fetched
 from memcache_shm.storage.results cimport (
-    EXISTS, NO_COUNT, NO_SPACE, NO_TRACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, POLL, TOO_LARGE, WOULD_BLOCK, Change, Claim, Found,
+    CREATED, EXISTS, NO_COUNT, NO_SPACE, NO_TRACE, NOT_FOUND, NOT_NUMBER, NOT_STORED, OK, POLL, TOO_LARGE, WON, WOULD_BLOCK, Change, Claim,
+    Found,
 )
 
 # What the commands tell besides opaque and key.
@@ -74,12 +75,12 @@ cdef void _describe(Executor self, const Request *request, const Found *found, c
     item.size = found.vlen
     item.idle_s = self.table.idle_s(found) if has(request, c'l') else 0
     item.fetched = was_fetched(found)
-    item.created = found.created
+    item.created = found.outcome & CREATED
     item.left_s = item.touched_left_s = item.birth_left_s = -1
     if has(request, c't'):
         item.left_s = self.table.seconds_left(found.expiry)
         item.touched_left_s = self.table.seconds_left(claim.expiry)
-        if found.created:
+        if item.created:
             item.birth_left_s = self.table.seconds_left(self.table.expiry_from(request.meta.birth_exptime))
 
 
@@ -92,7 +93,7 @@ cdef size_t _put_hit(char *dst, const Request *request, const Found *found, cons
         at += put_status(at, b" Z")
     if found.state & STATE_STALE:
         at += put_status(at, b" X")
-    if found.won:
+    if found.outcome & WON:
         at += put_status(at, b" W")
     at += put_status(at, b"\r\n")
     return at - dst
@@ -127,7 +128,7 @@ cdef int _find(Executor self, const Request *request, const Claim *claim, size_t
             size[0] += 2
         if self.table.confirm(&found):
             if self.wanted[0]:
-                saw_get(self, request.key, request.klen, GET_NOT_FOUND if found.created else GET_FOUND, found.vlen)
+                saw_get(self, request.key, request.klen, GET_NOT_FOUND if found.outcome & CREATED else GET_FOUND, found.vlen)
             return OK
 
 
@@ -239,7 +240,7 @@ cdef void _arith(Executor self, Parser *parser, const Request *request) noexcept
     change.decr = request.decr
     change.delta = request.meta.delta
     change.number = request.meta.initial
-    change.birth = change.expiry if change.touches and (request.meta.touches_last or not change.vivifies) else birth
+    change.birth = change.expiry if change.touches and request.meta.touches_last else birth
     result = self.table.arith(&change, POLL)
     if result == NOT_NUMBER:
         self.say(request, b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n")
@@ -247,9 +248,11 @@ cdef void _arith(Executor self, Parser *parser, const Request *request) noexcept
         return
     item.cas = change.cas if self.uses_cas else 0
     item.created = change.created
-    item.left_s = self.table.seconds_left(change.before)
-    item.touched_left_s = self.table.seconds_left(change.expiry)
-    item.birth_left_s = self.table.seconds_left(birth)
+    item.left_s = item.touched_left_s = item.birth_left_s = -1
+    if has(request, c't'):
+        item.left_s = self.table.seconds_left(change.before)
+        item.touched_left_s = self.table.seconds_left(change.expiry)
+        item.birth_left_s = self.table.seconds_left(birth)
     if result == OK and has(request, c'v') and not has(request, c'q'):
         _say_number(self, request, &change, &item)
         _count(self)
