@@ -13,7 +13,7 @@ from memcache_shm.protocol.commands cimport (
 )
 from memcache_shm.protocol.request cimport (
     CLOSE, MODE_ADD, MODE_APPEND, MODE_CAS, MODE_PREPEND, MODE_REPLACE, MODE_SET, OP_ARITH, OP_DEBUGTIME, OP_DELETE,
-    OP_FLUSH_ALL, OP_GAT, OP_GET, OP_MEMLIMIT, OP_SHUTDOWN, OP_STORE, OP_TOO_LARGE, OP_TOUCH, OP_VERBOSITY,
+    OP_FLUSH_ALL, OP_GAT, OP_GET, OP_MEMLIMIT, OP_REFRESH, OP_SHUTDOWN, OP_STORE, OP_TOO_LARGE, OP_TOUCH, OP_VERBOSITY,
     OP_VERSION, REQUEST, SWALLOWING, Parser, Request,
 )
 from memcache_shm.protocol.text cimport is_word, parse_exptime, parse_i64, parse_u64
@@ -115,7 +115,7 @@ cdef int read_rest(Parser *parser, const Command *command, const Line *line, Req
 
 
 cdef int read_nothing(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
-    """version: whatever follows is of no interest."""
+    """version, refresh_certs: whatever follows is of no interest."""
     return REQUEST
 
 
@@ -154,6 +154,7 @@ _add(b"decr", read_arith, OP_ARITH, DECR, 2, 3)
 _add(b"touch", read_touch, OP_TOUCH, 0, 2, 3)
 _add(b"flush_all", read_flush_all, OP_FLUSH_ALL, 0, 0, 2)
 _add(b"version", read_nothing, OP_VERSION, 0, 0, ANY_NUMBER)
+_add(b"refresh_certs", read_nothing, OP_REFRESH, 0, 0, ANY_NUMBER)
 _add(b"verbosity", read_verbosity, OP_VERBOSITY, 0, 1, 2)
 _add(b"cache_memlimit", read_memlimit, OP_MEMLIMIT, 0, 1, 2)
 _add(b"debugtime", read_debugtime, OP_DEBUGTIME, 0, 1, ANY_NUMBER)

@@ -39,7 +39,8 @@ cdef enum Op:               # the index of a request in the executor's table
     OP_CRAWL = 25           # sweep dead items out now; Request.first as above
     OP_CRAWLER = 26         # Request.mode is a CrawlerSetting, number its value
     OP_WATCH = 27           # Request.number: the Kinds
-    OP_COUNT = 28
+    OP_REFRESH = 28         # read the certificates again
+    OP_COUNT = 29
 
 
 cdef enum DumpStyle:

@@ -6,6 +6,7 @@ its sums; its successor goes on adding to them.
 """
 
 import mmap
+import os
 import time
 
 from libc.stdint cimport uint64_t
@@ -42,6 +43,7 @@ cdef class Counters:
         view = self._mapping
         self.daemon = <DaemonFigures *> &view[0]
         self.worker = <WorkerFigures *> (self.daemon + 1)
+        self.daemon.pid = os.getpid()
         self.daemon.started_s = <uint64_t> time.monotonic()
 
     cdef uint64_t open_connections(self, int which) noexcept nogil:

@@ -38,6 +38,7 @@ cdef class Executor:
     cdef bint allows_debugtime
     cdef bint allows_dump
     cdef bint allows_watch
+    cdef bint has_certificates
     cdef bint uses_cas              # False: every item has the CAS id 0, and none is equal to it (-C)
     cdef object stats_text          # Callable[[bytes], bytes]: the rare command that runs as Python
     cdef Buffer out                 # replies of the running turn; start is always 0

@@ -38,6 +38,7 @@ cdef class Executor:
         self.allows_debugtime = config.allow_debugtime
         self.allows_dump = config.allow_dump
         self.allows_watch = config.allow_watch
+        self.has_certificates = config.tls is not None
         self.uses_cas = config.use_cas
         self.pool = pool
         self.own = Pool(SIZE_MAX)

@@ -90,3 +90,9 @@ cdef extern from "<time.h>" nogil:
         long tv_sec
         long tv_nsec
     int clock_gettime(int clock, timespec *out)
+
+cdef extern from "<signal.h>" nogil:
+    enum:
+        SIGHUP
+        SIGTERM
+    int kill(int pid, int number)

@@ -43,7 +43,7 @@ EVENTS = tuple(
     """cmd_set cmd_flush cmd_touch get_hits get_misses get_expired get_flushed delete_misses delete_hits incr_misses incr_hits
     decr_misses decr_hits cas_misses cas_hits cas_badval touch_hits touch_misses store_too_large store_no_memory bytes_read
     bytes_written total_items expired_unfetched evicted_unfetched evictions reclaimed total_connections rejected_connections
-    crawler_reclaimed crawler_items_checked cmd_meta conn_yields listen_disabled_num auth_cmds auth_errors log_worker_dropped
+    crawler_reclaimed crawler_items_checked cmd_meta conn_yields listen_disabled_num idle_kicks auth_cmds auth_errors log_worker_dropped
     log_worker_written log_watcher_skipped log_watcher_sent""".split()
 )
 
@@ -107,7 +107,11 @@ class StatsPrinter:
     def _plain(self, words: list[bytes]) -> bytes:
         figures: dict[str, object] = dict(self._since_reset())
         figures |= self._process_figures()
-        names = NAMES if self._config.tls is None else (*NAMES[:_BEFORE], *TLS_NAMES, *NAMES[_BEFORE:])
+        names = list(NAMES)
+        if self._config.tls is not None:
+            names[_BEFORE:_BEFORE] = TLS_NAMES
+        if self._config.idle_timeout_s:
+            names.insert(names.index("threads"), "idle_kicks")
         return _lines((name, figures.get(name, 0)) for name in names)
 
     def _process_figures(self) -> Mapping[str, object]:

@@ -10,7 +10,7 @@ import socket
 import ssl
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -282,20 +282,37 @@ def copy(source: Certificate, target: Certificate) -> None:
     target.key.write_bytes(source.key.read_bytes())
 
 
-def test_sighup_reads_certificates_again(certificate: Certificate, stranger: Certificate, tmp_path: Path) -> None:
+def by_signal(daemon: Daemon, sock: TlsSocket) -> None:
+    daemon.process.send_signal(signal.SIGHUP)
+
+
+def by_command(daemon: Daemon, sock: TlsSocket) -> None:
+    sock.sendall(b"refresh_certs\r\n")
+    assert sock.recv(100) == b"OK\r\n"
+
+
+def test_no_certificates_to_read_again() -> None:
+    with Daemon() as daemon, Client(daemon) as client:
+        assert client.ask(b"refresh_certs") == b"Error TLS not enabled"
+
+
+@pytest.mark.parametrize("ask", [by_signal, by_command])
+def test_certificates_are_read_again(
+    certificate: Certificate, stranger: Certificate, tmp_path: Path, ask: Callable[[Daemon, TlsSocket], None]
+) -> None:
     used = Certificate(tmp_path / "used.crt", tmp_path / "used.key")
     copy(certificate, used)
     old, new = certificate.client_context(), stranger.client_context()
     with Daemon(*used.options, workers=2) as daemon, connect(daemon, old) as connected:
         copy(stranger, used)
         assert serves(daemon, old)
-        daemon.process.send_signal(signal.SIGHUP)
+        ask(daemon, connected)
         until(lambda: all(serves(daemon, new) for _ in range(4)), "the new certificate")
         assert not serves(daemon, old)
         connected.sendall(b"get a\r\n")
         assert connected.recv(100) == b"END\r\n"
         used.key.write_bytes(certificate.key.read_bytes())  # not the certificate's
-        daemon.process.send_signal(signal.SIGHUP)
+        ask(daemon, connected)
         until(lambda: any("stays as it was" in line for line in daemon.lines), "a line in the log")
         assert serves(daemon, new)
         before = daemon.workers

@@ -3,13 +3,12 @@
 
 import logging
 
-from libc.signal cimport SIGTERM
 from libc.string cimport memcmp
-from posix.signal cimport kill
 from posix.unistd cimport getppid
 
-from memcache_shm.protocol.request cimport OP_DEBUGTIME, OP_MEMLIMIT, OP_SHUTDOWN, OP_STATS, OP_VERBOSITY, OP_VERSION, Parser, Request
+from memcache_shm.protocol.request cimport OP_DEBUGTIME, OP_MEMLIMIT, OP_REFRESH, OP_SHUTDOWN, OP_STATS, OP_VERBOSITY, OP_VERSION, Parser, Request
 from memcache_shm.server.executor cimport Executor, handle
+from memcache_shm.server.linux cimport SIGHUP, SIGTERM, kill
 
 from memcache_shm import version
 
@@ -49,7 +48,22 @@ cdef void _shutdown(Executor self, Parser *parser, const Request *request) noexc
         self.say(request, b"CLIENT_ERROR invalid shutdown mode\r\n")
     else:
         self.client.closing = True
-        kill(getppid(), SIGTERM)
+        _signal_supervisor(self, SIGTERM)
+
+
+cdef void _refresh(Executor self, Parser *parser, const Request *request) noexcept nogil:
+    """As if the supervisor had been sent SIGHUP; whether the new certificates are good is told by the log."""
+    if not self.has_certificates:
+        self.say(request, b"Error TLS not enabled\r\n")
+    else:
+        _signal_supervisor(self, SIGHUP)
+        self.say(request, b"OK\r\n")
+
+
+cdef inline void _signal_supervisor(Executor self, int number) noexcept nogil:
+    """Never another process: a worker whose parent is gone is about to go, too."""
+    if getppid() == self.counters.daemon.pid:
+        kill(<int> self.counters.daemon.pid, number)
 
 
 cdef void _debugtime(Executor self, Parser *parser, const Request *request) noexcept nogil:
@@ -80,5 +94,6 @@ handle(OP_VERSION, _version)
 handle(OP_VERBOSITY, _verbosity)
 handle(OP_STATS, _stats)
 handle(OP_SHUTDOWN, _shutdown)
+handle(OP_REFRESH, _refresh)
 handle(OP_DEBUGTIME, _debugtime)
 handle(OP_MEMLIMIT, _memlimit)
