@@ -9,7 +9,7 @@ from libc.stdint cimport INT32_MAX, INT32_MIN, UINT32_MAX, int64_t, uint8_t, uin
 from libc.stdlib cimport strtod
 from libc.string cimport memcpy
 
-from memcache_shm.protocol.commands cimport ANY_NUMBER, KEY_MAX, Command, Line, ReadArguments, answer, register
+from memcache_shm.protocol.commands cimport ANY_NUMBER, KEY_MAX, Command, Line, answer, register
 from memcache_shm.protocol.request cimport (
     CRAWLER_ENABLED, CRAWLER_SLEEP_US, CRAWLER_TOCRAWL, DUMP_ITEMS, DUMP_META, DUMP_MG, OP_CRAWL, OP_CRAWLER, OP_DUMP, OP_SIZES, OP_STATS,
     OP_WATCH, REQUEST, WATCH_CONNEVENTS, WATCH_DELETIONS, WATCH_EVICTIONS, WATCH_FETCHERS, WATCH_MUTATIONS, WATCH_NOTHING, Parser,
@@ -211,22 +211,8 @@ cdef int read_watch(Parser *parser, const Command *command, const Line *line, Re
     return REQUEST
 
 
-cdef int _add(bytes word, ReadArguments read, int op, int least) except -1:
-    """Words are literals, which live as long as the module."""
-    cdef Command command
-    command.word = word
-    command.usage = b"ERROR\r\n"
-    command.read = read
-    command.size = <uint8_t> len(word)
-    command.op = <uint8_t> op
-    command.mode = 0
-    command.least = <uint8_t> least
-    command.most = ANY_NUMBER
-    return register(command)
-
-
-_add(b"stats", read_stats, OP_STATS, 0)
-_add(b"lru_crawler", read_lru_crawler, OP_CRAWLER, 1)
-_add(b"slabs", read_slabs, 0, 1)
-_add(b"lru", read_lru, 0, 1)
-_add(b"watch", read_watch, OP_WATCH, 0)
+register(b"stats", ERROR, read_stats, OP_STATS, 0, 0, ANY_NUMBER)
+register(b"lru_crawler", ERROR, read_lru_crawler, OP_CRAWLER, 0, 1, ANY_NUMBER)
+register(b"slabs", ERROR, read_slabs, 0, 0, 1, ANY_NUMBER)
+register(b"lru", ERROR, read_lru, 0, 0, 1, ANY_NUMBER)
+register(b"watch", ERROR, read_watch, OP_WATCH, 0, 0, ANY_NUMBER)

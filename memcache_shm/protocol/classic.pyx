@@ -9,7 +9,7 @@ effect.
 from libc.stdint cimport INT32_MAX, UINT32_MAX, int64_t, uint8_t, uint32_t, uint64_t
 
 from memcache_shm.protocol.commands cimport (
-    ANY_NUMBER, KEY_MAX, Command, Line, ReadArguments, answer, register, take_data, take_key,
+    ANY_NUMBER, KEY_MAX, Command, Line, answer, register, take_data, take_key,
 )
 from memcache_shm.protocol.request cimport (
     CLOSE, MODE_ADD, MODE_APPEND, MODE_CAS, MODE_PREPEND, MODE_REPLACE, MODE_SET, OP_ARITH, OP_DEBUGTIME, OP_DELETE,
@@ -22,6 +22,7 @@ cdef enum:
     WITH_CAS = 1            # Command.mode of gets and gats
     DECR = 1                # Command.mode of decr
 
+cdef const char *ERROR = b"ERROR\r\n"
 cdef const char *BAD_LINE = b"CLIENT_ERROR bad command line format\r\n"
 cdef const char *BAD_EXPTIME = b"CLIENT_ERROR invalid exptime argument\r\n"
 
@@ -98,12 +99,12 @@ cdef int read_verbosity(Parser *parser, const Command *command, const Line *line
 cdef int read_memlimit(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
     """cache_memlimit <megabytes> [noreply]"""
     request.noreply = _says_noreply(line)
-    return REQUEST if parse_u64(&line.args[0], &request.number) else answer(request, b"ERROR\r\n")
+    return REQUEST if parse_u64(&line.args[0], &request.number) else answer(request, ERROR)
 
 
 cdef int read_debugtime(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
     """debugtime <seconds>: the table's clock is moved by so many, for tests."""
-    return REQUEST if parse_i64(&line.args[0], &request.exptime) else answer(request, b"ERROR\r\n")
+    return REQUEST if parse_i64(&line.args[0], &request.exptime) else answer(request, ERROR)
 
 
 cdef int read_rest(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
@@ -123,40 +124,26 @@ cdef int read_quit(Parser *parser, const Command *command, const Line *line, Req
     return CLOSE
 
 
-cdef int _add(bytes word, ReadArguments read, int op, int mode, int least, int most) except -1:
-    """Words are literals, which live as long as the module."""
-    cdef Command command
-    command.word = word
-    command.usage = b"ERROR\r\n"
-    command.read = read
-    command.size = <uint8_t> len(word)
-    command.op = <uint8_t> op
-    command.mode = <uint8_t> mode
-    command.least = <uint8_t> least
-    command.most = <uint8_t> most
-    return register(command)
-
-
-_add(b"get", NULL, OP_GET, 0, 1, ANY_NUMBER)
-_add(b"bget", NULL, OP_GET, 0, 1, ANY_NUMBER)
-_add(b"gets", NULL, OP_GET, WITH_CAS, 1, ANY_NUMBER)
-_add(b"gat", NULL, OP_GAT, 0, 1, ANY_NUMBER)
-_add(b"gats", NULL, OP_GAT, WITH_CAS, 1, ANY_NUMBER)
-_add(b"set", read_store, OP_STORE, MODE_SET, 4, 5)
-_add(b"add", read_store, OP_STORE, MODE_ADD, 4, 5)
-_add(b"replace", read_store, OP_STORE, MODE_REPLACE, 4, 5)
-_add(b"append", read_store, OP_STORE, MODE_APPEND, 4, 5)
-_add(b"prepend", read_store, OP_STORE, MODE_PREPEND, 4, 5)
-_add(b"cas", read_store, OP_STORE, MODE_CAS, 5, 6)
-_add(b"delete", read_delete, OP_DELETE, 0, 1, 3)
-_add(b"incr", read_arith, OP_ARITH, 0, 2, 3)
-_add(b"decr", read_arith, OP_ARITH, DECR, 2, 3)
-_add(b"touch", read_touch, OP_TOUCH, 0, 2, 3)
-_add(b"flush_all", read_flush_all, OP_FLUSH_ALL, 0, 0, 2)
-_add(b"version", read_nothing, OP_VERSION, 0, 0, ANY_NUMBER)
-_add(b"refresh_certs", read_nothing, OP_REFRESH, 0, 0, ANY_NUMBER)
-_add(b"verbosity", read_verbosity, OP_VERBOSITY, 0, 1, 2)
-_add(b"cache_memlimit", read_memlimit, OP_MEMLIMIT, 0, 1, 2)
-_add(b"debugtime", read_debugtime, OP_DEBUGTIME, 0, 1, ANY_NUMBER)
-_add(b"shutdown", read_rest, OP_SHUTDOWN, 0, 0, ANY_NUMBER)
-_add(b"quit", read_quit, 0, 0, 0, ANY_NUMBER)
+register(b"get", ERROR, NULL, OP_GET, 0, 1, ANY_NUMBER)
+register(b"bget", ERROR, NULL, OP_GET, 0, 1, ANY_NUMBER)
+register(b"gets", ERROR, NULL, OP_GET, WITH_CAS, 1, ANY_NUMBER)
+register(b"gat", ERROR, NULL, OP_GAT, 0, 1, ANY_NUMBER)
+register(b"gats", ERROR, NULL, OP_GAT, WITH_CAS, 1, ANY_NUMBER)
+register(b"set", ERROR, read_store, OP_STORE, MODE_SET, 4, 5)
+register(b"add", ERROR, read_store, OP_STORE, MODE_ADD, 4, 5)
+register(b"replace", ERROR, read_store, OP_STORE, MODE_REPLACE, 4, 5)
+register(b"append", ERROR, read_store, OP_STORE, MODE_APPEND, 4, 5)
+register(b"prepend", ERROR, read_store, OP_STORE, MODE_PREPEND, 4, 5)
+register(b"cas", ERROR, read_store, OP_STORE, MODE_CAS, 5, 6)
+register(b"delete", ERROR, read_delete, OP_DELETE, 0, 1, 3)
+register(b"incr", ERROR, read_arith, OP_ARITH, 0, 2, 3)
+register(b"decr", ERROR, read_arith, OP_ARITH, DECR, 2, 3)
+register(b"touch", ERROR, read_touch, OP_TOUCH, 0, 2, 3)
+register(b"flush_all", ERROR, read_flush_all, OP_FLUSH_ALL, 0, 0, 2)
+register(b"version", ERROR, read_nothing, OP_VERSION, 0, 0, ANY_NUMBER)
+register(b"refresh_certs", ERROR, read_nothing, OP_REFRESH, 0, 0, ANY_NUMBER)
+register(b"verbosity", ERROR, read_verbosity, OP_VERBOSITY, 0, 1, 2)
+register(b"cache_memlimit", ERROR, read_memlimit, OP_MEMLIMIT, 0, 1, 2)
+register(b"debugtime", ERROR, read_debugtime, OP_DEBUGTIME, 0, 1, ANY_NUMBER)
+register(b"shutdown", ERROR, read_rest, OP_SHUTDOWN, 0, 0, ANY_NUMBER)
+register(b"quit", ERROR, read_quit, 0, 0, 0, ANY_NUMBER)

@@ -33,7 +33,7 @@ cdef struct Command:
     uint8_t most
 
 
-cdef int register(Command command) except -1
+cdef int register(bytes word, const char *usage, ReadArguments read, int op, int mode, int least, int most) except -1
 cdef const Command *find_command(const char *word, size_t size) noexcept nogil
 cdef int answer(Request *request, const char *text) noexcept nogil
 

@@ -19,12 +19,22 @@ cdef inline unsigned int _slot(const char *word, size_t size) noexcept nogil:
     return mixed & (SLOTS - 1)
 
 
-cdef int register(Command command) except -1:
-    """Add a command. Raises ValueError when the word is taken or the table is half full."""
+cdef int register(bytes word, const char *usage, ReadArguments read, int op, int mode, int least, int most) except -1:
+    """Add a command; word and usage are literals, which live as long as their module. Raises ValueError when the word is taken or the
+    table is half full."""
     global registered
+    cdef Command command
     cdef unsigned int slot
-    if registered * 2 >= SLOTS or find_command(command.word, command.size) != NULL:
-        raise ValueError(f"cannot register the command {command.word[:command.size]!r}")
+    if registered * 2 >= SLOTS or find_command(word, len(word)) != NULL:
+        raise ValueError(f"cannot register the command {word!r}")
+    command.word = word
+    command.usage = usage
+    command.read = read
+    command.size = <uint8_t> len(word)
+    command.op = <uint8_t> op
+    command.mode = <uint8_t> mode
+    command.least = <uint8_t> least
+    command.most = <uint8_t> most
     slot = _slot(command.word, command.size)
     while table[slot].word != NULL:
         slot = (slot + 1) & (SLOTS - 1)

@@ -9,7 +9,7 @@ bits are refused; a wrong opaque or mode is refused before anything is done.
 from libc.stdint cimport INT32_MAX, UINT32_MAX, int64_t, uint8_t, uint32_t, uint64_t
 
 from memcache_shm.protocol.base64 cimport decode_base64
-from memcache_shm.protocol.commands cimport ANY_NUMBER, KEY_MAX, Command, Line, ReadArguments, answer, register, take_data, take_key
+from memcache_shm.protocol.commands cimport ANY_NUMBER, KEY_MAX, Command, Line, answer, register, take_data, take_key
 from memcache_shm.protocol.request cimport (
     MODE_ADD, MODE_APPEND, MODE_CAS, MODE_PREPEND, MODE_REPLACE, MODE_SET, OP_META_ARITH, OP_META_DEBUG, OP_META_DELETE, OP_META_GET,
     OP_META_NOOP, OP_META_SET, OP_TOO_LARGE, REQUEST, SWALLOWING, Meta, Parser, Request, flag_bit,
@@ -210,20 +210,6 @@ cdef int read_meta_noop(Parser *parser, const Command *command, const Line *line
     return REQUEST
 
 
-cdef int _add(bytes word, ReadArguments read, int op, int least) except -1:
-    """Words are literals, which live as long as the module."""
-    cdef Command command
-    command.word = word
-    command.usage = BAD_LINE
-    command.read = read
-    command.size = <uint8_t> len(word)
-    command.op = <uint8_t> op
-    command.mode = 0
-    command.least = <uint8_t> least
-    command.most = ANY_NUMBER
-    return register(command)
-
-
 cdef int _know(bytes letters, int kind) except -1:
     for letter in letters:
         kinds[<int> letter] = <uint8_t> kind
@@ -238,9 +224,9 @@ _know(b"M", MODE)
 _know(b"O", OPAQUE)
 _know(b"b", BASE64)
 
-_add(b"mg", read_meta_get, OP_META_GET, 1)
-_add(b"ms", read_meta_set, OP_META_SET, 2)
-_add(b"md", read_meta_get, OP_META_DELETE, 1)
-_add(b"ma", read_meta_arith, OP_META_ARITH, 1)
-_add(b"mn", read_meta_noop, OP_META_NOOP, 0)
-_add(b"me", read_meta_debug, OP_META_DEBUG, 1)
+register(b"mg", BAD_LINE, read_meta_get, OP_META_GET, 0, 1, ANY_NUMBER)
+register(b"ms", BAD_LINE, read_meta_set, OP_META_SET, 0, 2, ANY_NUMBER)
+register(b"md", BAD_LINE, read_meta_get, OP_META_DELETE, 0, 1, ANY_NUMBER)
+register(b"ma", BAD_LINE, read_meta_arith, OP_META_ARITH, 0, 1, ANY_NUMBER)
+register(b"mn", BAD_LINE, read_meta_noop, OP_META_NOOP, 0, 0, ANY_NUMBER)
+register(b"me", BAD_LINE, read_meta_debug, OP_META_DEBUG, 0, 1, ANY_NUMBER)

@@ -3,12 +3,13 @@
 
 from libc.stdint cimport uint8_t, uint64_t
 
-from memcache_shm.protocol.commands cimport KEY_MAX, Command, Line, ReadArguments, answer, register
+from memcache_shm.protocol.commands cimport KEY_MAX, Command, Line, answer, register
 from memcache_shm.protocol.request cimport (
     AFTER_DATA, CLOSE, NEED_MORE, OP_SIMPLE_DELETE, OP_SIMPLE_GET, OP_SIMPLE_SET, REQUEST, SWALLOWING, Parser, Request,
 )
 from memcache_shm.protocol.text cimport Token, parse_digits
 
+cdef const char *INVALID_COMMAND = b"ERR INVALID_COMMAND\r\n"
 cdef const char *INVALID_SIZE = b"ERR INVALID_SIZE\r\n"
 
 
@@ -72,21 +73,7 @@ cdef int read_quit(Parser *parser, const Command *command, const Line *line, Req
     return CLOSE
 
 
-cdef int _add(bytes word, ReadArguments read, int op, int count) except -1:
-    """Words are literals, which live as long as the module."""
-    cdef Command command
-    command.word = word
-    command.usage = b"ERR INVALID_COMMAND\r\n"
-    command.read = read
-    command.size = <uint8_t> len(word)
-    command.op = <uint8_t> op
-    command.mode = 0
-    command.least = <uint8_t> count
-    command.most = <uint8_t> count
-    return register(command)
-
-
-_add(b"SET", read_set, OP_SIMPLE_SET, 2)
-_add(b"GET", read_name, OP_SIMPLE_GET, 1)
-_add(b"DELETE", read_name, OP_SIMPLE_DELETE, 1)
-_add(b"QUIT", read_quit, 0, 0)
+register(b"SET", INVALID_COMMAND, read_set, OP_SIMPLE_SET, 0, 2, 2)
+register(b"GET", INVALID_COMMAND, read_name, OP_SIMPLE_GET, 0, 1, 1)
+register(b"DELETE", INVALID_COMMAND, read_name, OP_SIMPLE_DELETE, 0, 1, 1)
+register(b"QUIT", INVALID_COMMAND, read_quit, 0, 0, 0, 0)

@@ -6,7 +6,9 @@ import logging
 from libc.string cimport memcmp
 from posix.unistd cimport getppid
 
-from memcache_shm.protocol.request cimport OP_DEBUGTIME, OP_MEMLIMIT, OP_REFRESH, OP_SHUTDOWN, OP_STATS, OP_VERBOSITY, OP_VERSION, Parser, Request
+from memcache_shm.protocol.request cimport (
+    OP_DEBUGTIME, OP_MEMLIMIT, OP_REFRESH, OP_SHUTDOWN, OP_STATS, OP_VERBOSITY, OP_VERSION, Parser, Request,
+)
 from memcache_shm.server.executor cimport Executor, handle
 from memcache_shm.server.linux cimport SIGHUP, SIGTERM, kill
 
