@@ -48,6 +48,7 @@ cdef class Acceptor:
     cdef uint64_t _most         # connections, over all workers
     cdef uint64_t _open         # counted at the start of a batch
     cdef bint _refuses          # what is above that; else it waits in the backlog
+    cdef bint _waits            # for the end of a connection
     cdef bint _paused
 
     def __init__(self, Counters counters, listeners, int wake, uint64_t max_connections, bint refuses=True):
@@ -155,16 +156,19 @@ cdef class Acceptor:
         cdef int source = self._fds[1 + self._workers + listener].fd
         cdef int fd
         cdef int which
-        cdef int _taken
+        cdef int taken
         self._open = 0
         for which in range(self._workers):
             self._open += self._counters.open_connections(which)
-        for _taken in range(BATCH):
+        for taken in range(BATCH):
             if not self._any_ready():
                 break
             if self._open >= self._most and not self._refuses:
-                self._paused = True
+                if taken == 0:      # else it is not known whether anybody else comes
+                    self._counters.daemon.full += not self._waits
+                    self._waits = self._paused = True
                 break
+            self._waits = False
             fd = accept4(source, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd < 0:
                 if errno != EAGAIN and errno != EINTR and errno != ECONNABORTED:

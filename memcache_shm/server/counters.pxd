@@ -53,7 +53,8 @@ cdef struct DaemonFigures:      # written by the supervisor only, unless said ot
     uint8_t uuid[16]
     uint64_t reload             # advances at each SIGHUP: files named on the command line are to be read again
     int64_t pid                 # the supervisor's
-    uint64_t spare[2]           # to whole cache lines: the workers' blocks follow
+    uint64_t full               # times accepting paused because as many were connected as may be (-o no_maxconns_fast)
+    uint64_t spare[1]           # to whole cache lines: the workers' blocks follow
     uint64_t base[TABLE_FIGURES]    # table figures at the last reset, by any worker, the last one wins
 
 

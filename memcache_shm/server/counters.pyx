@@ -130,7 +130,7 @@ cdef class Counters:
             "curr_connections": self._over_all(&one.handed) - self._over_all(&one.closed),
             "total_connections": self.daemon.accepted,
             "rejected_connections": self.daemon.rejected,
-            "listen_disabled_num": self.daemon.no_descriptor,
+            "listen_disabled_num": self.daemon.no_descriptor + self.daemon.full,
             "time_in_listen_disabled_us": self.daemon.paused_us,
             "bytes_read": self._over_all(&one.bytes_read),
             "bytes_written": self._over_all(&one.bytes_written),
