@@ -31,7 +31,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as with '| head': what is left in the buffer goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as problem:
-        error(f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem))
+        error(f"{problem.filename}: {problem.strerror}" if problem.filename else problem.strerror or str(problem))
     return EXIT_FAILURE
 
 

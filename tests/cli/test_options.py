@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from memcache_shm.cli.extended import Extended
-from memcache_shm.cli.main import main
+from memcache_shm.cli.main import VERBS, main
 from memcache_shm.cli.messages import UsageError
 from memcache_shm.cli.options import Options, parse
 from memcache_shm.server.listeners import Endpoint
@@ -224,8 +225,6 @@ def test_licence(word: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
-    from memcache_shm.cli.main import VERBS
-
     with pytest.raises(SystemExit):
         main(["--help"])
     said = capsys.readouterr().out
@@ -251,3 +250,12 @@ def test_sizes_for_people() -> None:
     assert [format_size(n) for n in (0, 1023, 1024, 1536, 64 * MIB, 3 * 2**30)] == [
         "0 bytes", "1023 bytes", "1 KiB", "1.5 KiB", "64 MiB", "3 GiB",
     ]  # fmt: skip
+
+
+def test_what_the_kernel_refuses_is_said_without_its_number(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(words: object) -> int:
+        raise OSError(errno.ENOMEM, "cannot make a segment of 9 bytes")
+
+    monkeypatch.setitem(VERBS, "ls", (refuse, ""))
+    assert main(["ls"]) == 1
+    assert capsys.readouterr().err == "memcache-shm: error: cannot make a segment of 9 bytes\n"
