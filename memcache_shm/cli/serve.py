@@ -26,7 +26,7 @@ from memcache_shm.storage import registry
 from memcache_shm.storage.units import MIB
 
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)  # by the number of -v
-_HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 def serve(options: Options) -> int:

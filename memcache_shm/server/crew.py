@@ -25,7 +25,7 @@ from memcache_shm.server.worker import EXIT_FAILED, EXIT_TRY_LATER
 log = logging.getLogger(__name__)
 
 #: Held back around a fork: the child must not write into the supervisor's wake pipe.
-HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGCHLD)
 _BOOT_DEATHS_MAX = 3
 #: A worker that dies at a younger age than this died early.
 _EARLY_S = 1.0

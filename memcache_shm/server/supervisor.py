@@ -126,7 +126,7 @@ class Supervisor:
             self._child_ended = True
         elif number == signal.SIGHUP:
             self._hung_up = True
-        else:
+        elif number != signal.SIGUSR1:  # that one is for sessions over named pipes, and ends no daemon
             self._stop_signals += 1
 
     def _pause_ms(self) -> int:

@@ -97,10 +97,11 @@ def _renew_table(executor: Executor, stats: StatsPrinter, counters: Counters) ->
 
 
 def _stop_descriptor() -> int:
-    """Becomes readable at SIGTERM. A terminal's SIGINT and SIGHUP reach the whole process group; the supervisor decides about them."""
+    """Becomes readable at SIGTERM. SIGINT and SIGHUP of a terminal reach the whole process group, and so may SIGUSR1: the supervisor
+    decides about them."""
     readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, _note)

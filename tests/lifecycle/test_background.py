@@ -280,11 +280,13 @@ def test_above_c_clients_wait_when_that_is_asked_for(place: Path) -> None:
             assert int(stats["time_in_listen_disabled_us"]) > 0
 
 
-def test_sighup_ends_nobody(place: Path) -> None:
+def test_sighup_and_sigusr1_end_nobody(place: Path) -> None:
     with Daemon(workers=2) as daemon, Client(daemon) as client:
         workers = set(daemon.workers)
         daemon.process.send_signal(signal.SIGHUP)
         await_line(daemon, "SIGHUP: no file to read again")
+        for process in [*workers, daemon.pid]:
+            os.kill(process, signal.SIGUSR1)
         for worker in workers:  # a terminal that hangs up tells all of them
             os.kill(worker, signal.SIGHUP)
         daemon.process.send_signal(signal.SIGHUP)
