@@ -111,7 +111,7 @@ class StatsPrinter:
         if self._config.tls is not None:
             names[_BEFORE:_BEFORE] = TLS_NAMES
         if self._config.idle_timeout_s:
-            names.insert(names.index("threads"), "idle_kicks")
+            names.insert(names.index("bytes_read"), "idle_kicks")
         return _lines((name, figures.get(name, 0)) for name in names)
 
     def _process_figures(self) -> Mapping[str, object]:
