@@ -84,7 +84,6 @@ MEANT = {
     "ssl_verify_mode": _Meant("tls.verify_mode", _one_of("none", "request", "require", "once")),
     "ssl_min_version": _Meant("tls.min_version", _tls_version),
     "ssl_ciphers": _Meant("tls.ciphers", str),
-    "ssl_session_cache": _Meant("tls.session_cache"),
 }
 
 #: The type of the value, None where there is none or it does not matter.
@@ -129,6 +128,7 @@ WITHOUT_EFFECT: dict[str, _Type | None] = {
     "ssl_keyformat": _pem,
     "ssl_wbuf_size": _count,
     "ssl_kernel_tls": None,
+    "ssl_session_cache": None,
 }
 
 #: Names by their beginning, and why not.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pwd
 from collections.abc import Iterable
@@ -36,7 +37,10 @@ class PidFile:
         try:
             _put(self._path, f"{os.getpid()}\n")
         except OSError as error:
-            raise MemcacheError(f"-P: cannot write {self._path}: {error.strerror}; choose a place that {_me()} may write to") from None
+            remedy = (
+                f"choose a place that {_me()} may write to" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else "choose another"
+            )
+            raise MemcacheError(f"-P: cannot write {self._path}: {error.strerror}; {remedy}") from None
         self._is_written = True
 
     def remove(self) -> None:
@@ -59,6 +63,8 @@ def write_ports(addresses: Iterable[Address]) -> None:
 
 
 def _put(path: str, text: str) -> None:
+    if os.path.exists(path) and not os.path.isfile(path):  # a rename would put a file in the place of /dev/null
+        raise FileExistsError(errno.EEXIST, "exists and is no regular file", path)
     temporary = f"{path}.{os.getpid()}.new"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:

@@ -106,7 +106,7 @@ def _tls(tls: TlsOptions | None) -> Iterator[Setting]:
     yield "ssl_ciphers", told.ciphers or "NULL"
     yield "ssl_ca_cert", told.ca_cert or "NULL"
     yield "ssl_wbuf_size", 0
-    yield "ssl_session_cache", _yes(told.session_cache)
+    yield "ssl_session_cache", _yes(tls is not None)  # by tickets, always
     yield "ssl_kernel_tls", "no"
     yield "ssl_min_version", told.min_version
 

@@ -29,7 +29,6 @@ class TlsOptions:
     min_version: str = "tlsv1.2"
     #: OpenSSL's list for TLS 1.2 and before; empty: its default.
     ciphers: str = ""
-    session_cache: bool = False
 
 
 def make_context(options: TlsOptions) -> ssl.SSLContext:

@@ -63,7 +63,7 @@ def _serve(config: ServerConfig, counters: Counters, which: int, channel: socket
         _renew_table(executor, stats, counters)
 
     def read_again() -> None:
-        config.credentials.reload(logging.INFO)  # the supervisor says it louder
+        config.credentials.reload(logging.DEBUG)  # the supervisor says it louder
 
     transport = Transport(executor, config.credentials, [listener.tls for listener in config.listeners])
     guests = Guests(executor, config.credentials.admits if config.credentials.users is not None else None)

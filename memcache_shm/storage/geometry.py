@@ -102,10 +102,10 @@ class Geometry:
             raise ValueError(f"the memory must be at least {MIN_MEMORY_BYTES // KIB} KiB, not {memory_bytes} bytes")
         if not 1 <= max_item_bytes <= MAX_VALUE_BYTES:
             raise ValueError(f"the largest item must be from 1 byte to 1 GiB, not {max_item_bytes} bytes")
-        if max_item_bytes * 2 > memory_bytes:
+        if max_item_bytes * 2 >= memory_bytes:
             raise ValueError(
-                f"items of {max_item_bytes} bytes need a table of at least {max_item_bytes * 2} bytes; "
-                f"raise the memory (-m) above {memory_bytes} bytes or lower the largest item (-I)"
+                f"items of {max_item_bytes} bytes need a table of more than {max_item_bytes * 2} bytes; "
+                f"raise the memory (-m) above that or lower the largest item (-I)"
             )
         shards = 1
         limit = 8 * (os.cpu_count() or 1)

@@ -106,7 +106,7 @@ def test_defaults() -> None:
         ("-Zo ssl_chain_cert=c", "tls", TlsOptions("c")),
         ("-Zdo ssl_chain_cert=c", "tls", TlsOptions(os.path.abspath("c"))),
         ("-Z -o ssl_chain_cert=c,ssl_key=k,ssl_verify_mode=2 -o ssl_min_version=3,ssl_session_cache,ssl_ca_cert=a,ssl_ciphers=HIGH",
-         "tls", TlsOptions("c", "k", "a", 2, "tlsv1.3", "HIGH", True)),
+         "tls", TlsOptions("c", "k", "a", 2, "tlsv1.3", "HIGH")),
         ("-Z -o ssl_chain_cert=c,ssl_verify_mode=once,ssl_min_version=tlsv1.1", "tls",
          TlsOptions("c", verify_mode=3, min_version="tlsv1.1")),
         ("-o ssl_chain_cert=c", "tls", None),

@@ -129,6 +129,9 @@ def test_pid_file_that_cannot_be_written(place: Path) -> None:
         status, said = refused(*words, "-P", f"{place}/none/pid")
         assert status == 1
         assert f"-P: cannot write {place}/none/pid: No such file or directory" in said
+        status, said = refused(*words, "-P", f"{place}/tables")
+        assert status == 1
+        assert f"-P: cannot write {place}/tables: exists and is no regular file; choose another" in said
     assert os.listdir(place / "tables") == []
 
 
