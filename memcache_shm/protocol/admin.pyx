@@ -46,14 +46,16 @@ cdef bint _read_classes(const Token *token, bint *ours) noexcept nogil:
     cdef Token part
     cdef uint64_t number
     ours[0] = is_word(token, b"all", 3) or is_word(token, b"hash", 4)
+    if ours[0]:
+        return True
     part.at = token.at
-    while not ours[0] and part.at <= end:
+    while part.at <= end:
         part.len = 0
         while part.at + part.len < end and part.at[part.len] != c',':
             part.len += 1
-        if not parse_u64(&part, &number) or not 0 < number < CLASSES:
+        if part.len and (not parse_u64(&part, &number) or not 0 < number < CLASSES):
             return False
-        ours[0] = number == 1
+        ours[0] = ours[0] or (part.len != 0 and number == 1)
         part.at += part.len + 1
     return True
 

@@ -108,10 +108,10 @@ cdef class Transport:
         if c.stream == NULL:
             return BROKEN               # no byte has come, so nothing can be told to anybody
         stream = <TlsStream> c.stream
-        if stream.broken or not stream.established:
+        if stream.broken or not self._flush(c, stream):
             return BROKEN
-        if not self._flush(c, stream):
-            return BROKEN
+        if not stream.established:      # the handshake's answer is all that may wait
+            return 0 if size == 0 else BROKEN
         while taken < size and not c.lagging:
             taken += stream.write(src + taken, size - taken)
             if taken == size and c.closing:

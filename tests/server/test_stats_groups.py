@@ -64,6 +64,16 @@ def test_plain_stats_fit_collectds_buffer(daemon: Daemon) -> None:
         assert sum(len(line) + 2 for line in iter(client.line, b"END")) + 5 < 4096
 
 
+def test_idle_kicks_are_told_where_there_is_a_limit(daemon: Daemon) -> None:
+    with Client(daemon) as client:
+        assert "idle_kicks" not in client.stats()
+    with Daemon("-o", "idle_timeout=1") as limited:
+        with limited.connect() as idle:
+            assert idle.recv(1) == b""
+        with Client(limited) as client:
+            assert counts(client, "idle_kicks") == [1]
+
+
 def test_items_and_slabs_add_up(daemon: Daemon) -> None:
     with Client(daemon) as client:
         assert client.stats(b"items") == {}

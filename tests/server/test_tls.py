@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,25 @@ from support.waiting import until
 VALUE = 1 << 20
 HEAD = b"VALUE big 0 %d\r\n" % VALUE
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
+
+# In a network namespace of its own: a daemon whose sockets buffer little, and a client.
+_LONG_CHAIN = """
+import socket, ssl, subprocess, sys
+python, chain, key = sys.argv[1:]
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+with open("/proc/sys/net/ipv4/tcp_wmem", "w") as file:
+    file.write("4096 4608 4608")
+command = [python, "-m", "memcache_shm", "-p", "11211", "-t", "1", "--name", "chain", "-Z", "-o", f"ssl_chain_cert={chain},ssl_key={key}"]
+with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as daemon:
+    try:
+        assert "serving" in daemon.stderr.readline()
+        with socket.create_connection(("127.0.0.1", 11211), timeout=5) as plain:
+            with ssl.create_default_context(cafile=chain).wrap_socket(plain, server_hostname="localhost") as client:
+                client.sendall(b"mn\\r\\n")
+                print(client.recv(100))
+    finally:
+        daemon.terminate()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +234,17 @@ def test_handshakes_broken_anywhere(daemon: Daemon, certificate: Certificate) ->
         with Client(daemon) as client:
             client.send(hello[:at] + bytes([hello[at] ^ (1 << chance.randrange(8))]) + hello[at + 1 :])
     assert serves(daemon, certificate.client_context())
+
+
+def test_a_handshake_that_the_socket_does_not_take_at_once(certificate: Certificate, tmp_path: Path) -> None:
+    """A long chain of certificates where a socket buffers little, which a network namespace of its own can be told."""
+    if subprocess.run(["unshare", "-n", "ip", "link"], capture_output=True).returncode != 0:
+        pytest.skip("no right to make a network namespace")
+    chain = tmp_path / "chain.crt"
+    chain.write_bytes(certificate.cert.read_bytes() * 150)
+    command = ["unshare", "-n", sys.executable, "-c", _LONG_CHAIN, sys.executable, str(chain), str(certificate.key)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "b'MN\\r\\n'\n", done.stderr
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=str)
