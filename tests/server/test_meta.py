@@ -74,14 +74,14 @@ def test_counts(cache: memcache_shm.Cache) -> None:
     assert grown(b"mg v N30\r\nmg w N30 T40\r\n") == {"get_hits": 1, "touch_hits": 1}
     assert grown(b"me k\r\nme none\r\nmn\r\n") == {}
     assert grown(b"md k I\r\nmg k\r\nmg k\r\n") == {"get_hits": 2}
-    assert grown(b"md k C5\r\nmd none\r\nmd none I\r\nmd v\r\nmd w x\r\n") == {"delete_misses": 3, "delete_hits": 2}
-    assert grown(b"ma k\r\nma k MD\r\nma none\r\nma none MD\r\nma n N0\r\nma n C5\r\n") == {
+    assert grown(b"md k C999\r\nmd none\r\nmd none I\r\nmd v\r\nmd w x\r\n") == {"delete_misses": 3, "delete_hits": 2}
+    assert grown(b"ma k\r\nma k MD\r\nma none\r\nma none MD\r\nma n N0\r\nma n C999\r\n") == {
         "incr_hits": 1,
         "decr_hits": 1,
         "incr_misses": 1,
         "decr_misses": 1,
     }
-    assert grown(b"ms k 1 C5\r\n1\r\nms none 1 C5\r\n1\r\nms k 1 MA C5\r\n1\r\n") == {"cmd_set": 3, "cas_badval": 1, "cas_misses": 1}
+    assert grown(b"ms k 1 C999\r\n1\r\nms none 1 C999\r\n1\r\nms k 1 MA C999\r\n1\r\n") == {"cmd_set": 3, "cas_badval": 1, "cas_misses": 1}
     assert grown(b"gat 30 k\r\ngat 30 none\r\n") == {"touch_hits": 1, "touch_misses": 1}
     assert counters.sums()["cmd_meta"] == 29
 
