@@ -203,7 +203,7 @@ cdef int write_record(View *v, Target *t, Fields *f, uint32_t length) noexcept n
     s.control.bytes += record_bytes(f, length) + (sizeof(RunLink) if runs.n > 1 else 0)
     if old != 0:
         free_record(v, s, old)
-    count(v, TOTAL_ITEMS, 1)
+    count(v, TOTAL_ITEMS, t.keeps == 0)     # one that keeps what is known of the old one is no new item
     t.cas = f.foreign_cas if f.foreign_cas else f.version
     return OK
 
