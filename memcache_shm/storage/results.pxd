@@ -103,6 +103,7 @@ cdef struct Change:     # what is to become of a key; all zero but for what the 
     bint touches        # arith, invalidate: set the expiry
     bint marks          # invalidate: the item is stale from now on
     bint empties        # invalidate: it loses its value
+    bint uncounted      # delete: it is part of another request
     # what came of it
     uint64_t cas        # the CAS id now
     uint32_t length     # value bytes now

@@ -139,7 +139,7 @@ cdef void give_up(View *v, Target *t) noexcept nogil:
 cdef int present(View *v, Target *t, const Change *c) noexcept nogil:
     """Whether there is an item to delete or to invalidate, and the one that is meant."""
     if t.record == NULL:
-        count(v, DELETE_MISSES, 1)
+        count(v, DELETE_MISSES, not c.uncounted)
         return NOT_FOUND
     if (c.compares or c.compare != 0) and id_of(t) != c.compare:
         count(v, DELETE_MISSES, 1)
@@ -154,7 +154,7 @@ cdef int remove(View *v, const Change *c, int wait) noexcept nogil:
         return r
     r = present(v, &t, c)
     if r == OK:
-        count(v, DELETE_HITS, 1)
+        count(v, DELETE_HITS, not c.uncounted)
         v.removed_length = value_length(sizes_of(t.record))
         drop(v, t.shard, t.place.slot, t.place.bucket, OP_DELETE)
     return leave(v, &t, r)

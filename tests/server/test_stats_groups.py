@@ -128,6 +128,15 @@ def test_counters_across_workers_and_attached_processes(daemon: Daemon) -> None:
         assert clients[0].get(b"number") == b"%d" % (users * times)
 
 
+def test_changes_in_place_make_no_new_item(daemon: Daemon, memcached_with: Callable[..., Memcached]) -> None:
+    for server in (daemon, memcached_with()):
+        with Client(server) as client:
+            before = counts(client, "total_items")[0]
+            client.send(b"set n 0 0 1\r\n8\r\nincr n 1\r\nincr n 1\r\nms i 2\r\nhi\r\nmd i I\r\nma n\r\n")
+            assert [client.line() for _ in range(6)] == [b"STORED", b"9", b"10", b"HD", b"HD", b"HD"]
+            assert counts(client, "total_items")[0] - before == 3
+
+
 def test_reset_through_one_worker_is_seen_by_all(daemon: Daemon) -> None:
     with ExitStack() as stack:
         clients = [stack.enter_context(Client(daemon)) for _ in range(WORKERS)]

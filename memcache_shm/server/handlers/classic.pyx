@@ -107,6 +107,7 @@ cdef void _too_large(Executor self, Parser *parser, const Request *request) noex
     """memcached drops the old value of a set that it cannot take: stale data would be worse than none."""
     cdef Change change
     begin_change(&change, request)
+    change.uncounted = True
     if request.mode == MODE_SET and self.table.remove(&change, POLL) == WOULD_BLOCK:
         self.blocked = True
         return
