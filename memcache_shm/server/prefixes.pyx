@@ -11,6 +11,7 @@ import mmap
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
+from memcache_shm.protocol.encoding cimport is_binary
 from memcache_shm.server.prefixes cimport PREFIXES, PREFIX_MAX, Prefix
 from memcache_shm.storage.atomics cimport cas32, fetch_add64, load_acquire32, store_release32
 
@@ -31,10 +32,10 @@ cdef class Prefixes:
         self._delimiter = (delimiter.encode() or b":")[0]
 
     cdef void count(self, const char *key, size_t klen, int gets, int hits, int sets, int deletions) noexcept nogil:
-        """Add to the counts of a key's prefix, if it has one."""
+        """Add to the counts of a key's prefix, if it has one that can be told in a line."""
         cdef const char *end = <const char *> memchr(key, self._delimiter, klen)
         cdef Prefix *prefix
-        if end == NULL:
+        if end == NULL or is_binary(key, end - key):
             return
         prefix = self._find(key, end - key)
         if prefix == NULL:

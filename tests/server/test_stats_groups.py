@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import multiprocessing
 import os
 import signal
@@ -135,6 +136,16 @@ def test_changes_in_place_make_no_new_item(daemon: Daemon, memcached_with: Calla
             client.send(b"set n 0 0 1\r\n8\r\nincr n 1\r\nincr n 1\r\nms i 2\r\nhi\r\nmd i I\r\nma n\r\n")
             assert [client.line() for _ in range(6)] == [b"STORED", b"9", b"10", b"HD", b"HD", b"HD"]
             assert counts(client, "total_items")[0] - before == 3
+
+
+def test_keys_that_would_end_a_line_are_told_in_none(daemon: Daemon) -> None:
+    key = base64.b64encode(b"x\r\nEND\r\ny:z")
+    with Client(daemon) as client:
+        assert client.ask(b"stats detail on") == b"OK"
+        client.send(b"ms %s 1 b\r\n1\r\nset a:b 0 0 1\r\n1\r\n" % key)
+        assert [client.line(), client.line()] == [b"HD", b"STORED"]
+        client.send(b"stats cachedump 1 0\r\nstats detail dump\r\nmn\r\n")
+        assert list(iter(client.line, b"MN")) == [b"ITEM a:b [1 b; 0 s]", b"END", b"PREFIX a get 0 hit 0 set 1 del 0", b"END"]
 
 
 def test_reset_through_one_worker_is_seen_by_all(daemon: Daemon) -> None:

@@ -82,7 +82,8 @@ cdef int put_item(Executor self, char *at, const Walked *item) noexcept nogil:
 
 
 cdef bint put_batch(Executor self, Dump *dump) noexcept nogil:
-    """The lines of a bucket. False: no more are wanted, or memory is out."""
+    """The lines of a bucket. False: no more are wanted, or memory is out. A line of DUMP_ITEMS has its key as it is, so one with bytes
+    that would end the line, or look like the end of the dump, has none."""
     cdef char *at = self.room(dump.batch.n * LINE_MAX)
     cdef uint32_t i
     cdef int size
@@ -93,6 +94,8 @@ cdef bint put_batch(Executor self, Dump *dump) noexcept nogil:
             size = put_meta(self, at, &dump.batch.item[i])
         elif dump.style == DUMP_MG:
             size = put_mg(at, &dump.batch.item[i])
+        elif is_binary(dump.batch.item[i].key, dump.batch.item[i].klen):
+            continue
         else:
             size = put_item(self, at, &dump.batch.item[i])
             dump.shown_bytes += size
