@@ -17,7 +17,7 @@ from memcache_shm.protocol.request cimport (
 )
 from memcache_shm.server.executor cimport Executor, handle
 from memcache_shm.server.streams cimport FILLED_LAST, FILLED_LATER, FILLED_MORE, STREAM_BYTES, Stream
-from memcache_shm.storage.results cimport NOT_FOUND, OK, POLL, WOULD_BLOCK
+from memcache_shm.storage.results cimport NOT_FOUND, OK, POLL, RETIRED, WOULD_BLOCK
 from memcache_shm.storage.walk cimport Batch, Walk, Walked, next_batch, unix_expiry
 
 cdef enum:
@@ -32,6 +32,7 @@ cdef enum:
 cdef struct Dump:
     Stream stream
     Walk walk
+    int shmid                   # of the table it walks: one that was made anew in its place is another
     int style
     uint64_t left               # items still to be shown
     uint64_t shown_bytes        # of DUMP_ITEMS
@@ -116,7 +117,9 @@ cdef int fill_dump(Stream *stream, Executor self) noexcept nogil:
     for _bucket in range(BUCKETS_A_TURN):
         if self.out.end >= STREAM_BYTES:
             return FILLED_MORE
-        result = next_batch(&self.table.view, &dump.walk, &dump.batch, POLL)
+        result = RETIRED
+        if self.table.shmid == dump.shmid:
+            result = next_batch(&self.table.view, &dump.walk, &dump.batch, POLL)
         if result == WOULD_BLOCK:
             return FILLED_LATER
         if result != OK or not put_batch(self, dump):
@@ -156,6 +159,7 @@ cdef void _dump(Executor self, Parser *parser, const Request *request) noexcept 
     dump.stream.end = end
     dump.walk.shard = dump.walk.tries = 0
     dump.walk.at = 0
+    dump.shmid = self.table.shmid
     dump.style = request.mode
     dump.left = request.number if request.number else <uint64_t> -1
     dump.shown_bytes = 0
