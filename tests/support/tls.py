@@ -11,6 +11,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.servers import Daemon
+
 RECEIVE_BYTES = 65536
 
 
@@ -142,3 +144,17 @@ class _Reading(io.RawIOBase):
         data = self._sock.recv(len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+
+def connect(daemon: Daemon, context: ssl.SSLContext, **options: object) -> TlsSocket:
+    return TlsSocket(daemon.connect(), context, **options)  # type: ignore[arg-type]
+
+
+def serves(daemon: Daemon, context: ssl.SSLContext) -> bool:
+    """Whether a client of that context gets an answer; with TLS 1.3 a refusal comes only after the client's handshake."""
+    try:
+        with connect(daemon, context) as sock:
+            sock.sendall(b"version\r\n")
+            return sock.recv(100).startswith(b"VERSION")
+    except (ssl.SSLError, ConnectionError):
+        return False
