@@ -149,7 +149,7 @@ def test_a_key_that_soon_returns_is_proven(state_dir: object, name: str) -> None
         assert table.stat("shm_returned_proven") == 0
         assert table.stat("shm_new_records") <= new_before
         others = table.add_new(5)
-        table.add_new(4 * len(filled))
+        table.add_new(2 * len(filled))
         assert table.there([victim]) == {victim}
         assert len(table.there(others)) <= 1, "one may have been taken for another that returned: a ghost is 11 bits"
 
