@@ -75,7 +75,8 @@ class Stepper:
         stage.shift_clock(1)  # so that every word that holds a time differs between the two traces
         first = self._trace(entries)
         stage.shift_clock(-1)
-        self.outcomes = Outcomes(before, stage.read(scenario.later_s), scenario.evicts, lingering, buckets, scenario.later_s)
+        after, repairs = stage.read(scenario.later_s), scenario.through == (REPAIR,)
+        self.outcomes = Outcomes(before, after, scenario.evicts, lingering, buckets, scenario.later_s, repairs)
         stage.restore(self.start)
         self.trace = self._trace(first.rips[:1])
         stage.restore(self.start)

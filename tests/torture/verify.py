@@ -24,6 +24,7 @@ class Outcomes:
     lingering: int  # expired items that were counted before the call
     buckets: int
     later_s: int  # an expiry between now and then tells whether a touch came about
+    repairs: bool  # the call is a write that repairs first: an intent may be a dead writer's, of whose call nothing is known here
 
     def check_first(self, stage: Stage, now: State) -> None:
         """A look before any other write."""
@@ -50,7 +51,7 @@ class Outcomes:
             return stage.buckets() != self.buckets
         if operation == FLUSH:
             return stage.is_flush_applied(shard)
-        if operation in (STORE, DELETE, TOUCH, MARK):
+        if operation in (STORE, DELETE, TOUCH, MARK) and not self.repairs:
             changes = [e for e in now if self.before[e] != self.after[e] and not (self.evicts and self.after[e] is None)]
             return bool(changes) and all(now[entry] == self.after[entry] for entry in changes)
         return announced_done
