@@ -113,6 +113,13 @@ def _add_table(group: argparse._ArgumentGroup) -> None:
         action="store_false",
         help="refuse when the table is full instead of evicting",
     )
+    group.add_argument(
+        "--feed",
+        dest="feed_bytes",
+        type=arguments.size(1),
+        metavar="SIZE",
+        help="memory for the feed of changes, in bytes or with k, m, g; 0: none (default 1/256 of the table's)",
+    )
     group.add_argument("--name", type=arguments.table_name, metavar="NAME", help="the table's name for attach (default memcache_shm-PORT)")
     group.add_argument("--keep", action="store_true", help="leave the table at the end; the next start takes it over")
     group.add_argument(

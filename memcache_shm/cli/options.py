@@ -135,7 +135,7 @@ def _geometry(space: argparse.Namespace) -> Geometry:
             raise UsageError(f"NUM_ELEMENTS ELEMENT_SIZE: give two numbers, not {' '.join(space.shape)!r}")
         if space.memory_bytes is not None or space.max_item_bytes is not None:
             raise UsageError("NUM_ELEMENTS ELEMENT_SIZE: they fix the size already; leave -m and -I out")
-        return Geometry.by_elements(*numbers)
+        return Geometry.by_elements(*numbers, space.feed_bytes)
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -150,7 +150,7 @@ def _positional(word: str) -> int:
 def _by_memory(space: argparse.Namespace) -> Geometry:
     memory_bytes = DEFAULT_MEMORY_BYTES if space.memory_bytes is None else space.memory_bytes
     if space.max_item_bytes is None:
-        return Geometry.by_memory(memory_bytes, default_max_item(memory_bytes))
+        return Geometry.by_memory(memory_bytes, default_max_item(memory_bytes), space.feed_bytes)
     if not KIB <= space.max_item_bytes <= KIB * MIB:
         raise UsageError(f"-I: the largest item must be from 1k to 1024m, not {space.max_item_bytes} bytes")
-    return Geometry.by_memory(memory_bytes, space.max_item_bytes)
+    return Geometry.by_memory(memory_bytes, space.max_item_bytes, space.feed_bytes)

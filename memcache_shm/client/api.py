@@ -20,6 +20,7 @@ def open(
     element_size: int | str | None = None,
     mode: int = registry.DEFAULT_MODE,
     evict: bool = True,
+    feed: int | str | None = None,
     serde: Serde | None = None,
     key_prefix: str | bytes = b"",
     default_noreply: bool = False,
@@ -32,15 +33,15 @@ def open(
     Give `memory` (the whole segment in bytes, or with k, m, g; 64 MiB by default) and `max_item` (the largest value; 1 MiB by
     default, at most a quarter of the memory), or `elements` and `element_size` for exactly that many items. An existing table
     must have been made with the same figures (else TableExistsError); give none to take it as it is. `mode` (permission bits)
-    and `evict` (False: a full table refuses with NoSpaceError) count when the table is made. The table outlives the process,
-    until `unlink`. TableRemovedError: its daemon lost it to ipcrm or a logout, and is about to make a new one.
+    and `evict` (False: a full table refuses with NoSpaceError) count when the table is made. `feed` is the memory for the feed of
+    changes (0: none; 1/256 of the table's by default). The table outlives the process, until `unlink`. TableRemovedError: its daemon lost it to ipcrm or a logout, and is about to make a new one.
 
     The other arguments are pymemcache's, which see `memcache_shm.client.cache`.
     """
     inputs.check_handling(serde, key_prefix, encoding)
     inputs.check_mode(mode)
-    unspecified = memory is max_item is elements is element_size is None
-    geometry = _geometry(memory, max_item, elements, element_size)
+    unspecified = memory is max_item is elements is element_size is feed is None
+    geometry = _geometry(memory, max_item, elements, element_size, feed)
     table, state = registry.open_or_create(name, geometry, any_geometry=unspecified, mode=mode, evict=evict)
     return Cache(
         table,
@@ -96,17 +97,21 @@ def unlink(name: str) -> None:
     registry.remove(name)
 
 
-def _geometry(memory: int | str | None, max_item: int | str | None, elements: int | None, element_size: int | str | None) -> Geometry:
+def _geometry(
+    memory: int | str | None, max_item: int | str | None, elements: int | None, element_size: int | str | None, feed: int | str | None
+) -> Geometry:
     """The geometry meant by open's arguments; IllegalInputError when they do not fit together."""
     try:
+        feed_bytes = None if feed is None else parse_size(feed, "feed")
         if elements is None and element_size is None:
             memory_bytes = DEFAULT_MEMORY_BYTES if memory is None else parse_size(memory, "memory")
             max_item_bytes = default_max_item(memory_bytes) if max_item is None else parse_size(max_item, "max_item")
-            return Geometry.by_memory(memory_bytes, max_item_bytes)
+            return Geometry.by_memory(memory_bytes, max_item_bytes, feed_bytes)
         if elements is None or element_size is None:
             raise IllegalInputError("elements and element_size go together; give both")
         if memory is not None or max_item is not None:
             raise IllegalInputError("give either memory and max_item, or elements and element_size")
-        return Geometry.by_elements(inputs.check_count(elements, "elements"), parse_size(element_size, "element_size"))
+        count = inputs.check_count(elements, "elements")
+        return Geometry.by_elements(count, parse_size(element_size, "element_size"), feed_bytes)
     except ValueError as error:
         raise IllegalInputError(str(error)) from None

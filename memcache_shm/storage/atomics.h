@@ -25,6 +25,7 @@
 #define store_release32(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #define store_relaxed32(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
 #define fetch_add64(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
+#define fetch_add32(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
 #define exchange32(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
 #define fence_acquire() __atomic_thread_fence(__ATOMIC_ACQUIRE)
 #define fence_release() __atomic_thread_fence(__ATOMIC_RELEASE)

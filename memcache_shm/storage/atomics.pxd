@@ -13,6 +13,7 @@ cdef extern from "atomics.h" nogil:
     void store_release32(uint32_t *p, uint32_t v)
     void store_relaxed32(uint32_t *p, uint32_t v)
     uint64_t fetch_add64(uint64_t *p, uint64_t v)
+    uint32_t fetch_add32(uint32_t *p, uint32_t v)
     uint32_t exchange32(uint32_t *p, uint32_t v)
     void fence_acquire()
     void fence_release()

@@ -32,9 +32,9 @@ cdef void mark_won(View *v, Target *t) noexcept nogil:
     """Note with the record that somebody has won, by one store of the word that holds its state."""
     cdef Sizes sizes = sizes_of(t.record)
     sizes.state |= STATE_TOKEN_SENT
-    note(v, t.shard, OP_MARK, t.place.slot, t.place.slot[0], sizes.state)
+    note(v, t.shard, OP_MARK, t.place.slot, t.place.slot[0], sizes.state, 0)
     store_release64(<uint64_t *> &t.record.length, (<uint64_t *> &sizes)[0])
-    done(t.shard, OP_MARK)
+    done(v, t.shard, OP_MARK, 0)
 
 
 cdef int vivify(View *v, Target *t, Found *f, const Claim *claim) noexcept nogil:

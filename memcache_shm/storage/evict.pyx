@@ -19,13 +19,14 @@ from memcache_shm.storage.atomics cimport __builtin_prefetch, load_relaxed64, st
 from memcache_shm.storage.counters cimport (
     EVICTED_PROVEN, EVICTED_UNFETCHED, EVICTIONS, EXPIRED_UNFETCHED, RECLAIMED,
 )
+from memcache_shm.storage.feed cimport FEED_DELETE, FEED_EVICT, FEED_EXPIRE, is_heard, prepare
 from memcache_shm.storage.ghosts cimport GHOSTS, ONE, average_in, haunt, share_of_new
 from memcache_shm.storage.index cimport Path, bucket_at, bucket_count, compact, ghosts_of, walk, walk_on
 from memcache_shm.storage.layout cimport (
     BUCKET_SLOTS, FETCHED_AT, KIND_ENTRY, PROVEN_AT, Record, USES_AT, VERSION_AT, VERSION_MASK, word_granule, word_kind,
 )
 from memcache_shm.storage.records cimport Sizes, are_sane, key_of, key_offset, record_at, record_runs, sizes_of, value_length
-from memcache_shm.storage.recovery cimport OP_EVICT, OP_EXPIRE, publish
+from memcache_shm.storage.recovery cimport OP_DELETE, OP_EVICT, OP_EXPIRE, publish_told
 from memcache_shm.storage.view cimport Evicted, Shard, View, count, table_ns, ticks
 
 cdef enum:
@@ -63,10 +64,24 @@ cdef void free_record(View *v, Shard *s, uint64_t word) noexcept nogil:
         clear(&s.records, runs.start[i], runs.granules[i])
 
 
+cdef uint64_t obituary(View *v, Shard *s, uint64_t word, int kind) noexcept nogil:
+    """Prepare the event of an item that goes; 0 for one that was flushed, since the flush was told."""
+    cdef Record *r = record_at(&s.records, word_granule(word))
+    cdef Sizes sizes
+    if r == NULL or r.version <= load_relaxed64(&s.control.cutoff):
+        return 0
+    sizes = sizes_of(r)
+    if not are_sane(v, &s.records, r, sizes):
+        return 0
+    return prepare(v, s, kind, key_of(r, sizes), sizes.key_length, r.version)
+
+
 cdef void drop(View *v, Shard *s, uint64_t *slot, uint32_t bucket, int operation) noexcept nogil:
     """Take an item out of the table: clear its slot, give its record back, tidy the path."""
-    cdef uint64_t word = slot[0]
-    publish(v, s, operation, slot, 0)
+    cdef uint64_t word = slot[0], feed = 0
+    if is_heard(v):
+        feed = obituary(v, s, word, FEED_DELETE if operation == OP_DELETE else FEED_EXPIRE if operation == OP_EXPIRE else FEED_EVICT)
+    publish_told(v, s, operation, slot, 0, feed)
     free_record(v, s, word)
     compact(v, s, bucket)
 

@@ -26,6 +26,9 @@ TYPICAL_GRANULES = 32  # an item of 512 bytes
 NODE_GRANULE_BYTES = layout.INDEX_NODE_BYTES  # index arena of the element geometry
 MAX_GRANULES = 2**28 - 1  # a slot word has 28 bits for the granule
 FOREIGN_CAS_BYTES = 8
+FEED_PART = 256  # of the memory that the feed takes unless told otherwise
+FEED_LEAST_BYTES = KIB  # a shard: some of the largest events
+FEED_ELEMENTS_BYTES = 16 * KIB  # a shard of the element geometry, at least
 LINE = 64
 
 
@@ -63,6 +66,8 @@ class Plan:
     buckets: int  # at creation
     max_buckets: int
     max_records: int  # a shard, 0 = whatever fits
+    feed_offset: int  # from the shard's start
+    feed_cells: int  # a shard, of 16 bytes; 0: no feed
     version_unit_log2: int  # versions that a slot word does not tell apart: its 10 bits shall outlast what a full shard holds
     segment_bytes: int
 
@@ -76,11 +81,13 @@ class Geometry:
     memory_bytes: int
     max_item_bytes: int
     shards: int
+    feed_bytes: int  # of all shards' feeds; 0: none
     plan: Plan = field(compare=False, repr=False)
 
     @classmethod
-    def by_elements(cls, num_elements: int, element_size: int) -> Geometry:
-        """Room for ``num_elements`` items with values up to ``element_size`` bytes. ValueError when out of range."""
+    def by_elements(cls, num_elements: int, element_size: int, feed_bytes: int | None = None) -> Geometry:
+        """Room for ``num_elements`` items with values up to ``element_size`` bytes, and for the feed (None: a small one).
+        ValueError when out of range."""
         if not 1 <= num_elements <= 2**31:
             raise ValueError(f"NUM_ELEMENTS must be from 1 to {2**31}, not {num_elements}")
         if not 1 <= element_size <= MAX_VALUE_BYTES:
@@ -88,13 +95,15 @@ class Geometry:
         shards = 1
         while num_elements > ELEMENTS_A_SHARD * shards:
             shards *= 2
-        geometry = cls._elements(num_elements, element_size, shards)
+        if feed_bytes is None:
+            feed_bytes = max(num_elements * (element_size + layout.MAX_KEY_BYTES) // FEED_PART, FEED_ELEMENTS_BYTES * shards)
+        geometry = cls._elements(num_elements, element_size, shards, feed_bytes)
         if geometry.segment_bytes > MAX_MEMORY_BYTES:
             raise ValueError(f"{num_elements} elements of {element_size} bytes need more than {MAX_MEMORY_BYTES // GIB} GiB; take fewer")
         return geometry
 
     @classmethod
-    def by_memory(cls, memory_bytes: int, max_item_bytes: int = MIB) -> Geometry:
+    def by_memory(cls, memory_bytes: int, max_item_bytes: int = MIB, feed_bytes: int | None = None) -> Geometry:
         """A segment of ``memory_bytes``, everything included, with values up to ``max_item_bytes``. ValueError as above."""
         if memory_bytes > MAX_MEMORY_BYTES:
             raise ValueError(f"the memory must be at most {MAX_MEMORY_BYTES // GIB} GiB, not {memory_bytes} bytes")
@@ -113,15 +122,21 @@ class Geometry:
             shards *= 2
         while memory_bytes // shards > (MAX_GRANULES - 1) * GRANULE_BYTES:
             shards *= 2
-        return cls._memory(memory_bytes, max_item_bytes, shards)
+        if feed_bytes is None:
+            feed_bytes = max(memory_bytes // FEED_PART, FEED_LEAST_BYTES * shards)
+        elif feed_bytes > memory_bytes // 4:
+            raise ValueError(f"a feed of {feed_bytes} bytes is more than a quarter of the memory ({memory_bytes} bytes); take less")
+        return cls._memory(memory_bytes, max_item_bytes, shards, feed_bytes)
 
     @classmethod
-    def _elements(cls, elements: int, element_size: int, shards: int) -> Geometry:
-        return cls(elements, element_size, 0, element_size, shards, _plan_elements(elements, element_size, shards))
+    def _elements(cls, elements: int, element_size: int, shards: int, feed_bytes: int) -> Geometry:
+        plan = _plan_elements(elements, element_size, shards, _feed_cells(feed_bytes, shards))
+        return cls(elements, element_size, 0, element_size, shards, feed_bytes, plan)
 
     @classmethod
-    def _memory(cls, memory_bytes: int, max_item_bytes: int, shards: int) -> Geometry:
-        return cls(0, 0, memory_bytes, max_item_bytes, shards, _plan_memory(memory_bytes, max_item_bytes, shards))
+    def _memory(cls, memory_bytes: int, max_item_bytes: int, shards: int, feed_bytes: int) -> Geometry:
+        plan = _plan_memory(memory_bytes, max_item_bytes, shards, _feed_cells(feed_bytes, shards))
+        return cls(0, 0, memory_bytes, max_item_bytes, shards, feed_bytes, plan)
 
     @property
     def segment_bytes(self) -> int:
@@ -154,23 +169,25 @@ class Geometry:
             "memory_bytes": self.memory_bytes,
             "max_item_bytes": self.max_item_bytes,
             "shards": self.shards,
+            "feed_bytes": self.feed_bytes,
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Geometry:
         """Rebuild a geometry from `to_dict` or a header. ValueError when the numbers make no table."""
         try:
-            numbers = {name: int(data[name]) for name in ("elements", "element_size", "memory_bytes", "max_item_bytes", "shards")}
+            names = ("elements", "element_size", "memory_bytes", "max_item_bytes", "shards", "feed_bytes")
+            numbers = {name: int(data[name]) for name in names}
         except (KeyError, TypeError) as error:
             raise ValueError(f"incomplete geometry: {error}") from error
         shards = numbers["shards"]
         if not 1 <= shards <= 2**16 or shards & (shards - 1):
             raise ValueError(f"number of shards {shards} is not a power of two up to 65536")
         if numbers["elements"]:
-            cls.by_elements(numbers["elements"], numbers["element_size"])
-            return cls._elements(numbers["elements"], numbers["element_size"], shards)
-        cls.by_memory(numbers["memory_bytes"], numbers["max_item_bytes"])
-        return cls._memory(numbers["memory_bytes"], numbers["max_item_bytes"], shards)
+            cls.by_elements(numbers["elements"], numbers["element_size"], 0)
+            return cls._elements(numbers["elements"], numbers["element_size"], shards, numbers["feed_bytes"])
+        cls.by_memory(numbers["memory_bytes"], numbers["max_item_bytes"], 0)
+        return cls._memory(numbers["memory_bytes"], numbers["max_item_bytes"], shards, numbers["feed_bytes"])
 
 
 def _ceil(n: int, by: int) -> int:
@@ -193,6 +210,14 @@ def _longest_bytes(granules: int) -> int:
     return align(_ceil(granules, layout.ARENA_BLOCK))
 
 
+def _feed_cells(feed_bytes: int, shards: int) -> int:
+    """Cells of a shard's feed, whole cache lines. ValueError when it could not hold some of the largest events."""
+    if feed_bytes and not FEED_LEAST_BYTES * shards <= feed_bytes <= GIB:
+        least, most = _size(FEED_LEAST_BYTES * shards), _size(GIB)
+        raise ValueError(f"the feed of {_count(shards)} must be from {least} to {most}, or 0 for none; not {feed_bytes} bytes")
+    return feed_bytes // shards // LINE * (LINE // layout.FEED_CELL_BYTES)
+
+
 def _version_unit(items: int) -> int:
     """So many versions (a power of two) to a unit that 1024 units are about four times the items of a full shard."""
     return max(0, (4 * items // 1024).bit_length() - 1)
@@ -209,17 +234,18 @@ def _front(shards: int, budget_bytes: int) -> tuple[int, int, int, int, int, int
     return slots, blocks, processes, counters, controls, end
 
 
-def _plan_memory(memory_bytes: int, max_item_bytes: int, shards: int) -> Plan:
+def _plan_memory(memory_bytes: int, max_item_bytes: int, shards: int, feed_cells: int) -> Plan:
     """Divide ``memory_bytes`` evenly; within a shard, solve directory + bitmap + granules <= its bytes."""
     slots, blocks, processes, counters, controls, start = _front(shards, memory_bytes)
     shard_bytes = (memory_bytes - start) // shards // LINE * LINE
-    granules = (shard_bytes - 4 * LINE) * 8 // (GRANULE_BYTES * 8 + 1)
+    feed = shard_bytes - feed_cells * layout.FEED_CELL_BYTES
+    granules = (feed - 4 * LINE) * 8 // (GRANULE_BYTES * 8 + 1)
     while True:
         entries = granules // 288 + 2  # items of 2 granules plus their share of the index: one chunk in 288 granules
         bitmap = 2 * align(entries * 4)
         longest = align(bitmap + align(granules, 64) // 8)
         base = longest + _longest_bytes(granules)
-        over = base + granules * GRANULE_BYTES - shard_bytes
+        over = base + granules * GRANULE_BYTES - feed
         if over <= 0:
             break
         granules -= _ceil(over, GRANULE_BYTES)
@@ -232,11 +258,12 @@ def _plan_memory(memory_bytes: int, max_item_bytes: int, shards: int) -> Plan:
     arena = ArenaPlan(GRANULE_BYTES, granules, bitmap, longest, base)
     return Plan(
         slots, blocks, processes, counters, controls, start, shard_bytes, entries, align(entries * 4), arena, None,
-        layout.INDEX_CHUNK_BUCKETS, entries * layout.INDEX_CHUNK_BUCKETS, 0, _version_unit(granules // TYPICAL_GRANULES), memory_bytes,
+        layout.INDEX_CHUNK_BUCKETS, entries * layout.INDEX_CHUNK_BUCKETS, 0, feed, feed_cells,
+        _version_unit(granules // TYPICAL_GRANULES), memory_bytes,
     )  # fmt: skip
 
 
-def _plan_elements(elements: int, element_size: int, shards: int) -> Plan:
+def _plan_elements(elements: int, element_size: int, shards: int, feed_cells: int) -> Plan:
     """Cells for the elements of a shard and one spare; the index has an arena of its own, full-grown from the start."""
     mean = _ceil(elements, shards)
     cells = mean if shards == 1 else mean + math.ceil(6 * math.sqrt(mean))
@@ -251,11 +278,12 @@ def _plan_elements(elements: int, element_size: int, shards: int) -> Plan:
     index_longest = align(index_bitmap + align(granules, 64) // 8)
     index_base = index_longest + _longest_bytes(granules)
     base = align(index_base + granules * NODE_GRANULE_BYTES)
-    shard_bytes = align(base + (cells + 1) * cell)
+    feed = align(base + (cells + 1) * cell)
+    shard_bytes = feed + feed_cells * layout.FEED_CELL_BYTES
     slots, blocks, processes, counters, controls, start = _front(shards, shard_bytes * shards)
     return Plan(
         slots, blocks, processes, counters, controls, start, shard_bytes, chunks, align(chunks * 4),
         ArenaPlan(cell, cells + 1, bitmap, longest, base),
         ArenaPlan(NODE_GRANULE_BYTES, granules, index_bitmap, index_longest, index_base),
-        buckets, buckets, cells, _version_unit(cells), start + shards * shard_bytes,
+        buckets, buckets, cells, feed, feed_cells, _version_unit(cells), start + shards * shard_bytes,
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """The segment's byte layout: every shared structure, who writes each field, and the inline helpers that read it.
 
-    Header | process slots | counter blocks | shard controls | for each shard: chunk directory, expiry bounds, bitmap(s), arena(s)
+    Header | process slots | counter blocks | shard controls | for each shard: chunk directory, expiry bounds, bitmap(s), arena(s), feed
 
 All offsets follow from the geometry alone (see `plan` in geometry.py). Fields are native-endian; a segment never leaves its host.
 A change here changes the fingerprint (layout.pyx), and older segments are refused.
@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from memcache_shm.storage.atomics cimport __builtin_clz
 
 cdef enum:
-    LAYOUT_VERSION = 3
+    LAYOUT_VERSION = 4
     CACHE_LINE = 64
     COUNTERS = 48               # event counts in one counter block
     KEY_MAX = 250               # bytes of a key, as in memcached
@@ -33,6 +33,7 @@ cdef enum:
     ACCESS_SHIFT = 6            # coarse last access: units of 64 s
     BLOCK = 512                 # granules of which one byte of `longest` tells the longest free run
     LONGEST_MOST = 255          # ... this long or longer
+    FEED_CELL = 16              # bytes, the unit of a shard's feed
 
 
 # A slot word:  kind 2 | last access 8 | proven 1 | fetched 1 | uses 2 | version 10 | tag 12 | granule 28
@@ -76,18 +77,23 @@ cdef struct Header:
     uint32_t evicts             # 0: a full table refuses (-M)
     uint32_t creator_pid
     uint32_t layout_version
-    uint64_t spare1
+    uint64_t feed_bytes         # of all shards' feeds, 0 = none
     # line 2: read by every get
     uint32_t retired            # set once, by whoever removes the table or finds it removed
     uint32_t coarse_s           # table clock in seconds, refreshed by writers, losable
     int64_t clock_shift_ns      # added to CLOCK_BOOTTIME; written by `debugtime`
     uint64_t flush_ns           # deadline of the last flush_all on the table clock, 0 = none; written under shard 0's lock
-    uint64_t spare2[5]
-    # line 3: the feed's futex, touched only while somebody listens
-    uint32_t feed_wake
-    uint32_t feed_listeners
-    uint64_t feed_lease_ns
-    uint64_t spare3[6]
+    uint32_t follows            # 1: a copy of another table, changed by nobody but who keeps it in step; written by the follower, and
+    uint32_t spare2             # cleared by `promote`
+    uint64_t feed_lease         # era 24 bits | deadline 40 bits, see feed.pyx; 0 deadline = nobody listens
+    uint64_t spare3[3]
+    # line 3: touched only while somebody listens to the feed, or follows
+    uint32_t feed_wake          # futex word, advanced by writers that find
+    uint32_t feed_waiting       # ... this set, by a listener that is about to sleep
+    uint64_t followed_ns        # when the follower was last in step, CLOCK_BOOTTIME; 0 = never
+    uint64_t followed_position  # of its leader's feed then
+    uint64_t followed_copies    # full copies it has made
+    uint64_t spare4[4]
 
 
 cdef struct ProcessSlot:        # written by the process that holds the semaphore of the same number
@@ -105,7 +111,8 @@ cdef struct Intent:             # the lock's owner, before its first store; `ope
     uint64_t slot               # offset in the segment of the slot word about to change; 0 = not so far yet
     uint64_t new_word           # what that slot is going to hold
     uint32_t new_field          # ... or, for a touch or a mark, what its record's expiry or state is going to be
-    uint32_t spare[3]           # room for the feed's number
+    uint32_t spare
+    uint64_t feed               # what the feed's head is going to be when the event lies there ready; 0 = no event
 
 
 cdef struct ShardControl:
@@ -119,7 +126,7 @@ cdef struct ShardControl:
     uint32_t spare1[15]
     # line 2: the owner's
     uint64_t version            # last version given out; advanced by one store before its use
-    uint64_t feed_head
+    uint64_t feed_head          # cells ever written to the feed: the number of the next event
     uint64_t items              # derivable: reachable records above the cut-off
     uint64_t bytes              # derivable: their keys, values and headers
     uint64_t records            # derivable: reachable records, flushed ones included

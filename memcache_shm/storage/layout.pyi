@@ -9,5 +9,6 @@ INDEX_CHUNK_BYTES: int
 INDEX_CHUNK_BUCKETS: int
 INDEX_NODE_BYTES: int
 ARENA_BLOCK: int
+FEED_CELL_BYTES: int
 
 def fingerprint() -> int: ...

@@ -13,6 +13,7 @@ from memcache_shm.storage.atomics cimport (
 )
 from memcache_shm.storage.counters cimport EXPIRED_UNFETCHED, RECLAIMED, RETURNED_NEW, RETURNED_PROVEN, STORE_NO_MEMORY, TOTAL_ITEMS
 from memcache_shm.storage.evict cimport drop, drop_victim, evict_one, free_record
+from memcache_shm.storage.feed cimport FEED_SET, FEED_TOUCH, is_heard, prepare
 from memcache_shm.storage.ghosts cimport move_border, returned
 from memcache_shm.storage.index cimport bucket_at, bucket_count, extend, ghosts_of, grow, locate, shrink
 from memcache_shm.storage.layout cimport (
@@ -23,7 +24,7 @@ from memcache_shm.storage.layout cimport (
 from memcache_shm.storage.locks cimport LOCKED, give, take
 from memcache_shm.storage.records cimport Fields, fill, record_bytes
 from memcache_shm.storage.reaping cimport reap
-from memcache_shm.storage.recovery cimport OP_EXPIRE, OP_STORE, OP_TOUCH, begin, done, end, note, publish
+from memcache_shm.storage.recovery cimport OP_EXPIRE, OP_STORE, OP_TOUCH, begin, done, end, note, publish_told
 from memcache_shm.storage.results cimport NO_SPACE, OK, READ_ONLY
 from memcache_shm.storage.room cimport allocate, reserve_index
 from memcache_shm.storage.view cimport Shard, View, count, hash_key, note_expiry, shard_of, table_ns, ticks
@@ -181,7 +182,7 @@ cdef int write_record(View *v, Target *t, Fields *f, uint32_t length) noexcept n
     cdef Shard *s = t.shard
     cdef Runs runs
     cdef uint64_t *slot
-    cdef uint64_t old, word
+    cdef uint64_t old, word, feed = 0
     f.key = t.key
     f.key_length = <uint32_t> t.klen
     if not make_room(v, t, f, length, &runs):
@@ -195,7 +196,9 @@ cdef int write_record(View *v, Target *t, Fields *f, uint32_t length) noexcept n
     t.stored = record_bytes(f, length)
     word = new_word(v, t, runs.start[0], f.version)
     note_expiry(s, t.place.bucket, f.expiry)
-    publish(v, s, OP_STORE, slot, word)
+    if is_heard(v):
+        feed = prepare(v, s, FEED_SET, f.key, f.key_length, f.version)
+    publish_told(v, s, OP_STORE, slot, word, feed)
     s.control.records += 1
     if not word >> PROVEN_AT & 1:
         s.control.news += 1
@@ -210,7 +213,10 @@ cdef int write_record(View *v, Target *t, Fields *f, uint32_t length) noexcept n
 
 cdef void renew(View *v, Target *t, uint32_t expiry) noexcept nogil:
     """Give the live record another expiry, in place."""
+    cdef uint64_t feed = 0
     note_expiry(t.shard, t.place.bucket, expiry)
-    note(v, t.shard, OP_TOUCH, t.place.slot, t.place.slot[0], expiry)
+    if is_heard(v):
+        feed = prepare(v, t.shard, FEED_TOUCH, t.key, <uint32_t> t.klen, t.record.version)
+    note(v, t.shard, OP_TOUCH, t.place.slot, t.place.slot[0], expiry, feed)
     store_release32(&t.record.expiry, expiry)
-    done(t.shard, OP_TOUCH)
+    done(v, t.shard, OP_TOUCH, feed)

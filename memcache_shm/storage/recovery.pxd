@@ -2,8 +2,9 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from memcache_shm.storage.layout cimport Intent
 from memcache_shm.storage.atomics cimport fence_release, store_relaxed32, store_relaxed64, store_release32, store_release64
+from memcache_shm.storage.feed cimport announce
+from memcache_shm.storage.layout cimport Intent
 from memcache_shm.storage.view cimport Shard, View
 
 
@@ -35,27 +36,35 @@ cdef inline void end(Shard *s) noexcept nogil:
     store_release32(&s.control.intent.operation, OP_NONE)
 
 
-cdef inline void note(View *v, Shard *s, int operation, uint64_t *slot, uint64_t word, uint32_t field) noexcept nogil:
+cdef inline void note(View *v, Shard *s, int operation, uint64_t *slot, uint64_t word, uint32_t field, uint64_t feed) noexcept nogil:
     """Say in the intent what the next store will publish. Until the slot is there nothing was announced, and until the operation is,
-    an earlier change of the same owner is still the one that is DONE."""
+    an earlier change of the same owner is still the one that is DONE. `feed`: what `prepare` said of the event, 0 without."""
     cdef Intent *intent = &s.control.intent
     store_relaxed64(&intent.new_word, word)
     store_relaxed32(&intent.new_field, field)
+    store_relaxed64(&intent.feed, feed)
     store_release64(&intent.slot, <uint64_t> (<char *> slot - <char *> v.base))
     store_release32(&intent.operation, <uint32_t> operation)
 
 
-cdef inline void done(Shard *s, int operation) noexcept nogil:
-    """What was noted is published, and seen to be so before anything that it gave up is reused. Tidying up follows."""
+cdef inline void done(View *v, Shard *s, int operation, uint64_t feed) noexcept nogil:
+    """What was noted is published: its event may be seen, and the change is, before anything that it gave up is reused. Tidying up follows."""
+    if feed != 0:
+        announce(v, s, feed)
     fence_release()
     store_relaxed32(&s.control.intent.operation, <uint32_t> operation | DONE)
 
 
-cdef inline void publish(View *v, Shard *s, int operation, uint64_t *slot, uint64_t word) noexcept nogil:
-    """The one store that makes a change visible, noted in the intent first. The caller has begun."""
-    note(v, s, operation, slot, word, 0)
+cdef inline void publish_told(View *v, Shard *s, int operation, uint64_t *slot, uint64_t word, uint64_t feed) noexcept nogil:
+    """The one store that makes a change visible, noted in the intent first, with its event. The caller has begun."""
+    note(v, s, operation, slot, word, 0, feed)
     store_release64(slot, word)
-    done(s, operation)
+    done(v, s, operation, feed)
+
+
+cdef inline void publish(View *v, Shard *s, int operation, uint64_t *slot, uint64_t word) noexcept nogil:
+    """The same for a change that no user of the table would call one."""
+    publish_told(v, s, operation, slot, word, 0)
 
 
 cdef void enter(View *v, Shard *s) noexcept nogil

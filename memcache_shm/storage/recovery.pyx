@@ -17,6 +17,7 @@ from memcache_shm.storage.atomics cimport (
     CLOCK_MONOTONIC, clock_ns, fence_release, load_acquire32, load_acquire64, load_relaxed32, load_relaxed64,
     store_relaxed64, store_release32, store_release64,
 )
+from memcache_shm.storage.feed cimport EVENT_MOST_CELLS, FEED_FLUSH, announce, deafen, is_heard, prepare
 from memcache_shm.storage.index cimport Path, bump, fetch_records, node_at, same_key, trim_zone, walk, walk_on
 from memcache_shm.storage.layout cimport (
     CHUNK_BUCKETS, CHUNK_BYTES, Intent, KIND_ENTRY, KIND_LINK, MAX_NODES, MIN_BUCKETS, NODE_BYTES, NODE_SLOTS, PROVEN_AT, Record,
@@ -36,7 +37,7 @@ cdef enum:
 
 cdef void enter(View *v, Shard *s) noexcept nogil:
     """Called with the lock just taken: repair what a dead owner left, note a flush that is due."""
-    cdef uint64_t flush_ns
+    cdef uint64_t flush_ns, feed
     if load_acquire32(&s.control.intent.operation) != OP_NONE or not sensible(v, s):
         repair(v, s)
     flush_ns = flush_due(v, s)
@@ -46,7 +47,8 @@ cdef void enter(View *v, Shard *s) noexcept nogil:
         s.control.items = 0
         s.control.bytes = 0
         void_chunks(v, s)
-        publish(v, s, OP_FLUSH, &s.control.flush_applied, flush_ns)     # the one looked at: there may be a newer one by now
+        feed = prepare(v, s, FEED_FLUSH, NULL, 0, flush_ns) if is_heard(v) else 0
+        publish_told(v, s, OP_FLUSH, &s.control.flush_applied, flush_ns, feed)      # the one looked at: there may be a newer one by now
         end(s)
 
 
@@ -95,6 +97,13 @@ cdef bint published(View *v, Shard *s) noexcept nogil:
     return r != NULL and intent.new_field == (r.expiry if operation == OP_TOUCH else r.state)
 
 
+cdef void tell(View *v, Shard *s) noexcept nogil:
+    """Let the event of a dead owner's change be seen, which lies ready behind the head; with DONE that has happened."""
+    cdef Intent *intent = &s.control.intent
+    if not intent.operation & DONE and intent.feed - load_relaxed64(&s.control.feed_head) - 1 < EVENT_MOST_CELLS and s.feed_cells != 0:
+        announce(v, s, intent.feed)
+
+
 cdef void repair(View *v, Shard *s) noexcept nogil:
     """Rebuild, and keep account of it."""
     cdef uint64_t start = clock_ns(CLOCK_MONOTONIC)
@@ -102,6 +111,7 @@ cdef void repair(View *v, Shard *s) noexcept nogil:
     if operation != OP_NONE and operation != OP_REPAIR:
         if published(v, s):
             s.control.completed += 1
+            tell(v, s)
         else:
             s.control.cancelled += 1
     rebuild(v, s)
@@ -288,6 +298,7 @@ cdef void rebuild(View *v, Shard *s) noexcept nogil:
     if n_buckets == 0 or n_buckets > v.max_buckets or not zone_sensible(s) or not mark_chunks(s, n_buckets):
         empty_map(&s.index)
         format_index(v, s)
+        deafen(v)
     else:
         for b in range(n_buckets):
             if b + AHEAD < n_buckets:

@@ -15,7 +15,9 @@ cdef enum Result:
     RETIRED = 8         # the table was removed
     WOULD_BLOCK = 9     # the lock is taken, nothing was done: call again (see Wait)
     TOO_MANY = 10       # no free process slot: too many processes write to this table
-    READ_ONLY = 11      # the mapping is read-only
+    READ_ONLY = 11      # the mapping is read-only, or the table follows another
+    LOST = 12           # the feed went on without its reader
+    NO_FEED = 13        # the table was made without a feed
 
 
 cdef enum Wait:         # what to do when a shard's lock is taken

@@ -100,6 +100,8 @@ cdef void set_shard(View *v, uint32_t number, plan):
     s.directory = <uint32_t *> start
     s.soonest = <uint32_t *> (start + <size_t> plan.soonest_offset)
     s.directory_entries = plan.directory_entries
+    s.feed = start + <size_t> plan.feed_offset
+    s.feed_cells = plan.feed_cells
     s.number = number
     set_arena(&s.records, start, plan.records, s.control, 0)
     if plan.index is None:
@@ -160,6 +162,7 @@ cdef int format_table(View *v, geometry, bint evicts) except -1:
     h.memory_bytes = geometry.memory_bytes
     h.max_value_bytes = geometry.max_item_bytes
     h.shards = v.shards
+    h.feed_bytes = geometry.feed_bytes
     h.process_slots = v.process_slots
     h.counter_blocks = v.counter_blocks
     h.evicts = evicts
@@ -243,9 +246,9 @@ cdef read_geometry(Header *h):
     """The geometry a header states. ValueError when it makes no sense."""
     if h.elements:
         return Geometry.from_dict({"elements": h.elements, "element_size": h.element_bytes, "memory_bytes": 0,
-                                   "max_item_bytes": h.element_bytes, "shards": h.shards})
+                                   "max_item_bytes": h.element_bytes, "shards": h.shards, "feed_bytes": h.feed_bytes})
     return Geometry.from_dict({"elements": 0, "element_size": 0, "memory_bytes": h.memory_bytes,
-                               "max_item_bytes": h.max_value_bytes, "shards": h.shards})
+                               "max_item_bytes": h.max_value_bytes, "shards": h.shards, "feed_bytes": h.feed_bytes})
 
 
 cdef check_header(Header *h, size_t size, str uuid):

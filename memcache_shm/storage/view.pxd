@@ -28,6 +28,8 @@ cdef struct Shard:
     uint32_t *directory         # index chunk -> its first granule in the index arena
     uint32_t *soonest           # index chunk -> no record in its buckets expires before (as ShardControl.next_expiry)
     uint32_t directory_entries
+    uint8_t *feed               # its ring of events (feed.pyx)
+    uint32_t feed_cells         # 0: it has none
     uint32_t number
     uint32_t stuck_word         # lock word and
     uint64_t stuck_progress     # progress that the last try met, and
@@ -82,6 +84,7 @@ cdef struct View:
     int semid
     bint readonly
     bint evicts
+    bint exempt                 # this process keeps a follower's table in step: it may change it
     Shard *shard
 
 
