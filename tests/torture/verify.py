@@ -92,6 +92,8 @@ class Outcomes:
             last = told.get(key, 0)
             assert not changed or last or (key in flushed and now[key] is None), f"{key} changed and nobody was told: {states}"
             if last in GONE:
+                assert last != TOLD_EVICT or self.evicts, f"{key} was said to have been evicted"
+                assert last != TOLD_EXPIRE or self.before[key] is None, f"{key} was said to have expired"
                 assert now[key] is None, f"{key} was said to have gone ({last}) and is there"
             elif last in (TOLD_SET, TOLD_TOUCH):
                 assert now[key] is not None, f"{key} was said to be there ({last}) and is not"
