@@ -4,7 +4,7 @@ Whole seconds, as in memcached's protocol. One way rounds up and the other down,
 keeps the same exptime.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 
 from memcache_shm.storage.atomics cimport CLOCK_BOOTTIME, CLOCK_REALTIME, clock_ns
 from memcache_shm.storage.layout cimport EXPIRY_HZ
@@ -34,7 +34,7 @@ cdef inline uint32_t expiry_at(int64_t exptime) noexcept nogil:
     cdef int64_t at
     if exptime <= 0:
         return 0 if exptime == 0 else <uint32_t> OVER
-    if exptime > 0x7fffffffffffffff // 1000000000:
+    if exptime > INT64_MAX // 1000000000:
         return 0
     at = (exptime * 1000000000 - epoch_ns()) // TICK_NS + FIRST_TICK
     if at <= FIRST_TICK:
