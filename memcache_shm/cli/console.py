@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from memcache_shm.cli.arguments import Parser
 from memcache_shm.cli.messages import EXIT_FAILURE, EXIT_OK, PROGRAM, UsageError, error, paint, plural
@@ -48,7 +47,9 @@ def main(words: Sequence[str]) -> int:
     """Run a session. 0; 1 when there is no such table, or a command that came from a pipe failed."""
     parser = Parser(f"{PROGRAM} console", _HELP, _EXAMPLES)
     parser.add_argument("target", nargs="?", metavar="NAME|HOST:PORT|SOCKET", help="a path with a / is a socket")
-    parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="SECONDS", help="how long to wait for a server (default 5)")
+    parser.add_argument(
+        "--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="SECONDS", help="how long to wait for a server (default 5)"
+    )
     space = parser.parse_args(words)
     if not space.timeout > 0:
         raise UsageError(f"--timeout: must be more than 0, not {space.timeout:g}")
@@ -101,7 +102,7 @@ def _run(table: AnyTable) -> bool:
     """Carry out the commands of standard input; whether all did what they say."""
     number = 0
 
-    def numbered() -> Sequence[bytes]:
+    def numbered() -> Iterator[bytes]:
         nonlocal number
         for number, line in enumerate(sys.stdin.buffer, 1):  # noqa: B007
             yield line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 try:
     import readline
@@ -17,8 +18,8 @@ _HISTORY_MODE = 0o600  # values may be secrets
 class Editor:
     """The terminal's one line editor (readline has no more)."""
 
-    def __init__(self, complete: Callable[[str, int], str | None], history: str | None) -> None:
-        """`complete` gives readline the possible ends of a word one by one; `history` is a file's path, None: keep none."""
+    def __init__(self, complete: Callable[[str, int], Any], history: str | None) -> None:
+        """`complete` gives readline the possible ends of a word, by their number; `history` is a file's path, None: keep none."""
         self._history = history if readline is not None else None
         if readline is None:
             return

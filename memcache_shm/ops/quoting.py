@@ -1,8 +1,8 @@
 """Keys and values as people write and read them: any bytes as one line of harmless text, which can be typed again.
 
-A word ends at a blank; one that begins with " ends at the next one and may hold blanks and escapes: \\" \\\\ \\n \\r \\t \\xHH. What is shown
-has the quotes where it needs them: where it is empty, begins with " or has bytes that are no printable text. A terminal so never gets a
-control byte, an escape sequence or a character that hides or turns round what follows.
+A word ends at a blank; one that begins with " ends at the next one and may hold blanks and escapes: \\" \\\\ \\n \\r \\t \\xHH. What is
+shown has the quotes where it needs them: where it is empty, begins with " or has bytes that are no printable text. So a terminal never
+gets a control byte, an escape sequence or a character that hides or turns round what follows.
 """
 
 from __future__ import annotations
