@@ -52,3 +52,7 @@ class RemoteError(MemcacheError):
 
 class ClosedError(MemcacheError):
     """The caller used a cache object after ``close()``."""
+
+
+class FeedOffError(MemcacheError):
+    """The table has no feed of changes; make it with one (``feed=``, ``--feed``)."""
