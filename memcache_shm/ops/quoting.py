@@ -80,7 +80,7 @@ def shown_value(data: bytes, encoding: str, columns: int | None = None) -> str:
     """`data` as the last thing of a line. What is wider than `columns` of a terminal is cut and its size told."""
     head = data if columns is None else data[: (columns + 1) * _UTF8_MAX_BYTES]
     text = _Decoder("surrogateescape").decode(head, final=len(head) == len(data))  # without a character that was cut
-    plain = _is_plain(text, encoding) and text == text.strip()
+    plain = _is_plain(text, encoding) and not data.startswith(b" ") and not data.endswith(b" ")
     text = text if plain else _quoted(text, encoding)
     if columns is None or (len(head) == len(data) and width(text) <= columns):
         return text

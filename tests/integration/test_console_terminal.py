@@ -49,7 +49,7 @@ def test_a_session(target: str, tmp_path: Path) -> None:
         terminal.expect(PROMPT)
         terminal.type("half a line\x03")
         terminal.expect(PROMPT)
-        terminal.type("ADD esc \"\\x1b[31m\"\rFIND esc\r")
+        terminal.type('ADD esc "\\x1b[31m"\rFIND esc\r')
         assert "\x1b[31m" not in terminal.expect(r'\n"\\x1b\[31m"\r\n').partition("FIND esc")[2]
         terminal.type("\x04")
         assert terminal.ends() == 0

@@ -49,7 +49,9 @@ class Terminal:
         end = time.monotonic() + PATIENCE_S
         while (match := re.compile(pattern).search(self.text, self._seen)) is None:
             if not self._read(end - time.monotonic()):
-                raise AssertionError(f"waited in vain for {pattern!r}; behind {self.text[: self._seen][-200:]!r} came {self.text[self._seen :]!r}")
+                raise AssertionError(
+                    f"waited in vain for {pattern!r}; behind {self.text[: self._seen][-200:]!r} came {self.text[self._seen :]!r}"
+                )
         passed = self.text[self._seen : match.end()]
         self._seen = match.end()
         return passed
