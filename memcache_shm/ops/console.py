@@ -141,8 +141,9 @@ class Console(cmd.Cmd):
             for line, _ in lines:
                 self._say(line)
             return
-        count = self.face.pager.show(lines, total)
-        self._say(f"{count} item{'' if count == 1 else 's'}" + (f" of {total}" if total is not None and count < total else ""))
+        count, complete = self.face.pager.show(lines, total)
+        rest = "" if complete else "; there are more" if total is None else f" of {total}"
+        self._say(f"{count} item{'' if count == 1 else 's'}{rest}")
 
     def do_watch(self, rest: str) -> None:
         """WATCH [prefix [count]]"""
