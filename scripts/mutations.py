@@ -29,6 +29,7 @@ class Mutation:
     modules: tuple[str, ...]  # to be built
     words: tuple[str, ...] = ()
     reading: tuple[str, ...] = ()
+    listened: bool = False  # the operations are stepped while somebody listens to the feed
 
     def mutate(self, text: str) -> str:
         """The text of the file with the mutation; ValueError unless the place is there exactly once."""
@@ -40,12 +41,18 @@ class Mutation:
 PUBLISHING = ("claims", "evict", "index", "placing", "recovery", "room")
 BEGINNING = ("claims", "index", "placing", "recovery")
 RECOVERY = "recovery.pxd"
-_PUBLISH = """    note(v, s, operation, slot, word, 0)
+_DONE = "    done(v, s, operation, feed)\n"
+_PUBLISH = (
+    """    note(v, s, operation, slot, word, 0, feed)
     store_release64(slot, word)
-    done(s, operation)
 """
-_STORED = "    store_release64(slot, word)\n    done(s, operation)\n"
-_STORED_LAST = "    done(s, operation)\n    store_release64(slot, word)\n"
+    + _DONE
+)
+_STORED = "    store_release64(slot, word)\n" + _DONE
+_STORED_LAST = _DONE + "    store_release64(slot, word)\n"
+_TOLD = """    if feed != 0:
+        announce(v, s, feed)
+"""
 _SPLIT = """    if not copy_movers(v, s, from_, n):
         free_path(s, n)
         if n % CHUNK_BUCKETS == 0:
@@ -101,9 +108,11 @@ _FILL_AND_PUBLISH = """    fill(&s.records, &runs, f)
     t.stored = record_bytes(f, length)
     word = new_word(v, t, runs.start[0], f.version)
     note_expiry(s, t.place.bucket, f.expiry)
-    publish(v, s, OP_STORE, slot, word)
+    if is_heard(v):
+        feed = prepare(v, s, FEED_SET, f.key, f.key_length, f.version)
+    publish_told(v, s, OP_STORE, slot, word, feed)
 """
-_NOTE_MARK = "    note(v, t.shard, OP_MARK, t.place.slot, t.place.slot[0], sizes.state)\n"
+_NOTE_MARK = "    note(v, t.shard, OP_MARK, t.place.slot, t.place.slot[0], sizes.state, 0)\n"
 _MOVE = """    fill(&s.records, &runs, &f)
     publish(v, s, OP_MOVE, slot, (old & ~<uint64_t> GRANULE_MASK) | <uint64_t> at)
 """
@@ -120,6 +129,50 @@ def _without(text: str, line: str) -> str:
     return text.replace(line, "")
 
 
+FEED = [
+    Mutation("feed: repair tells nothing", "recovery.pyx", "            tell(v, s)\n", "", ("recovery",), ("set, new", "delete"), (), True),
+    Mutation(
+        "feed: the event is not in the intent",
+        RECOVERY,
+        "    store_relaxed64(&intent.feed, feed)\n",
+        "",
+        PUBLISHING,
+        ("set, new", "set, expired"),
+        (),
+        True,
+    ),
+    Mutation(
+        "feed: told before the change is published",
+        RECOVERY,
+        _PUBLISH,
+        _PUBLISH.replace("    store_release64(slot", _TOLD + "    store_release64(slot"),
+        PUBLISHING,
+        ("set, new", "delete"),
+        (),
+        True,
+    ),
+    Mutation("feed: told only by repair", RECOVERY, _TOLD, "", PUBLISHING, ("set, new",), (), True),
+    Mutation(
+        "feed: an expiry is told as an eviction",
+        "evict.pyx",
+        "FEED_EXPIRE if operation == OP_EXPIRE else FEED_EVICT)\n",
+        "FEED_EVICT)\n",
+        ("evict",),
+        ("reaping",),
+        (),
+        True,
+    ),
+    Mutation(
+        "feed: what was flushed is told to go",
+        "evict.pyx",
+        "    if r == NULL or r.version <= load_relaxed64(&s.control.cutoff):\n        return 0\n    sizes",
+        "    if r == NULL:\n        return 0\n    sizes",
+        ("evict",),
+        ("write after a flush",),
+        (),
+        True,
+    ),
+]
 INTENTS = [
     Mutation("intent: begin without the pid", RECOVERY, "    store_relaxed32(&s.control.intent.pid, v.my_pid)\n", "", BEGINNING),
     Mutation(
@@ -172,7 +225,7 @@ INTENTS = [
         "intent: noted after publishing",
         RECOVERY,
         _PUBLISH,
-        _turned(_without(_PUBLISH, "    done(s, operation)\n"), 1),
+        _turned(_without(_PUBLISH, _DONE), 1),
         PUBLISHING,
         ("set, new",),
     ),
@@ -395,4 +448,4 @@ READERS = [
     ),
 ]
 
-MUTATIONS = INTENTS + ORDER + READERS
+MUTATIONS = INTENTS + FEED + ORDER + READERS

@@ -13,15 +13,15 @@ from typing import Any
 from torture.stage import Stage
 from torture.verify import DELETE, EVICT, EXPIRE, FLUSH, MARK, MERGE, MOVE, REPAIR, SPLIT, STORE, TOUCH
 
-MEMORY = {"memory": 65536, "max_item": 8192}
+MEMORY = {"memory": 65 * 1024, "max_item": 8192}
 STRICT = MEMORY | {"evict": False}
 CELLS = {"elements": 12, "element_size": 64}
 FEW = {"elements": 4, "element_size": 64}
-SHARDED = {"memory": 160 * 1024, "max_item": 1024}
+SHARDED = {"memory": 162 * 1024, "max_item": 1024}
 SPLITS_AT = 120  # items in 16 buckets
 FILLER_BYTES = 23602  # two of them leave as much room below the index as the small items of `records_below_the_index` take
 SMALL_VALUE = b"small" * 16
-ROOMY = {"memory": 65536, "max_item": FILLER_BYTES}
+ROOMY = {"memory": 65 * 1024, "max_item": FILLER_BYTES}
 
 
 @dataclass(frozen=True)
