@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
+from memcache_shm.client.changes import EVERYTHING
 from memcache_shm.client.raw import RawTable
+from memcache_shm.client.subscription import Subscription
 from memcache_shm.storage import registry
 
 
@@ -16,6 +18,10 @@ class LocalTable(RawTable):
         """The value of each of `keys` in turn, None for those that are not there."""
         for key in keys:
             yield self.get(key)
+
+    def watch(self, prefix: bytes) -> Subscription:
+        """The changes from now on of keys that begin with `prefix`. Raises as `Cache.subscribe`."""
+        return Subscription(self, (prefix + EVERYTHING,))
 
     def count(self) -> int:
         """The number of items."""

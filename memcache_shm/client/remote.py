@@ -16,7 +16,9 @@ from types import TracebackType
 from urllib.parse import unquote_to_bytes
 
 from memcache_shm.client.addresses import Address, remote_address, written
+from memcache_shm.client.changes import EVERYTHING
 from memcache_shm.client.inputs import refuse_key
+from memcache_shm.client.remote_feed import RemoteFeed, RemoteStream
 from memcache_shm.client.wire import Connection, ConnectionLost
 from memcache_shm.errors import IllegalInputError, RemoteError
 
@@ -89,6 +91,11 @@ class RemoteTable:
             if line.startswith(b"STAT curr_items "):
                 return int(line.split()[2])
         raise RemoteError(f"{self.name}: the server does not tell how many items it has")
+
+    def watch(self, prefix: bytes = b"") -> RemoteStream:
+        """The changes from now on of keys that begin with `prefix` (without blanks and control characters), on a connection of its own.
+        For a daemon of this package only, with a feed (else FeedOffError)."""
+        return RemoteFeed(self.address, self.timeout_s).subscribe([prefix + EVERYTHING])
 
     # Changing
 

@@ -6,8 +6,22 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from memcache_shm.client.addresses import remote_address
+from memcache_shm.client.changes import Change
 from memcache_shm.client.local import attach_local
 from memcache_shm.client.remote import DEFAULT_TIMEOUT_S, RemoteTable
+
+
+class Changes(Protocol):
+    """Changes as they happen, one after the other. Raises MemcacheError, also while it goes on."""
+
+    def __iter__(self) -> Iterator[Change]:
+        """Itself."""
+
+    def __next__(self) -> Change:
+        """The next one, as soon as it comes."""
+
+    def close(self) -> None:
+        """Stop listening."""
 
 
 class AnyTable(Protocol):
@@ -38,6 +52,9 @@ class AnyTable(Protocol):
 
     def flush_all(self) -> bool:
         """Remove everything; True."""
+
+    def watch(self, prefix: bytes, /) -> Changes:
+        """What changes from now on among the keys that begin with `prefix`, which has no blanks and control characters."""
 
     def close(self) -> None:
         """Let go of it. A remote table's next call connects anew."""

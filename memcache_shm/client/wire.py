@@ -61,7 +61,7 @@ class Connection:
         except ConnectionLost:
             raise RemoteError(f"{self.where}: the connection was closed at once; no memcached there, or one that speaks TLS only") from None
         if line == b"CLIENT_ERROR unauthenticated":
-            raise RemoteError(f"{self.where}: the server wants a login (-Y); use its UNIX socket's owner or a client that logs in")
+            raise RemoteError(f"{self.where}: the server wants a login (-Y), which is not spoken here; on its host name the table instead")
         if not line.startswith(b"VERSION "):
             raise RemoteError(f"{self.where}: no memcached answers there, but {line[:60]!r}")
         return line[len(b"VERSION ") :].decode("ascii", "replace")

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NoReturn, TextIO
 
-from memcache_shm.client.tables import AnyTable
+from memcache_shm.client.tables import AnyTable, Changes
 from memcache_shm.errors import IllegalInputError, MemcacheError
 from memcache_shm.ops.console_help import TOPICS, about, overview
 from memcache_shm.ops.editing import Editor
 from memcache_shm.ops.paging import Pager
 from memcache_shm.ops.quoting import shown_value, shown_word, take_rest, take_word, to_bytes, width
+from memcache_shm.ops.telling import change_line
 
 SORTED_MOST = 10_000  # keys that SHOW sorts: what a person may want to look through, and little memory
 _AT_ONCE = 64  # values asked for together
@@ -29,6 +30,7 @@ _COMPLETED_MOST = 200  # keys offered for completion
 _COMPLETION_S = 0.3  # looking for them takes no longer
 _KEY_COLOUR = "36"
 _BLANKS = " \t"
+_PLAIN = re.compile(rb"[^\x00-\x20\x7f]*")  # what a pattern of the feed can have
 _BLANK = re.compile("[ \t]")
 
 
@@ -142,6 +144,24 @@ class Console(cmd.Cmd):
         count = self.face.pager.show(lines, total)
         self._say(f"{count} item{'' if count == 1 else 's'}" + (f" of {total}" if total is not None and count < total else ""))
 
+    def do_watch(self, rest: str) -> None:
+        """WATCH [prefix [count]]"""
+        prefix, more = _prefix(rest)
+        if more and (not more.isdigit() or int(more) == 0):
+            raise IllegalInputError(f"a count is a number from 1 on: {TOPICS['watch'].usage}")
+        most = int(more) if more else None
+        plain = _PLAIN.match(prefix)
+        changes = self.table.watch(plain[0] if plain else b"")
+        if self.face.pager is not None:
+            self._say("watching; Ctrl-C ends it")
+            self.face.out.flush()
+        try:
+            for line in islice(self._told(changes, prefix), most):
+                self._say(line)
+                self.face.out.flush()
+        finally:
+            changes.close()
+
     def do_flush(self, rest: str) -> None:
         """FLUSH"""
         _nothing("flush", rest)
@@ -231,6 +251,13 @@ class Console(cmd.Cmd):
             for key, value in zip(some, self.table.values(some), strict=True):
                 if value is not None:
                     yield self._line(key, value)
+
+    def _told(self, changes: Changes, prefix: bytes) -> Iterator[str]:
+        """A line for each change."""
+        for change in changes:
+            if change.key is None or change.key.startswith(prefix):
+                columns = None if self.face.columns is None else self.face.columns()
+                yield change_line(change, time.time(), self._encoding, columns, self.face.paint)
 
     def _line(self, key: bytes, value: bytes) -> tuple[str, int]:
         word = self._word(key)

@@ -7,10 +7,12 @@ import shutil
 import termios
 import tty
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TextIO
 
 _ENDING = (b"q", b"Q", b"\x04", b"\x1b", b"")  # Ctrl-D, Escape, the end of the input
 _LEAST_LINES = 2
+_KEY_MAX_BYTES = 16  # as a terminal sends it
 
 
 class Pager:
@@ -23,39 +25,32 @@ class Pager:
 
     def show(self, lines: Iterable[tuple[str, int]], total: int | None) -> int:
         """Write `lines`, each with the columns it takes, a page at a time; how many were written. There are `total` where that is known.
-        They are made as they are needed; after q none any more."""
+        They are made as they are needed; after q or Ctrl-C none any more."""
         count = taken = 0
-        for line, columns in lines:
-            size = shutil.get_terminal_size()
-            rows = max(1, -(-columns // size.columns))
-            if taken and taken + rows >= max(_LEAST_LINES, size.lines):
-                if not self._goes_on(count, total):
-                    break
-                taken = 0
-            self._screen.write(line + "\n")
-            count += 1
-            taken += rows
+        with suppress(KeyboardInterrupt):
+            for line, columns in lines:
+                size = shutil.get_terminal_size()
+                rows = max(1, -(-columns // size.columns))
+                if taken and taken + rows >= max(_LEAST_LINES, size.lines):
+                    if not self._goes_on(count, total):
+                        break
+                    taken = 0
+                self._screen.write(line + "\n")
+                count += 1
+                taken += rows
         return count
 
     def _goes_on(self, count: int, total: int | None) -> bool:
-        """Tell how far it has come, and wait for a key: whether the next page is wanted."""
+        """Tell how far it has come, and wait for a key, which needs no Enter: whether the next page is wanted."""
         told = f"-- {count} shown" if total is None else f"-- {count} of {total}"
-        self._screen.write(self._paint(f"{told}; space: next page, q: end --", "7"))
-        self._screen.flush()
-        try:
-            return self._key() not in _ENDING
-        except KeyboardInterrupt:
-            return False
-        finally:
-            self._screen.write("\r\x1b[K")
-            self._screen.flush()
-
-    def _key(self) -> bytes:
-        """The next key, which needs no Enter."""
         fd = self._keyboard.fileno()
         before = termios.tcgetattr(fd)
         try:
             tty.setcbreak(fd)
-            return os.read(fd, 16)  # all bytes of a key
+            self._screen.write(self._paint(f"{told}; space: next page, q: end --", "7"))
+            self._screen.flush()
+            return os.read(fd, _KEY_MAX_BYTES) not in _ENDING
         finally:
             termios.tcsetattr(fd, termios.TCSADRAIN, before)
+            self._screen.write("\r\x1b[K")
+            self._screen.flush()

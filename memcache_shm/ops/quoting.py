@@ -7,6 +7,7 @@ gets a control byte, an escape sequence or a character that hides or turns round
 
 from __future__ import annotations
 
+import codecs
 import re
 import unicodedata
 
@@ -19,6 +20,7 @@ _ESCAPE = re.compile(rb"\\(?:x([0-9A-Fa-f]{2})|(.))", re.DOTALL)
 _MEANING = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b'"': b'"', b"\\": b"\\"}
 _WRITTEN = {meaning.decode(): f"\\{letter.decode()}" for letter, meaning in _MEANING.items()}
 _UTF8_MAX_BYTES = 4  # a character
+_Decoder = codecs.getincrementaldecoder("utf-8")
 
 
 # Reading
@@ -77,8 +79,8 @@ def shown_word(data: bytes, encoding: str) -> str:
 def shown_value(data: bytes, encoding: str, columns: int | None = None) -> str:
     """`data` as the last thing of a line. What is wider than `columns` of a terminal is cut and its size told."""
     head = data if columns is None else data[: (columns + 1) * _UTF8_MAX_BYTES]
-    text = head.decode("utf-8", "surrogateescape")
-    plain = _is_plain(text, encoding) and text == text.strip()
+    text = _Decoder("surrogateescape").decode(head, final=len(head) == len(data))  # without a character that was cut
+    plain = _is_plain(text, encoding) and not data.startswith(b" ") and not data.endswith(b" ")
     text = text if plain else _quoted(text, encoding)
     if columns is None or (len(head) == len(data) and width(text) <= columns):
         return text
