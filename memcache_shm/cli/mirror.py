@@ -105,8 +105,9 @@ class Following:
     def _check_start(self) -> None:
         if self._started or not self._keeper.settled.is_set():
             return
-        if self._keeper.problem is not None:
-            raise self._keeper.problem
+        problem = self._keeper.problem
+        if problem is not None and not self._keeper.complete:
+            raise problem
         self._started = True
         if sys.stderr.isatty():
             note(f"{plural(len(self._keeper.mirrored.items), 'item')}; changes follow, Ctrl-C ends")

@@ -158,9 +158,7 @@ def test_a_worker_overtaken_by_the_ring_has_lost() -> None:
 
 def _write_many(name: str) -> None:
     program = (
-        "import sys, memcache_shm\n"
-        "with memcache_shm.attach(sys.argv[1]) as cache:\n"
-        "    for n in range(1000): cache.set(f'k{n}', b'x')\n"
+        "import sys, memcache_shm\nwith memcache_shm.attach(sys.argv[1]) as cache:\n    for n in range(1000): cache.set(f'k{n}', b'x')\n"
     )
     subprocess.run([sys.executable, "-c", program, name], check=True, timeout=60)
 

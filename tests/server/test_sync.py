@@ -123,7 +123,7 @@ def _write(daemon: Daemon, seed: int, over: threading.Event) -> None:
             key = b"key%d" % chance.randrange(3000)
             what = chance.random()
             if what < 0.6:
-                value = b"%d" % chance.randrange(10**chance.randrange(1, 100))
+                value = b"%d" % chance.randrange(10 ** chance.randrange(1, 100))
                 client.set(key, value)
             elif what < 0.8:
                 client.ask(b"delete " + key)
