@@ -151,7 +151,7 @@ def test_key_prefix_and_serde(cache: Cache) -> None:
         mine.set("a1", {"n": 1})
         mine.set("b", [2])
         mine.delete("b")
-        assert [(change.key, change.value) for change in drained(sub)] == [(b"a1", {"n": 1}), (b"b", None)]
+        assert {change.key: change.value for change in drained(sub)} == {b"a1": {"n": 1}, b"b": None}
         assert {change.key for change in drained(everything)} == {b"a1", b"b", b"c"}
         cache.flush_all()
         assert pairs(drained(sub)) == [("flush", None)]
@@ -428,11 +428,11 @@ def test_parent_and_forked_child_both_hear_all(cache: Cache) -> None:
             status = 1
             try:
                 heard = [sub.get(10), sub.get(10)]
-                status = 0 if pairs(heard) == [("set", b"key1"), ("set", b"key2")] else 2
+                status = 0 if {*pairs(heard)} == {("set", b"key1"), ("set", b"key2")} else 2
             finally:
                 os._exit(status)
         cache.set("key2", b"after")
-        assert pairs(hear_until(sub, lambda change: change.key == b"key2", "key2")) == [("set", b"key1"), ("set", b"key2")]
+        assert {*pairs(drained(sub))} == {("set", b"key1"), ("set", b"key2")}
         assert os.waitpid(pid, 0)[1] == 0
         assert sub.get(0) is None
 
@@ -494,10 +494,9 @@ def test_a_removed_table_and_its_successor(cache: Cache) -> None:
             sub.get(5)
     with memcache_shm.open("test", memory="1m", max_item="64k") as anew:
         anew.set("key1", b"there")
-        heard = hear_until(sub, lambda change: change.kind == "set", "the new table's item")
-        assert pairs(heard) == [("lost", None), ("set", b"key1")]
+        assert pairs(drained(sub)) == [("lost", None), ("set", b"key1")]
         anew.set("key2", b"too")
-        assert pairs(hear_until(sub, lambda change: change.kind == "set", "a change of it")) == [("set", b"key2")]
+        assert pairs(drained(sub)) == [("set", b"key2")]
         cache.set("key3", b"by the old handle")
         assert pairs(drained(sub)) == [("set", b"key3")]
     sub.close()
