@@ -38,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _serve(words: Sequence[str]) -> int:
     from memcache_shm.cli.options import parse
 
-    options = parse(words, "".join(f"  {verb:<6}{help_line}\n" for verb, (_, help_line) in VERBS.items()))
+    options = parse(words, "".join(f"  {verb:<9}{help_line}\n" for verb, (_, help_line) in VERBS.items()))
     from memcache_shm.cli.serve import serve  # after the options: --help needs no server
 
     return serve(options)
