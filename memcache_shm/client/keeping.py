@@ -79,7 +79,8 @@ class Keeper:
     def __init__(self, connect: Callable[[], Stream], on_change: Callable[[Change], object] | None, initial: bool) -> None:
         self.mirrored = MirroredItems()
         self.in_step = threading.Event()  # the copy is complete, and its source is there
-        self.settled = threading.Event()  # it was complete once, or `problem` is why it could not be
+        self.settled = threading.Event()  # it was `complete` once, or `problem` is why it could not be
+        self.complete = False  # it was, at least once
         self.problem: Exception | None = None  # of the last attempt
         self._connect = connect
         self._on_change = on_change
@@ -127,6 +128,7 @@ class Keeper:
                 if change.kind == SYNCED:
                     self._tells = True
                     self.problem = None
+                    self.complete = True
                     self.in_step.set()
                     self.settled.set()
             for outcome in self.mirrored.expire(time.time()):

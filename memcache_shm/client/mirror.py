@@ -55,7 +55,7 @@ class Mirror(Mapping[bytes, bytes]):
         if not self._keeper.settled.wait(timeout):
             raise TimeoutError(f"mirror of {self.source}: the copy was not complete within {timeout:g} s; give it a longer timeout")
         problem = self._keeper.problem
-        if problem is not None:
+        if problem is not None and not self._keeper.complete:
             raise problem
 
     # The mapping

@@ -22,10 +22,10 @@ _DRAINED = 64  # changes in a row before the event loop's other tasks have their
 class Subscription:
     """The changes of some keys, from the moment it was made; made by `Cache.subscribe`.
 
-    Of several changes of a key that come faster than they are asked for, earlier ones may be left out, the last never. Who does not ask for
-    five seconds, or falls behind by more than the feed holds, is told `lost`, and then everything that is there as `set`; so it is, too,
-    when the table was removed and its name leads to another one. Any number of threads may share it: each change goes to one of them. It
-    works on in a forked child, as a subscription of its own.
+    Changes of one key come in their order, those of different keys maybe not. Of several changes of a key that come faster than they are
+    asked for, earlier ones may be left out, the last never. Who does not ask for five seconds, or falls behind by more than the feed holds,
+    is told `lost`, and then everything that is there as `set`; so it is, too, when the table was removed and its name leads to another one.
+    Any number of threads may share it: each change goes to one of them. It works on in a forked child, as a subscription of its own.
 
     Raises TableRemovedError when the table is gone (once there is another under its name, the next call goes on there), BusyError,
     FeedOffError, ClosedError after `close`, and what the cache's serde raises for a value.
