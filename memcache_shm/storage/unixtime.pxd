@@ -13,6 +13,7 @@ cdef enum:
     TICK_NS = 125000000         # 1 / EXPIRY_HZ
     FIRST_TICK = 2              # of the clock: see `ticks`
     OVER = 1                    # an expiry before every clock reading
+    LATEST_S = 9223372036       # of which the nanoseconds fit into 63 bits
 
 
 cdef inline int64_t epoch_ns() noexcept nogil:
@@ -34,7 +35,7 @@ cdef inline uint32_t expiry_at(int64_t exptime) noexcept nogil:
     cdef int64_t at
     if exptime <= 0:
         return 0 if exptime == 0 else <uint32_t> OVER
-    if exptime > 0x7fffffffffffffff // 1000000000:
+    if exptime > LATEST_S:
         return 0
     at = (exptime * 1000000000 - epoch_ns()) // TICK_NS + FIRST_TICK
     if at <= FIRST_TICK:
