@@ -18,6 +18,7 @@ from memcache_shm.cli.options import Options
 from memcache_shm.cli.pidfile import PORTS_VARIABLE, PidFile, write_ports
 from memcache_shm.errors import MemcacheError
 from memcache_shm.server import supervisor
+from memcache_shm.server.children import EXIT_FAILED, EXIT_OK
 from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.credentials import Credentials
 from memcache_shm.server.descriptors import raise_limit
@@ -63,14 +64,14 @@ def _serve(options: Options, user: struct_passwd | None, background: Background 
         listeners += _bind(options, remains, lambda: [bind_unix(path, options.unix_mask, options.backlog)])
     name = options.name or _default_name(listeners)
     claim = registry.claim(name, options.geometry, mode=options.mode, evict=options.evict)
-    status = supervisor.EXIT_FAILED
+    status = EXIT_FAILED
     try:
         if pid_file is not None:
             pid_file.write()
         status = supervisor.serve(_config(options, listeners, claim, credentials, background))
         return status
     finally:
-        claim.release(keep=options.keep or (status != supervisor.EXIT_OK and _holds_items(claim)))
+        claim.release(keep=options.keep or (status != EXIT_OK and _holds_items(claim)))
 
 
 def _lift_limits(options: Options) -> None:
