@@ -1,8 +1,8 @@
 """Companions: children of the supervisor besides the workers, each with one task of its own, which is handed in.
 
-They are started once the workers serve, and again with a delay when they die; one whose exit status is 0 is done and stays away. A stop
-ends them by SIGTERM, which raises SystemExit in their task, and by SIGKILL when that takes too long. They die with their parent. What goes wrong
-with one never ends the daemon.
+They are started once the workers serve, and again with a delay when they die; one whose exit status is 0 is done and stays away. A
+stop ends them by SIGTERM, which raises SystemExit in their task, and by SIGKILL when that takes too long. They die with their parent.
+What goes wrong with one never ends the daemon.
 """
 
 from __future__ import annotations

@@ -241,7 +241,8 @@ class Claim:
     def recreate(self) -> Table:
         """An empty table of the same geometry under the name, in place of one that was removed from outside; it is the claim's now.
 
-        Whose it was (`made_by`) and whether it follows another do not change; what is left of the old one is removed, and this process's handle of it closed.
+        Whose it was (`made_by`) and whether it follows another do not change; what is left of the old one is removed, and this process's
+        handle of it closed.
         Raises OSError when the system refuses, MemcacheError when the state directory cannot be written.
         """
         old = self.state
