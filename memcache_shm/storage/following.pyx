@@ -143,9 +143,11 @@ def note_connected(Table table not None, bint connected):
     store_relaxed64(&table.view.header.followed_connected, connected)
 
 
-def note_in_step(Table table not None, uint64_t position):
-    """All that the leader had done up to this position of its feed was just done here. ReadOnlyError."""
+def note_in_step(Table table not None, uint64_t position, uint64_t refused):
+    """All that the leader had done up to this position of its feed was just done here, but for so many items that do not fit, since the
+    process began. ReadOnlyError."""
     check_writable(table)
+    store_relaxed64(&table.view.header.followed_refused, refused)
     store_relaxed64(&table.view.header.followed_position, position)
     store_relaxed64(&table.view.header.followed_ns, clock_ns(CLOCK_BOOTTIME))
 
@@ -166,5 +168,6 @@ def figures(Table table not None):
         "follow_connected": load_relaxed64(&table.view.header.followed_connected),
         "follow_lag_ms": max(0, (<object> clock_ns(CLOCK_BOOTTIME) - in_step_ns) // 1000000) if in_step_ns else -1,
         "follow_copies": load_relaxed64(&table.view.header.followed_copies),
+        "follow_refused": load_relaxed64(&table.view.header.followed_refused),
         "follow_position": load_relaxed64(&table.view.header.followed_position),
     }
