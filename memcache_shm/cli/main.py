@@ -80,7 +80,14 @@ def _map(words: Sequence[str]) -> int:
     return map_(words)
 
 
+def _console(words: Sequence[str]) -> int:
+    from memcache_shm.cli.console import main as console
+
+    return console(words)
+
+
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "console": (_console, "look at a table and change it, by hand or from a script"),
     "ls": (_ls, "list the tables and how they stand"),
     "rm": (_rm, "remove tables"),
     "promote": (_promote, "make a table independent that follows another"),

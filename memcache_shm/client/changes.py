@@ -14,7 +14,7 @@ class Change(NamedTuple):
     """One change of a table.
 
     kind      what it tells
-    set       `key` is stored: `value`, `flags`, `exptime`, `cas` as they are now. Several changes of a key may be told as one, the last never gets lost
+    set       `key` is stored: `value`, `flags`, `exptime`, `cas` as they are now. Of several changes in a row earlier ones may be left out
     touch     `key` has another expiry: `flags`, `exptime`, `cas` as they are now, `value` None
     delete    `key` is gone; `cas` is the number of the version that went
     expire    the same, since its time was over; told when that is noticed

@@ -4,12 +4,12 @@
 An event tells which key changed; what it holds now is read from the table when the event is told. Where that is not what the event tells
 of, a later event follows, and this one is passed over. So of several changes of a key the last one is told, the others maybe.
 
-`poll` never waits for anything, `wait` sleeps up to a tenth of a second and takes nothing from the feed. So who waits can be interrupted, by
-a signal, by a timeout, by the end of a task, and no change is lost with it.
+`poll` never waits for anything, `wait` sleeps up to a tenth of a second and takes nothing from the feed. So who waits can be interrupted,
+by a signal, by a timeout, by the end of a task, and no change is lost with it.
 
-A copy of all items is told between the events, those first, so that the ring does not overtake it: at the beginning (`copies`), and whenever
-something was missed. It is complete when all is told that had happened by the time its last item was read: only then can no item have gone
-back to what it was before.
+A copy of all items is told between the events, those first, so that the ring does not overtake it: at the beginning (`copies`), and
+whenever something was missed. It is complete when all is told that had happened by the time its last item was read: only then can no item
+have gone back to what it was before.
 
 Who polls holds the lock; the table is unmapped with the last reference to it, and who sleeps holds one.
 """
@@ -63,12 +63,11 @@ cdef inline object _position(str kind, uint64_t first, uint64_t last):
 cdef class AttachedFeed:
     """A place in the feed of `cache`'s table, from now on; `patterns` are keys, or prefixes with ``*`` at the end (none: all keys).
 
-    With `copies` all items come first, as `set`, mixed with what changes meanwhile, then SYNCED; later ALIVE, once a second while all is told.
-    After LOST the same again; without `copies`, too, the items are told anew then (but no SYNCED).
+    With `copies` all items come first, as `set`, mixed with what changes meanwhile, then SYNCED; later ALIVE, once a second while all is
+    told. After LOST the same again; without `copies`, too, the items are told anew then (but no SYNCED).
 
-    The lease on the feed is renewed by `poll`: who does not call it for five seconds is told LOST.
-    Any number of threads may use it; it goes on in a forked child, from where it stands. Raises ReadOnlyError, FeedOffError, IllegalInputError,
-    TableRemovedError, BusyError.
+    The lease on the feed is renewed by `poll`: who does not call it for five seconds is told LOST. Any number of threads may use it; it
+    goes on in a forked child, from where it stands. Raises ReadOnlyError, FeedOffError, IllegalInputError, TableRemovedError, BusyError.
     """
 
     def __cinit__(self, Reading cache not None, tuple patterns not None, bint copies=False):

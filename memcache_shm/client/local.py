@@ -10,7 +10,7 @@ from memcache_shm.storage import registry
 
 
 class LocalTable(RawTable):
-    """An attached table; keys are bytes of any kind. Methods raise what `Cache`'s do: a removed table's successor is found by the next call."""
+    """An attached table; keys are bytes of any kind. Methods raise what `Cache`'s do; the next call finds a removed table's successor."""
 
     def values(self, keys: Sequence[bytes]) -> Iterator[bytes | None]:
         """The value of each of `keys` in turn, None for those that are not there."""

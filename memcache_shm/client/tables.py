@@ -11,7 +11,8 @@ from memcache_shm.client.remote import DEFAULT_TIMEOUT_S, RemoteTable
 
 
 class AnyTable(Protocol):
-    """What `LocalTable` and `RemoteTable` have in common. Keys are bytes of any kind; looking leaves no trace. Methods raise MemcacheError."""
+    """What `LocalTable` and `RemoteTable` have in common. Keys are bytes of any kind; looking leaves no trace. Methods raise MemcacheError,
+    LocalTable's OSError, too."""
 
     @property
     def name(self) -> str:
@@ -43,7 +44,7 @@ class AnyTable(Protocol):
 
 
 def open_table(source: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> AnyTable:
-    """The table at `source`: a NAME of this host, HOST:PORT, or a socket's path. RemoteError, or what `attach` raises; IllegalInputError."""
+    """The table at `source`: a NAME of this host, HOST:PORT, or a socket's path. Raises what `attach` does, or RemoteError."""
     address = remote_address(source)
     if address is None:
         return attach_local(source)
