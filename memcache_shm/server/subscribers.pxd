@@ -54,7 +54,7 @@ cdef class Subscribers:
     cdef void unsubscribe(self, Subscriber *s, const char *key, size_t klen, int kind) noexcept nogil
     cdef void undo(self, Subscriber *s) noexcept nogil
     cdef void leave(self, Connection *c) noexcept nogil
-    cdef void set_table(self, Table table) noexcept nogil
+    cdef void set_table(self, Table table) noexcept
     cdef void hear(self) noexcept nogil
     cdef void tell(self, uint64_t now_ms) noexcept nogil
     cdef Subscriber *next_owed(self) noexcept nogil

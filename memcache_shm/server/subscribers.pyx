@@ -179,7 +179,7 @@ cdef class Subscribers:
             self.owed_last = before
         self.owed_count -= 1
 
-    cdef void set_table(self, Table table) noexcept nogil:
+    cdef void set_table(self, Table table) noexcept:
         """Another table; all that was said of the one before is lost. Until this returns the one before must be mapped."""
         cdef uint64_t position
         self.ringer.stop()
