@@ -28,7 +28,9 @@ MAX_GRANULES = 2**28 - 1  # a slot word has 28 bits for the granule
 FOREIGN_CAS_BYTES = 8
 FEED_PART = 256  # of the memory that the feed takes unless told otherwise
 FEED_LEAST_BYTES = KIB  # a shard: some of the largest events
-FEED_ELEMENTS_BYTES = 16 * KIB  # a shard of the element geometry, at least
+FEED_ELEMENTS_BYTES = 16 * KIB  # ... of the element geometry, unless told otherwise
+FEED_DEFAULT_MOST_BYTES = 64 * MIB
+FEED_MOST_BYTES = 16 * GIB
 LINE = 64
 
 
@@ -96,7 +98,8 @@ class Geometry:
         while num_elements > ELEMENTS_A_SHARD * shards:
             shards *= 2
         if feed_bytes is None:
-            feed_bytes = max(num_elements * (element_size + layout.MAX_KEY_BYTES) // FEED_PART, FEED_ELEMENTS_BYTES * shards)
+            part = min(num_elements * (element_size + layout.MAX_KEY_BYTES) // FEED_PART, FEED_DEFAULT_MOST_BYTES)
+            feed_bytes = max(part, FEED_ELEMENTS_BYTES * shards)
         geometry = cls._elements(num_elements, element_size, shards, feed_bytes)
         if geometry.segment_bytes > MAX_MEMORY_BYTES:
             raise ValueError(f"{num_elements} elements of {element_size} bytes need more than {MAX_MEMORY_BYTES // GIB} GiB; take fewer")
@@ -123,7 +126,7 @@ class Geometry:
         while memory_bytes // shards > (MAX_GRANULES - 1) * GRANULE_BYTES:
             shards *= 2
         if feed_bytes is None:
-            feed_bytes = max(memory_bytes // FEED_PART, FEED_LEAST_BYTES * shards)
+            feed_bytes = max(min(memory_bytes // FEED_PART, FEED_DEFAULT_MOST_BYTES), FEED_LEAST_BYTES * shards)
         elif feed_bytes > memory_bytes // 4:
             raise ValueError(f"a feed of {feed_bytes} bytes is more than a quarter of the memory ({memory_bytes} bytes); take less")
         return cls._memory(memory_bytes, max_item_bytes, shards, feed_bytes)
@@ -212,8 +215,8 @@ def _longest_bytes(granules: int) -> int:
 
 def _feed_cells(feed_bytes: int, shards: int) -> int:
     """Cells of a shard's feed, whole cache lines. ValueError when it could not hold some of the largest events."""
-    if feed_bytes and not FEED_LEAST_BYTES * shards <= feed_bytes <= GIB:
-        least, most = _size(FEED_LEAST_BYTES * shards), _size(GIB)
+    if feed_bytes and not FEED_LEAST_BYTES * shards <= feed_bytes <= FEED_MOST_BYTES:
+        least, most = _size(FEED_LEAST_BYTES * shards), _size(FEED_MOST_BYTES)
         raise ValueError(f"the feed of {_count(shards)} must be from {least} to {most}, or 0 for none; not {feed_bytes} bytes")
     return feed_bytes // shards // LINE * (LINE // layout.FEED_CELL_BYTES)
 

@@ -40,6 +40,8 @@ cdef inline void note(View *v, Shard *s, int operation, uint64_t *slot, uint64_t
     """Say in the intent what the next store will publish. Until the slot is there nothing was announced, and until the operation is,
     an earlier change of the same owner is still the one that is DONE. `feed`: what `prepare` said of the event, 0 without."""
     cdef Intent *intent = &s.control.intent
+    if feed != 0:
+        fence_release()             # behind the mark that an earlier change is DONE, else this event would be told with that one
     store_relaxed64(&intent.new_word, word)
     store_relaxed32(&intent.new_field, field)
     store_relaxed64(&intent.feed, feed)

@@ -38,6 +38,7 @@ PLACES = {
     "begin: fence": RELEASE,
     "note: operation": RELEASE,
     "note: slot": RELEASE,
+    "note: fence": RELEASE,
     "publish: slot": RELEASE,
     "done: fence": RELEASE,
     "end: operation": RELEASE,
@@ -64,6 +65,11 @@ PLACES = {
     "ready: fork count": ACQUIRE,
     "segment: magic": RELEASE,
     "check_header: magic": ACQUIRE,
+    "announce: head": RELEASE,
+    "announce: fence": ACQ_REL,
+    "read_event: head": ACQUIRE,
+    "read_event: fence": ACQUIRE,
+    "sleep_until_news: fence": ACQ_REL,
 }
 
 # Steps whose order or presence matters though they are no fences: a model that leaves one out must fail too.
@@ -109,6 +115,11 @@ class Code:
     def fence(self, place: str) -> Steps:
         if place not in self.without:
             yield Fence(PLACES[place])
+
+    def full_fence(self, place: str) -> Steps:
+        """A sequentially consistent fence: without promises it is a swap of one word that all such fences share."""
+        if place not in self.without:
+            yield Swap("full fences", None, PLACES[place])
 
 
 class Entry(NamedTuple):  # a slot word that leads to a record
@@ -281,6 +292,20 @@ def publish(code: Code, operation: str, slot: Location, new: Value) -> Steps:
     yield from note(code, operation, slot, new)
     yield Store(slot, new, code.order("publish: slot"))
     yield from done(code, operation)
+
+
+def publish_told(code: Code, operation: str, slot: Location, new: Value, head: int) -> Steps:
+    """With an event that lies ready behind the feed's head."""
+    yield from code.fence("note: fence")
+    yield Store("intent feed", head)
+    yield from note(code, operation, slot, new)
+    yield Store(slot, new, code.order("publish: slot"))
+    yield from announce(code, head)
+    yield from done(code, operation)
+
+
+def announce(code: Code, head: int) -> Steps:
+    yield Store("head", head, code.order("announce: head"))
 
 
 # --- index.pyx: the operations of an owner, who knows what memory holds --------------------------------------------------------------

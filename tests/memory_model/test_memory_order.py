@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import deaths
+import feed
 import owners
 import pytest
 import scenarios
@@ -17,7 +18,7 @@ from scenarios import first_violation
 
 STORAGE = Path(__file__).resolve().parents[2] / "memcache_shm" / "storage"
 ALL = scenarios.SCENARIOS
-assert deaths and owners  # their scenarios are among them
+assert deaths and feed and owners  # their scenarios are among them
 
 # Left out alone, the scenario goes wrong. A place may stand here with one half of its swap.
 NEEDED = {
@@ -33,6 +34,7 @@ NEEDED = {
     "begin: fence": "death_anywhere",
     "note: slot": "death_anywhere",
     "note: operation": "death_anywhere",
+    "note: fence": "death_with_an_event",
     "publish: slot": "death_anywhere",
     "done: fence": "eviction_for_a_record",
     "end: operation": "death_anywhere",
@@ -49,6 +51,11 @@ NEEDED = {
     "ready: fork count": "a_process_slot_for_all_threads",
     "segment: magic": "a_new_segment",
     "check_header: magic": "a_new_segment",
+    "announce: head": "told_of_a_change",
+    "announce: fence": "going_to_sleep",
+    "read_event: head": "told_of_a_change",
+    "read_event: fence": "ring_goes_round",
+    "sleep_until_news: fence": "going_to_sleep",
 }
 
 # Either of the two suffices; without both the scenario goes wrong.
@@ -151,7 +158,7 @@ FUNCTION = re.compile(r"\s*(?:cdef|cpdef|def)\s+(?:inline\s+)?[\w *]*?(\w+)\(")
 MODELLED = {
     "reader": {"same_record": 2, "look": 3, "unchanged": 1, "void_reason": 1, "note_hit": 1},
     "records": {"fill": 2},
-    "recovery": {"begin": 2, "end": 1, "note": 2, "done": 1, "publish": 1, "enter": 1, "rebuild_bucket": 2},
+    "recovery": {"begin": 2, "end": 1, "note": 3, "done": 1, "publish_told": 1, "enter": 1, "rebuild_bucket": 2},
     "index": {
         "bucket_at": 1, "bump": 2, "extend": 1, "move_into_gaps": 1, "compact": 1, "put_entry": 2, "take_chunk": 1,
         "drop_movers": 1,
@@ -160,6 +167,8 @@ MODELLED = {
     "writer": {},
     "claims": {},
     "flushing": {"flush": 1},
+    "feed": {"announce": 2},
+    "listening": {"read_event": 2, "sleep_until_news": 2},
     "view": {"flush_due": 2},
     "locks": {"inherit": 2, "claim": 2, "owner_state": 1, "try_once": 3, "spin": 1, "give_up": 1, "hold": 1, "ready": 1, "give": 1},
 }  # fmt: skip
@@ -170,6 +179,8 @@ NOT_MODELLED = {
     "locks": {"retire", "sleep_for", "ready_slowly", "sweep"},
     "writer": {"touch"},
     "claims": {"mark_won"},
+    "feed": {"lapsed", "deafen", "wake"},
+    "listening": {"heads", "take_lease", "renew", "holds", "pass_flush", "skip"},
     "recovery": {"published", "format_index", "mark_record", "mend_version", "rebuild"},
 }
 

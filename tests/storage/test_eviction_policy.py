@@ -21,7 +21,7 @@ from memcache_shm.storage.geometry import KIB, MIB, Geometry
 TABLES: dict[str, dict[str, Any]] = {
     "elements": {"elements": 1000, "element_size": 100},
     "elements-few": {"elements": 64, "element_size": 100},
-    "memory": {"memory": "64k", "max_item": "8k"},
+    "memory": {"memory": "65k", "max_item": "8k"},
 }
 ALL = 2**24  # unit of the share of new items: all
 LEAST_SHARE, START_SHARE, MOST_SHARE = 0.02, 0.1, 0.6
