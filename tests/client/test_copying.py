@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.waiting import until
 
 import memcache_shm
 from memcache_shm.cli.main import main
 from memcache_shm.client.copying import Copier
 from memcache_shm.storage import following
 from memcache_shm.storage.check import check_table
-from support.waiting import until
 
 BINARY = bytes(range(250))
 FAR = 2_000_000_000  # unix time
