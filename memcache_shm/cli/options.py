@@ -155,7 +155,7 @@ def _geometry(space: argparse.Namespace) -> Geometry:
             raise UsageError(f"NUM_ELEMENTS ELEMENT_SIZE: give two numbers, not {' '.join(space.shape)!r}")
         if space.memory_bytes is not None or space.max_item_bytes is not None:
             raise UsageError("NUM_ELEMENTS ELEMENT_SIZE: they fix the size already; leave -m and -I out")
-        return Geometry.by_elements(*numbers, space.feed_bytes)
+        return Geometry.by_elements(numbers[0], numbers[1], space.feed_bytes)
     except ValueError as error:
         raise UsageError(str(error)) from None
 

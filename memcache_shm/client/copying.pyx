@@ -3,8 +3,8 @@
 
     copier.begin_copy(); put each item of the source; copier.end_copy()
 
-leaves exactly what the source has, whatever was there before: what is put gets a new version here, so what has an older one at the end has not
-come again. In between, and afterwards, `put`, `touch`, `drop` and `flush` bring single changes. The table serves meanwhile.
+leaves exactly what the source has, whatever was there before: what is put gets a new version here, so what has an older one at the end has
+not come again. In between, and afterwards, `put`, `touch`, `drop` and `flush` bring single changes. The table serves meanwhile.
 
 The rule for the GIL is that of `reading`.
 """
@@ -69,8 +69,8 @@ cdef int _remove_older(Table table, const uint64_t *since, Batch *batch, uint64_
 cdef class Copier:
     """Writes to the table of a cache, through a handle of its own.
 
-    `exempt`: as the one who keeps a table in step that follows another (`storage.following`): only a table that follows can be written to by
-    it, and only until that is promoted. Without it, any but such a table.
+    `exempt`: as the one who keeps a table in step that follows another (`storage.following`): only a table that follows can be written to
+    by it, and only until that is promoted. Without it, any but such a table.
 
     Raises as `attach` does; each method raises ReadOnlyError (see `exempt`), TableRemovedError (attach anew: the name's next table needs a
     full copy), BusyError, NoSpaceError for too many writers. For one thread.

@@ -128,7 +128,7 @@ class _Follower:
             changes = stream.read(_LOOK_EVERY_S)
             self._look_at(table)
             for change in changes:
-                if change.kind == "set":
+                if change.kind == "set" and change.key is not None:
                     copier.put(change.key, change.value, change.flags, change.exptime, change.cas)
                 else:
                     step.take(change)
@@ -157,10 +157,11 @@ class _Step:
     def take(self, change: Change) -> None:
         """Everything but ``set``."""
         kind, key = change.kind, change.key
-        if kind in ("delete", "expire", "evict"):
-            self._copier.drop(key)
-        elif kind == "touch":
-            self._copier.touch(key, change.exptime)
+        if key is not None:
+            if kind == "touch":
+                self._copier.touch(key, change.exptime)
+            else:
+                self._copier.drop(key)  # delete, expire, evict
         elif kind == "flush":
             self._copier.flush()
         elif kind == "alive":

@@ -5,15 +5,15 @@ The header's word `follows` says that the table is a copy, kept in step by one p
 READ_ONLY as long as it is set, and that one as soon as it is not (`refuses` in view.pxd). Eviction, expiry and repair go on: they change
 what a copy may lose, not what it says.
 
-Items of a copy have the CAS ids of their leader, foreign ones here; a write to an independent table gets its shard's next version. So that the
-order of CAS ids is kept across `promote`, that first raises every version counter above all ids in the table.
+Items of a copy have the CAS ids of their leader, foreign ones here; a write to an independent table gets its shard's next version. So
+that the order of CAS ids is kept across `promote`, that first raises every version counter above all ids in the table.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from memcache_shm.storage.atomics cimport (
-    CLOCK_BOOTTIME, clock_ns, load_relaxed32, load_relaxed64, store_relaxed32, store_relaxed64, store_release32, store_release64,
+    CLOCK_BOOTTIME, clock_ns, load_relaxed32, load_relaxed64, store_relaxed64, store_release32, store_release64,
 )
 from memcache_shm.storage.following cimport CAS_SANE
 from memcache_shm.storage.locks cimport LOCKED, give, take
@@ -68,7 +68,7 @@ cdef void end_following(View *v, uint64_t highest) noexcept nogil:
     cdef uint32_t i
     for i in range(v.shards):
         store_release64(&v.shard[i].control.version, (highest | (v.shards - 1)) + 1 + i)
-    store_relaxed64(&v.header.followed_connected, 0)
+    store_relaxed64(&v.header.followed_online, 0)
     store_relaxed64(&v.header.followed_ns, 0)
     store_release32(&v.header.follows, 0)
 
@@ -110,14 +110,14 @@ cdef int check_writable(Table table) except -1:
 def follow(Table table not None):
     """From now on nobody may change the table but who keeps it in step. ReadOnlyError: no right to write to it."""
     check_writable(table)
-    store_relaxed64(&table.view.header.followed_connected, 0)
+    store_relaxed64(&table.view.header.followed_online, 0)
     store_release32(&table.view.header.follows, 1)
 
 
 def promote_table(Table table not None):
     """Make a table independent that follows another; the number above which its CAS ids go on. Takes about 0.1 us an item, for which
-    writers and the copying process wait. MemcacheError when it does not follow; ReadOnlyError, TableRemovedError, BusyError, NoSpaceError (too
-    many processes write to it)."""
+    writers and the copying process wait. MemcacheError when it does not follow; ReadOnlyError, TableRemovedError, BusyError,
+    NoSpaceError (too many processes write to it)."""
     cdef uint64_t highest = 0
     cdef int r
     check_writable(table)
@@ -140,7 +140,7 @@ def promote_table(Table table not None):
 def note_connected(Table table not None, bint connected):
     """It has a connection to the leader, or lost it. ReadOnlyError."""
     check_writable(table)
-    store_relaxed64(&table.view.header.followed_connected, connected)
+    store_relaxed64(&table.view.header.followed_online, connected)
 
 
 def note_in_step(Table table not None, uint64_t position, uint64_t refused):
@@ -165,7 +165,7 @@ def figures(Table table not None):
     in_step_ns = load_relaxed64(&table.view.header.followed_ns)
     return {
         "following": int(table.view.header.follows != 0),
-        "follow_connected": load_relaxed64(&table.view.header.followed_connected),
+        "follow_connected": load_relaxed64(&table.view.header.followed_online),
         "follow_lag_ms": max(0, (<object> clock_ns(CLOCK_BOOTTIME) - in_step_ns) // 1000000) if in_step_ns else -1,
         "follow_copies": load_relaxed64(&table.view.header.followed_copies),
         "follow_refused": load_relaxed64(&table.view.header.followed_refused),

@@ -56,9 +56,7 @@ def test_more_than_a_pipeline(server: tuple[Server, str]) -> None:
         assert client.ask(b"mn") == b"MN"
     with RemoteTable(server[1]) as table:
         until(lambda: sum(1 for _ in table.keys()) == 5000, "all keys in the dump")
-        assert dict(table.items(b"key:49")) == {
-            b"key:%d" % number: b"%05d" % number for number in (49, *range(490, 500), *range(4900, 5000))
-        }
+        assert dict(table.items(b"key:49")) == {b"key:%d" % number: b"%05d" % number for number in (49, *range(490, 500), *range(4900, 5000))}
         keys = table.keys()
         first = next(keys)
         assert table.get(first) == b"%05d" % int(first[4:])  # while the keys come on

@@ -189,7 +189,7 @@ def test_every_change_is_refused(copy: Daemon, door: str) -> None:
 
 def test_attached_programs_are_refused(copy: Daemon) -> None:
     with memcache_shm.attach("copy") as cache:
-        with pytest.raises(memcache_shm.ReadOnlyError, match="table 'copy' follows another: .*promote copy"):
+        with pytest.raises(memcache_shm.ReadOnlyError, match=r"table 'copy' follows another: .*promote copy"):
             cache.set("key", b"v")
         with pytest.raises(memcache_shm.ReadOnlyError):
             cache.gat("key", 100)

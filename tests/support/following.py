@@ -33,7 +33,7 @@ def follower_of(leader: Daemon, *options: str, name: str = "copy", workers: int 
 def contents(daemon: Daemon) -> dict[bytes, Item]:
     """All items of a daemon, as it tells them to a follower."""
     items: dict[bytes, Item] = {}
-    with RemoteFeed(where(daemon)).sync() as stream:
+    with RemoteFeed(daemon.unix_path).sync() as stream:
         for change in stream:
             if change.kind == "synced":
                 break
@@ -48,7 +48,7 @@ def contents(daemon: Daemon) -> dict[bytes, Item]:
 
 def figures(daemon: Daemon) -> dict[str, int]:
     """What `stats shm` says about following."""
-    with Client(daemon) as client:
+    with Client(daemon, "unix") as client:
         return {name: int(value) for name, value in shm_stats(client).items() if re.match("follow", name)}
 
 
@@ -72,7 +72,7 @@ def companion_of(daemon: Daemon) -> int:
     """The pid of the child that follows."""
 
     def find() -> int:
-        with Client(daemon) as client:
+        with Client(daemon, "unix") as client:
             workers = {int(pid) for name, pid in shm_stats(client).items() if re.fullmatch(r"worker_\d+_pid", name)}
         others = [pid for pid, state in children(daemon.pid).items() if state != "Z" and pid not in workers]
         return others[0] if len(others) == 1 else 0
