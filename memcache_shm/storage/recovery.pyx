@@ -268,7 +268,7 @@ cdef void mend_version(View *v, Shard *s) noexcept nogil:
     """A version counter that was scribbled over: a mad one begins anew above the records' versions, another goes on where this shard's
     next version is (they are congruent to its number)."""
     cdef uint64_t version = load_relaxed64(&s.control.version)
-    if version > VERSION_SANE:
+    if version > VERSION_SANE - v.shards:
         store_release64(&s.control.version, s.number)
     elif version & (v.shards - 1) != s.number:
         store_release64(&s.control.version, (version | (v.shards - 1)) + 1 + s.number)
