@@ -10,8 +10,8 @@ import pytest
 
 
 class TwoHosts:
-    """Namespaces with a pair of interfaces, 10.99.0.1 in the first and 10.99.0.2 in the second. Where the right for it is missing the test is
-    skipped."""
+    """Namespaces with a pair of interfaces, 10.99.0.1 in the first and 10.99.0.2 in the second. Where the right for it is missing, the
+    test is skipped."""
 
     ADDRESSES = ("10.99.0.1", "10.99.0.2")
 
