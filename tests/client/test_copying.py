@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -296,6 +297,32 @@ def test_an_id_that_a_client_chose_does_not_use_the_numbers_up(cache: memcache_s
     cache.set("new", b"v")
     assert 12345 < int(cache.gets("new")[1]) < 2**32
     assert is_whole(cache)
+
+
+def test_a_promotion_that_is_killed(state_dir: Path) -> None:
+    """At any moment of it: the table follows as before, or is independent, and is whole."""
+    fork = multiprocessing.get_context("fork")
+    outcomes = set()
+    with memcache_shm.open("app", memory="32m") as cache:
+        table = cache.attached_table
+        following.follow(table)
+        copier = Copier(cache, exempt=True)
+        for number in range(100_000):
+            copier.put(b"k%d" % number, b"v", 0, 0, 10**9 + number)
+        for turn in range(24):
+            following.follow(table)
+            promoter = fork.Process(target=following.promote_table, args=(table,))
+            promoter.start()
+            promoter.join(turn * 0.002)
+            promoter.kill()
+            promoter.join()
+            outcomes.add(table.follows)
+            assert copier.put(b"new", b"v", 0, 0, 5) if table.follows else cache.set("new", b"v")
+            assert table.follows or int(cache.gets("new")[1]) > 10**9 + 99_999
+            assert len(cache) == 100_001
+        assert is_whole(cache)
+        copier.close()
+    assert outcomes == {True, False}
 
 
 def test_promotion_of_what_does_not_follow(cache: memcache_shm.Cache, capsys: pytest.CaptureFixture[str]) -> None:
