@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """What a change of the feed reads like: its key's state, read now.
 
-An event says that a key has changed, not what it holds. Where the item is another one by now, or gone, a later event tells of that, and this
-one is passed over. To be told of is no use of an item: neither its trace nor the counters of gets show it.
+An event says that a key has changed, not what it holds. Where the item is another one by now, or gone, a later event tells of that, and
+this one is passed over. To be told of is no use of an item: neither its trace nor the counters of gets show it.
 """
 
 from libc.stdint cimport uint64_t
@@ -20,8 +20,8 @@ from memcache_shm.storage.unixtime cimport exptime_of
 
 cdef int put_present(Table table, Pool pool, Buffer *out, const char *key, size_t klen, int kind, uint64_t version,
                      bint with_cas) noexcept nogil:
-    """The item of a key, with its value where `kind` is FEED_SET, if it is of that version (0: of any). OK; NOT_FOUND: it is not; WOULD_BLOCK,
-    RETIRED; NO_MEMORY."""
+    """The item of a key, with its value where `kind` is FEED_SET, if it is of that version (0: of any). OK; NOT_FOUND: it is not;
+    WOULD_BLOCK, RETIRED; NO_MEMORY."""
     cdef Found found
     cdef bint valued = kind == FEED_SET
     cdef bint same

@@ -4,21 +4,21 @@
     start -> the thread: rings, pauses for PAUSE_NS, sleeps until the feed goes further or for LIMIT_NS, and so on
     release -> it ends when it wakes next; a start before that keeps it
 
-The pause bounds how often a busy writer has to wake it: once, however much it writes meanwhile. It rings after LIMIT_NS in any case, so that
-the worker looks at its lease. The thread knows the feed's heads and its descriptor, nothing else of the worker: it takes no signal, no lock and no
-Python object. A worker ends without asking it; before its table's mapping goes, `stop` waits until it is gone.
+The pause bounds how often a busy writer has to wake it: once, however much it writes meanwhile. It rings after LIMIT_NS in any case, so
+that the worker looks at its lease. The thread knows the feed's heads and its descriptor, nothing else of the worker: it takes no signal, no
+lock and no Python object. A worker ends without asking it; before its table's mapping goes, `stop` waits until it is gone.
 """
 
 from libc.errno cimport errno
 from libc.limits cimport INT_MAX
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from posix.unistd cimport read, usleep, write
 
 from memcache_shm.server.linux cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, PTHREAD_CREATE_DETACHED, SIG_SETMASK, close, eventfd, nanosleep, pthread_attr_destroy, pthread_attr_init,
-    pthread_attr_setdetachstate, pthread_attr_setstacksize, pthread_attr_t, pthread_create, pthread_sigmask, pthread_t, sigfillset, sigset_t,
-    timespec,
+    pthread_attr_setdetachstate, pthread_attr_setstacksize, pthread_attr_t, pthread_create, pthread_sigmask, pthread_t, sigfillset,
+    sigset_t, timespec,
 )
 from memcache_shm.storage.atomics cimport cas32, fetch_add32, futex_wake, load_acquire32
 from memcache_shm.storage.listening cimport heads, sleep_until_news

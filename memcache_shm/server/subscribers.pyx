@@ -5,10 +5,10 @@
     tell: event after event: who is to be told (patterns), its text, made once (news), a copy of it into each one's `news`
     Clients: sends that, or puts it behind replies, where no reply is cut in two by it (next_owed, hand_over)
 
-All of it in bounded pieces: a look stops in the midst of an event with many subscribers, and goes on there in the next round. What waits for a
-subscriber is bounded as well. One that is too slow is told of nothing further until it has taken what waits, and then that it has LOST
-something; so it holds nobody up and needs no more memory. When the worker itself has missed something (it was stopped for longer than its lease,
-the ring went round, the table is another) all its subscribers have.
+All of it in bounded pieces: a look stops in the midst of an event with many subscribers, and goes on there in the next round. What waits
+for a subscriber is bounded as well. One that is too slow is told of nothing further until it has taken what waits, and then that it has
+LOST something; so it holds nobody up and needs no more memory. When the worker itself has missed something (it was stopped for longer than
+its lease, the ring went round, the table is another) all its subscribers have.
 
 The listener is there while anybody of the worker subscribes, or copies (syncing.pyx): it keeps the lease for them, too.
 """

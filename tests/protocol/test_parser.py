@@ -64,7 +64,28 @@ def test_any_bytes(stream: bytes, places: list[int]) -> None:
     assert parsed(cut(stream, places)) == parsed([stream])
 
 
-WORDS = st.sampled_from([b"get", b"gat", b"set", b"cas", b"incr", b"delete", b"SET", b"GET", b"subscribe", b"unsubscribe", b"a*", b"sync", b"a", b"0", b"1", b"3", b"-1", b"noreply"])
+WORDS = st.sampled_from(
+    [
+        b"get",
+        b"gat",
+        b"set",
+        b"cas",
+        b"incr",
+        b"delete",
+        b"SET",
+        b"GET",
+        b"subscribe",
+        b"unsubscribe",
+        b"a*",
+        b"sync",
+        b"a",
+        b"0",
+        b"1",
+        b"3",
+        b"-1",
+        b"noreply",
+    ]
+)
 META_WORDS = st.sampled_from([b"mg", b"ms", b"md", b"ma", b"mn", b"me", b"b", b"q", b"k", b"T1", b"Ox", b"MA", b"ME", b"C1", b"y", b"YQ=="])
 PIECES = st.one_of(WORDS, META_WORDS, st.sampled_from([b" ", b"\r\n", b"\n", b"\r", b"  ", b"\0", b"abc\r\n", b"x" * 300]))
 

@@ -1,10 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """`sync`: the client gets a copy of the table, and then every change, for as long as it stays.
 
-    listen; again and again: what has changed, then a few items of the walk; at its end, once that was told which had changed until then: SYNCED
+    listen; again and again: what has changed, then a few items of the walk; at its end, once all that was told which had changed until
+    then: SYNCED
 
-A message tells a key's state as it is read now, so later ones never tell an older state: also where the walk is ahead of the feed (an item that
-went and is there again by now is not told to have gone while the copy is under way). What the client missed makes the copy begin anew.
+A message tells a key's state as it is read now, so later ones never tell an older state: also where the walk is ahead of the feed (an item
+that went and is there again by now is not told to have gone while the copy is under way). What the client missed makes the copy begin anew.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -122,7 +123,7 @@ cdef int tell_change(Copy *copy, Executor self) noexcept nogil:
     """The event at hand. OK, NOT_FOUND where it is passed over; WOULD_BLOCK, RETIRED, NO_MEMORY."""
     cdef uint8_t kind = copy.event.kind
     cdef int result
-    if copy.phase == COPYING and (kind == FEED_DELETE or kind == FEED_EXPIRE or kind == FEED_EVICT):
+    if copy.phase != FOLLOWING and (kind == FEED_DELETE or kind == FEED_EXPIRE or kind == FEED_EVICT):
         result = is_outdated(self.table, &copy.event)
         if result != NOT_FOUND:
             return NOT_FOUND if result == OK else result
