@@ -15,13 +15,14 @@ import tempfile
 from pathlib import Path
 
 import bench_attached
+import bench_follow
 import bench_hostile
 import bench_network
 from bench_report import OURS, Progress, Section, machine
 from bench_servers import MEMCACHED, REDIS
 
 SCRIPTS = Path(__file__).resolve().parent
-PARTS = ("attached", "network", "hostile")  # the last one only when asked for
+PARTS = ("attached", "network", "hostile", "follow")  # the last two only when asked for
 HEADERS = SCRIPTS.parent / "memcache_shm" / "storage"
 
 
@@ -80,6 +81,8 @@ def _measure(options: argparse.Namespace, directory: Path, progress: Progress) -
         sections += bench_network.measure(plan)
     if options.only == "hostile":
         sections.append(bench_hostile.measure(directory, options.workers, rounds, progress))
+    if options.only == "follow":
+        sections.append(bench_follow.measure(directory, options.workers, 1 if options.quick else 3, progress))
     return sections
 
 
