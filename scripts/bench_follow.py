@@ -36,9 +36,9 @@ def measure(directory: Path, workers: int, rounds: int, progress: Progress) -> S
             samples[name].append(sample)
     return Section(
         "A follower",
-        f"{ITEMS:,} items of {VALUE_BYTES} bytes over loopback, -t {workers} each, {CHANGES_S:,} sets a second at the leader by an attached\n"
-        f"process all the time; {rounds} rounds: median (lowest-highest). Lag: {MARKS} marks set at the leader, until an attached\n"
-        "process sees them in the copy. Differ: in key, value, flags, expiry or CAS id, once the writer has stopped.",
+        f"{ITEMS:,} items of {VALUE_BYTES} bytes over loopback, -t {workers} each, {CHANGES_S:,} sets a second at the leader by an\n"
+        f"attached process all the time; {rounds} rounds: median (lowest-highest). Lag: {MARKS} marks set at the leader, until an\n"
+        "attached process sees them in the copy. Differ: in key, value, flags, expiry or CAS id, once the writer has stopped.",
         [
             Figure("full copy", "s", {OURS: samples["copy"]}),
             Figure("items copied a second", "1/s", {OURS: samples["rate"]}, more_is_better=True),

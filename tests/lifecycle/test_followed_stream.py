@@ -111,8 +111,9 @@ def test_words_that_make_no_sense(leader: FakeLeader, copy: Daemon, cache: memca
 
 
 def test_its_own_table_by_another_way(leader: FakeLeader, copy: Daemon, state_dir: Path) -> None:
+    stream = leader.stream()
     leader.uuid = state(state_dir, "copy")["uuid"]
-    leader.stream().close()
+    stream.close()
     line = await_line(copy, "serves this very table, which cannot follow itself; name another")
     assert f"--follow {leader.where}: " in line
     until(lambda: not has_companion(copy), "the follower's process to end")
