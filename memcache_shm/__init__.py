@@ -3,20 +3,27 @@
     cache = memcache_shm.open("app", memory="64m")      # create or attach; no daemon needed
     cache = memcache_shm.attach("memcache_shm-11211")   # a daemon's table
     cache.set("key", b"value"); cache.get("key")        # pymemcache's methods
+    mirror = memcache_shm.Mirror("cache-1:11211")       # all of a table as a dict that follows its changes
 
 `python -m memcache_shm --help` is the daemon.
 """
 
 from memcache_shm.client.api import attach, open, unlink
 from memcache_shm.client.cache import Cache
+from memcache_shm.client.changes import Change
+from memcache_shm.client.mirror import Mirror
+from memcache_shm.client.mirrored import Item
+from memcache_shm.client.subscription import Subscription
 from memcache_shm.errors import (
     BusyError,
     ClosedError,
+    FeedOffError,
     IllegalInputError,
     LayoutError,
     MemcacheError,
     NoSpaceError,
     ReadOnlyError,
+    RemoteError,
     TableExistsError,
     TableNotFoundError,
     TableRemovedError,
@@ -27,12 +34,18 @@ from memcache_shm.version import __version__
 __all__ = [
     "BusyError",
     "Cache",
+    "Change",
     "ClosedError",
+    "FeedOffError",
     "IllegalInputError",
+    "Item",
     "LayoutError",
     "MemcacheError",
+    "Mirror",
     "NoSpaceError",
     "ReadOnlyError",
+    "RemoteError",
+    "Subscription",
     "TableExistsError",
     "TableNotFoundError",
     "TableRemovedError",

@@ -43,8 +43,16 @@ class NoSpaceError(MemcacheError):
 
 
 class ReadOnlyError(MemcacheError):
-    """The caller wrote to a table that it attached with ``readonly=True``."""
+    """The caller wrote to a table that it attached with ``readonly=True``, or to one that follows another (``--follow``)."""
+
+
+class RemoteError(MemcacheError):
+    """A server cannot be reached, is no memcached, went away, or refused; the message has the address and the server's words."""
 
 
 class ClosedError(MemcacheError):
     """The caller used a cache object after ``close()``."""
+
+
+class FeedOffError(MemcacheError):
+    """The table has no feed of changes; make it with one (``feed=``, ``--feed``)."""

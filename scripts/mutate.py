@@ -28,7 +28,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from mutations import MUTATIONS, Mutation
+from mutation import Mutation
+from mutations import MUTATIONS
 
 ROOT = Path(__file__).parents[1]
 STORAGE = "memcache_shm/storage"
@@ -42,7 +43,8 @@ READING = ("-m", "torture.reading", "--stop", "--every", "9", "--states", "30")
 PYTEST = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not torture")
 NAMED = (*PYTEST, "-k", "names or tells or frees or busy", "tests/torture/test_stepping.py", "tests/client/test_busy.py")
 HAMMER = (*PYTEST, "tests/model/test_hammer.py", "tests/storage/test_processes.py")
-TESTS = (("tests", NAMED), ("stepping", STEPPING), ("hammer", HAMMER))  # first what is quick
+LISTENED = (*STEPPING, "--listened")
+TESTS = (("tests", NAMED), ("stepping", STEPPING), ("listened", LISTENED), ("hammer", HAMMER))  # first what is quick
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def stages(mutation: Mutation) -> Iterator[tuple[str, tuple[str, ...]]]:
     if mutation.reading:
         yield "reading", (*READING, *mutation.reading)
     if mutation.words:
-        yield "stepping", (*STEPPING, *mutation.words)
+        yield "stepping", (*(LISTENED if mutation.listened else STEPPING), *mutation.words)
     yield from TESTS
 
 

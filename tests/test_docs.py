@@ -1,5 +1,6 @@
 """The examples in README and docs are true: Python blocks run, console sessions print what they say."""
 
+import os
 import re
 import subprocess
 import sys
@@ -35,11 +36,14 @@ def test_python_example(text, tmp_path):
 @pytest.mark.parametrize("text", blocks("console"))
 def test_console_example(text, daemon_with, tmp_path):
     daemon = daemon_with("1024", "256")
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # where the installed commands are
     pairs = sessions(text)
     assert pairs
     for command, expected in pairs:
-        shell = command.replace("127.0.0.1 11211", f"{daemon.host} {daemon.port}")
-        result = subprocess.run(shell, shell=True, executable="/bin/bash", cwd=tmp_path, capture_output=True, text=True, timeout=30)
+        shell = re.sub(r"127\.0\.0\.1([ :])11211", rf"{daemon.host}\g<1>{daemon.port}", command)
+        result = subprocess.run(
+            shell, shell=True, executable="/bin/bash", cwd=tmp_path, env=env, capture_output=True, text=True, timeout=30
+        )
         assert result.stdout.replace("\r\n", "\n") == expected
 
 

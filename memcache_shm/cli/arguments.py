@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from memcache_shm.cli.messages import UsageError
+from memcache_shm.client import addresses
 from memcache_shm.errors import IllegalInputError
 from memcache_shm.storage.statefile import check_name
 from memcache_shm.storage.units import parse_size
@@ -91,13 +92,8 @@ def table_name(text: str) -> str:
 
 
 def host_port(text: str) -> tuple[str, int | None]:
-    """`host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address; None where there is no port."""
-    match = re.fullmatch(r"\[([^\]]*)\](?::(\d+))?|([^:\[\]]*)(?::(\d+))?", text.strip(), re.ASCII)
-    if match is None:
-        if text.count(":") > 1 and "[" not in text:
-            return text.strip(), None
-        raise argparse.ArgumentTypeError(f"{text!r} is no address; write HOST, HOST:PORT or [V6]:PORT")
-    host, port = match.group(1) or match.group(3) or "", match.group(2) or match.group(4)
-    if not host:
-        raise argparse.ArgumentTypeError(f"{text!r} names no host; write 0.0.0.0 or * for every interface")
-    return host, None if port is None else whole(0, 65535)(port)
+    """The type of `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address; None where there is no port."""
+    try:
+        return addresses.host_port(text)
+    except IllegalInputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

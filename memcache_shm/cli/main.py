@@ -38,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _serve(words: Sequence[str]) -> int:
     from memcache_shm.cli.options import parse
 
-    options = parse(words, "".join(f"  {verb:<6}{help_line}\n" for verb, (_, help_line) in VERBS.items()))
+    options = parse(words, "".join(f"  {verb:<9}{help_line}\n" for verb, (_, help_line) in VERBS.items()))
     from memcache_shm.cli.serve import serve  # after the options: --help needs no server
 
     return serve(options)
@@ -62,6 +62,12 @@ def _ping(words: Sequence[str]) -> int:
     return ping(words)
 
 
+def _promote(words: Sequence[str]) -> int:
+    from memcache_shm.cli.promote import main as promote
+
+    return promote(words)
+
+
 def _check(words: Sequence[str]) -> int:
     from memcache_shm.cli.check import main as check
 
@@ -74,9 +80,24 @@ def _map(words: Sequence[str]) -> int:
     return map_(words)
 
 
+def _console(words: Sequence[str]) -> int:
+    from memcache_shm.cli.console import main as console
+
+    return console(words)
+
+
+def _mirror(words: Sequence[str]) -> int:
+    from memcache_shm.cli.mirror import main as mirror
+
+    return mirror(words)
+
+
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "console": (_console, "look at a table and change it, by hand or from a script"),
+    "mirror": (_mirror, "print what changes in a table, as it happens"),
     "ls": (_ls, "list the tables and how they stand"),
     "rm": (_rm, "remove tables"),
+    "promote": (_promote, "make a table independent that follows another"),
     "check": (_check, "verify every invariant of a table, and mend it"),
     "map": (_map, "show what fills a table, as a picture"),
     "ping": (_ping, "ask a daemon or a table whether it answers"),

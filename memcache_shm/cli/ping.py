@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
-from memcache_shm.cli.arguments import Parser, host_port
+from memcache_shm.cli.arguments import Parser
 from memcache_shm.cli.messages import EXIT_FAILURE, EXIT_OK, PROGRAM, error
+from memcache_shm.client.addresses import remote_address
 from memcache_shm.errors import MemcacheError
 from memcache_shm.ops.ping import Answer, ping_socket, ping_table
-
-_DEFAULT_PORT = 11211
 
 
 def main(words: Sequence[str]) -> int:
@@ -27,7 +25,7 @@ def main(words: Sequence[str]) -> int:
     for target in space.targets:
         try:
             answer = _ping(target, space.timeout)
-        except (MemcacheError, OSError, ValueError, argparse.ArgumentTypeError) as problem:
+        except (MemcacheError, OSError, ValueError) as problem:
             error(f"{target}: {getattr(problem, 'strerror', None) or problem}")
             status = EXIT_FAILURE
         else:
@@ -36,9 +34,5 @@ def main(words: Sequence[str]) -> int:
 
 
 def _ping(target: str, timeout_s: float) -> Answer:
-    if "/" in target:
-        return ping_socket(target, timeout_s)
-    if ":" in target or target == "localhost":
-        host, port = host_port(target)
-        return ping_socket((host, _DEFAULT_PORT if port is None else port), timeout_s)
-    return ping_table(target)
+    address = remote_address(target)
+    return ping_table(target) if address is None else ping_socket(address, timeout_s)

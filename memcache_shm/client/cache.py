@@ -22,9 +22,10 @@ from types import TracebackType
 from typing import Any
 
 from memcache_shm.client.attached import Attached
+from memcache_shm.client.subscription import Subscription, wait_for
 from memcache_shm.client.types import Key
 from memcache_shm.errors import IllegalInputError, NoSpaceError, TooLargeError
-from memcache_shm.storage import registry
+from memcache_shm.storage import following, registry
 from memcache_shm.version import WIRE_VERSION
 
 _MISSING = object()
@@ -79,6 +80,21 @@ class Cache(Attached):
 
     delete_multi = delete_many
 
+    # Changes
+
+    def subscribe(self, *patterns: Key) -> Subscription:
+        """What changes from now on: iterate over it (`for` or `async for`), or `get` the next `Change`.
+
+        `patterns` are keys, or prefixes with ``*`` at their end; none: every key. (A key that itself ends in ``*`` is told to who asks for
+        the prefix.) Changes by every door are told, of this process, too. Keys come as bytes without `key_prefix`, values through `serde`.
+        Raises ReadOnlyError (listen through a daemon: `memcache_shm.Mirror`), FeedOffError, IllegalInputError.
+        """
+        return Subscription(self, patterns)
+
+    def wait_for(self, key: Key, timeout: float | None = None, default: Any = None) -> Any:
+        """The value of `key`, as soon as it is there; `default` when it does not come within `timeout` seconds. Raises as `subscribe`."""
+        return wait_for(self, key, timeout, default)
+
     # The table as a whole
 
     def stats(self, *args: str) -> dict[bytes, Any]:
@@ -94,7 +110,8 @@ class Cache(Attached):
             raise IllegalInputError(f'stats: {" ".join(map(str, args))!r} is for a daemon; here "shm" and "settings" are known')
         figures = {name.encode("ascii"): figure for name, figure in table.stats().items()}
         if args:
-            return {name[len(b"shm_") :]: figure for name, figure in figures.items() if name.startswith(b"shm_")}
+            own = {name[len(b"shm_") :]: figure for name, figure in figures.items() if name.startswith(b"shm_")}
+            return own | {name.encode("ascii"): figure for name, figure in following.figures(table).items()}
         general = {
             b"pid": os.getpid(),
             b"time": int(time.time()),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from dataclasses import dataclass
 
+from memcache_shm.client.addresses import Address
 from memcache_shm.client.api import attach
+from memcache_shm.client.wire import connect
 from memcache_shm.errors import MemcacheError
 
 _MAX_REPLY_BYTES = 1024
@@ -20,10 +21,10 @@ class Answer:
     took_s: float
 
 
-def ping_socket(address: str | tuple[str, int], timeout_s: float) -> Answer:
+def ping_socket(address: Address, timeout_s: float) -> Answer:
     """Ask the daemon at a UNIX path or (host, port) for its version. Raises OSError, MemcacheError for another reply."""
     started = time.perf_counter()
-    with _connect(address, timeout_s) as sock:
+    with connect(address, timeout_s) as sock:
         sock.sendall(b"version\r\n")
         reply = b""
         while not reply.endswith(b"\n") and len(reply) < _MAX_REPLY_BYTES:
@@ -43,16 +44,3 @@ def ping_table(name: str) -> Answer:
     with attach(name, readonly=True) as cache:
         items = len(cache)
     return Answer(f"table with {items} items", time.perf_counter() - started)
-
-
-def _connect(address: str | tuple[str, int], timeout_s: float) -> socket.socket:
-    if isinstance(address, tuple):
-        return socket.create_connection(address, timeout_s)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(timeout_s)
-        sock.connect(address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock

@@ -18,7 +18,7 @@ cdef enum Kind:
 cdef enum:
     EVENT_HEAD = 16             # bytes of an event in front of its key: version 8, kind 1, key length 1, spare
     EVENT_MOST_CELLS = 17       # of the longest key's
-    DEADLINE_BITS = 40          # of the lease word: until when somebody listens, CLOCK_MONOTONIC in ms; the era is above
+    DEADLINE_BITS = 40          # of the lease word: until when somebody listens, CLOCK_MONOTONIC_COARSE in ms; the era is above
 
 
 cdef inline uint64_t deadline_mask() noexcept nogil:

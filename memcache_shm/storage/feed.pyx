@@ -17,17 +17,17 @@ to renew can tell that events are missing, whoever has come in between.
 
 from libc.limits cimport INT_MAX
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from memcache_shm.storage.atomics cimport (
-    CLOCK_MONOTONIC, cas64_relaxed, clock_ns, exchange32, fetch_add32, futex_wake, load_relaxed64,
+    CLOCK_MONOTONIC_COARSE, cas64_relaxed, clock_ns, exchange32, fetch_add32, futex_wake, load_relaxed64,
 )
 from memcache_shm.storage.layout cimport FEED_CELL
 from memcache_shm.storage.view cimport Shard, View
 
 
 cdef uint64_t now_ms() noexcept nogil:
-    return clock_ns(CLOCK_MONOTONIC) // 1000000
+    return clock_ns(CLOCK_MONOTONIC_COARSE) // 1000000
 
 
 cdef bint lapsed(View *v) noexcept nogil:
@@ -50,28 +50,24 @@ cdef void deafen(View *v) noexcept nogil:
         word = load_relaxed64(&v.header.feed_lease)
 
 
-cdef void put(Shard *s, uint64_t cell, const void *data, uint32_t size) noexcept nogil:
-    """Copy into the ring from a cell on, round its end if need be."""
-    cdef uint64_t at = cell % s.feed_cells * FEED_CELL
-    cdef uint64_t room = <uint64_t> s.feed_cells * FEED_CELL - at
-    cdef uint32_t first = <uint32_t> min(<uint64_t> size, room)
-    memcpy(s.feed + at, data, first)
-    memcpy(s.feed, <const uint8_t *> data + first, size - first)
-
-
 cdef uint64_t prepare(View *v, Shard *s, int kind, const char *key, uint32_t klen, uint64_t version) noexcept nogil:
     """Write an event behind the head; what the head becomes by it, 0 when nobody listens any more. A version: of the record that came
     or went, for a flush its deadline."""
-    cdef uint8_t head[EVENT_HEAD]
     cdef uint64_t number = load_relaxed64(&s.control.feed_head)
+    cdef uint64_t cell, room
+    cdef uint8_t *at
     if s.feed_cells == 0 or lapsed(v):
         return 0
-    memset(head, 0, EVENT_HEAD)
-    memcpy(head, &version, 8)
-    head[8] = <uint8_t> kind
-    head[9] = <uint8_t> klen
-    put(s, number, head, EVENT_HEAD)
-    put(s, number + 1, key, klen)
+    cell = number % s.feed_cells
+    at = s.feed + cell * FEED_CELL
+    (<uint64_t *> at)[0] = version
+    (<uint64_t *> at)[1] = 0
+    at[8] = <uint8_t> kind
+    at[9] = <uint8_t> klen
+    cell = cell + 1 if cell + 1 < s.feed_cells else 0
+    room = min((s.feed_cells - cell) * FEED_CELL, <uint64_t> klen)
+    memcpy(s.feed + cell * FEED_CELL, key, room)
+    memcpy(s.feed, key + room, klen - room)             # round the ring's end
     return number + 1 + (klen + FEED_CELL - 1) // FEED_CELL
 
 

@@ -31,3 +31,10 @@ def cache(state_dir: Path) -> Iterator[memcache_shm.Cache]:
     """An empty cache of 1 MiB."""
     with memcache_shm.open("test", memory="1m", max_item="64k") as cache:
         yield cache
+
+
+@pytest.fixture
+def roomy(state_dir: Path) -> Iterator[memcache_shm.Cache]:
+    """An empty cache whose feed takes thousands of changes before a listener would be too late."""
+    with memcache_shm.open("roomy", memory="4m", feed="1m") as cache:
+        yield cache

@@ -13,15 +13,15 @@ from typing import Any
 from torture.stage import Stage
 from torture.verify import DELETE, EVICT, EXPIRE, FLUSH, MARK, MERGE, MOVE, REPAIR, SPLIT, STORE, TOUCH
 
-MEMORY = {"memory": 65536, "max_item": 8192}
+MEMORY = {"memory": 65 * 1024, "max_item": 8192}
 STRICT = MEMORY | {"evict": False}
 CELLS = {"elements": 12, "element_size": 64}
 FEW = {"elements": 4, "element_size": 64}
-SHARDED = {"memory": 160 * 1024, "max_item": 1024}
+SHARDED = {"memory": 162 * 1024, "max_item": 1024}
 SPLITS_AT = 120  # items in 16 buckets
 FILLER_BYTES = 23602  # two of them leave as much room below the index as the small items of `records_below_the_index` take
 SMALL_VALUE = b"small" * 16
-ROOMY = {"memory": 65536, "max_item": FILLER_BYTES}
+ROOMY = {"memory": 65 * 1024, "max_item": FILLER_BYTES}
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,13 @@ def all_expired(stage: Stage) -> None:
     for key in stage.fill(3):
         stage.set(key, b"dead", expire=100)
     stage.shift_clock(200)
+    stage.keys.add("new")
+
+
+def all_flushed(stage: Stage) -> None:
+    """A full table of the flushed, and the flush is noted."""
+    stage.fill(4)
+    stage.cache.flush_all()
     stage.keys.add("new")
 
 
@@ -234,6 +241,7 @@ SCENARIOS = [
     Scenario("eviction, neighbours", MEMORY, full_of(900), lambda s: s.cache.set("new", b"v" * 1900), (EVICT, STORE), evicts=True),
     Scenario("eviction, neighbour moves", MEMORY, hole_below, lambda s: s.cache.set("new", b"v" * 999), (EVICT, MOVE, STORE), evicts=True),
     Scenario("reaping", FEW, all_expired, lambda s: s.cache.set("new", b"v"), (EXPIRE, STORE)),
+    Scenario("reaping, flushed", FEW, all_flushed, lambda s: s.cache.set("new", b"v"), (EVICT, STORE)),
     Scenario("several runs", STRICT, holes, lambda s: s.cache.set("new", b"v" * 1900), (STORE,)),
     Scenario("several runs, freed", STRICT, broken_up, lambda s: s.cache.set("target", b"v"), (STORE,)),
     Scenario("refused", STRICT, full, lambda s: s.refused(lambda: s.cache.add("new", b"v" * 700)), (STORE,)),

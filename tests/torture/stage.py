@@ -10,7 +10,7 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from support.doors import open_door
 from support.isolation import enter_own_namespace
@@ -25,7 +25,10 @@ COARSE_CLOCK_AT = 128  # Header.coarse_s, beside Header.retired
 CLOCK_SHIFT_AT = 136  # Header.clock_shift_ns
 DONE = 0x100  # beside the operation in an intent
 FLUSH_AT = 144  # Header.flush_ns
+LEASE_AT = 160  # Header.feed_lease
+LISTENED = (1 << 40) | (1 << 40) - 1  # of the first era, and for ever
 FLUSH_APPLIED_AT = 16  # ShardControl.flush_applied
+HEAD_AT = 136  # ShardControl.feed_head
 LOCK_AT = 64  # ShardControl.lock
 INTENT_AT = 192  # ShardControl.intent.operation
 SLOT_MASK = 0xFFF  # of the lock word: process slot + 1; the epoch lies above
@@ -44,6 +47,7 @@ mg warm N9
 md warm
 """
 PROBE = b"probe"  # the value of the keys by which a kill's consequences are probed
+CELL_BYTES = 16  # of the feed
 Pair = tuple[bytes, bytes, bytes] | None  # value, CAS id, and what is told of its state
 State = dict[str, Pair]
 _numbers = itertools.count()
@@ -56,6 +60,12 @@ def own_surroundings() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="stages") as directory:
         os.environ["MEMCACHE_SHM_DIR"] = directory
         yield
+
+
+class Event(NamedTuple):
+    kind: int  # of feed.pxd
+    key: str
+    version: int
 
 
 class Stage:
@@ -81,6 +91,7 @@ class Stage:
         self.size_bytes = size_bytes
         self.keys: set[str] = set()
         self.cas: dict[str, Any] = {}
+        self.listened = False
         self.probes = [next(self.names("p", shard=number)) for number in range(self.shards)]
         self.second_probe = next(self.names("q", shard=0))
         self.tracer.is_typical = lambda pid: pid % self.process_slots not in self.slots_in_use()
@@ -210,6 +221,31 @@ class Stage:
     def _poke(self, form: str, at: int, number: int) -> None:
         data = struct.pack(form, number)
         ctypes.memmove(self.base + at, data, len(data))
+
+    # The feed
+
+    def listen(self) -> None:
+        """Let writers tell of every change from now on."""
+        self._poke("<Q", LEASE_AT, LISTENED)
+        self.listened = True
+
+    def heads(self) -> list[int]:
+        """How far the feed of each shard goes."""
+        return [self._peek("<Q", self._control(shard) + HEAD_AT) for shard in range(self.shards)]
+
+    def events(self, since: list[int]) -> Iterator[Event]:
+        """What the feeds tell from these heads on, read from the rings' bytes as feed.pyx describes them."""
+        plan = self.table.geometry.plan
+        for shard, (at, head) in enumerate(zip(since, self.heads(), strict=True)):
+            start = self.base + plan.shards_offset + shard * plan.shard_bytes + plan.feed_offset
+            ring = ctypes.string_at(start, plan.feed_cells * CELL_BYTES) * 2
+            assert at <= head <= at + plan.feed_cells, f"the feed of shard {shard} went from {at} to {head}"
+            while at < head:
+                place = at % plan.feed_cells * CELL_BYTES
+                version, kind, key_length = struct.unpack_from("<QBB", ring, place)
+                yield Event(kind, ring[place + CELL_BYTES : place + CELL_BYTES + key_length].decode(), version)
+                at += 1 + -(-key_length // CELL_BYTES)
+            assert at == head, f"the last event of shard {shard} reaches to {at}, the head is {head}"
 
     # The table's state
 

@@ -71,12 +71,13 @@ class Stepper:
         slots = range(plan.processes_offset // 8, plan.counters_offset // 8)
         self.own_words = self.uncounted | stage.lock_words() | {*slots}  # differ with time and process: not compared
         before, lingering, buckets = observe(stage, scenario.later_s)
+        heads = tuple(stage.heads())
         stage.restore(self.start)
         stage.shift_clock(1)  # so that every word that holds a time differs between the two traces
         first = self._trace(entries)
         stage.shift_clock(-1)
         after, repairs = stage.read(scenario.later_s), scenario.through == (REPAIR,)
-        self.outcomes = Outcomes(before, after, scenario.evicts, lingering, buckets, scenario.later_s, repairs)
+        self.outcomes = Outcomes(before, after, scenario.evicts, lingering, buckets, scenario.later_s, repairs, heads)
         stage.restore(self.start)
         self.trace = self._trace(first.rips[:1])
         stage.restore(self.start)
@@ -208,16 +209,19 @@ def step_scenario(
     *,
     nested: int | None = None,
     entries: list[int] | None = None,
+    listened: bool = False,
     tell: Callable[[str], object] = lambda line: None,
 ) -> Tally:
     """Kill in the operation, and in the repairs after some of these kills; AssertionError when anything is wrong after one.
 
     `choose`: the kill points; `nested`: after how many kills the repair is stepped, if other than the scenario says;
-    `entries` collects where calls came into the watched libraries, to get there faster in the next ones.
+    `listened`: the feed is; `entries` collects where calls came into the watched libraries, to get there faster in the next ones.
     """
     repairs = scenario.nested if nested is None else nested
     with Stage(**scenario.geometry) as stage:
         scenario.prepare(stage)
+        if listened:
+            stage.listen()
         stage.read()
         stepper = Stepper(stage, scenario, (entries or [])[:DEBUG_REGISTERS])
         if entries is not None and stepper.trace.rips[0] not in entries:
@@ -245,6 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("words", nargs="*", help="only the operations whose names contain one of these")
     parser.add_argument("--sample", type=int, metavar="N", help="N states and N other kill points instead of all")
     parser.add_argument("--states", action="store_true", help="each state of the segment once instead of all")
+    parser.add_argument("--listened", action="store_true", help="while somebody listens to the feed")
     parser.add_argument("--stop", action="store_true", help="end with the first operation that goes wrong")
     options = parser.parse_args(arguments)
     choose = Stepper.every_state if options.states else Stepper.all_points
@@ -257,7 +262,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.words and not any(word in scenario.name for word in options.words):
             continue
         try:
-            total.add(step_scenario(scenario, choose, entries=entries, tell=lambda line: print(line, flush=True)))
+            tell = functools.partial(print, flush=True)
+            total.add(step_scenario(scenario, choose, entries=entries, listened=options.listened, tell=tell))
         except (AssertionError, RuntimeError) as error:
             wrong += 1
             print(f"WRONG {scenario.name}: {error}", flush=True)

@@ -27,10 +27,12 @@ def entries() -> list[int]:
     return []
 
 
+@pytest.mark.parametrize("listened", [False, True], ids=["", "listened"])
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_killed_after_some_instructions(state_dir: Path, no_leaks: None, entries: list[int], scenario: Scenario) -> None:
+def test_killed_after_some_instructions(state_dir: Path, no_leaks: None, entries: list[int], scenario: Scenario, listened: bool) -> None:
     nested = scenario.nested and not scenario.name.startswith(LONG_REPAIRS)
-    tally = step_scenario(scenario, functools.partial(Stepper.sample, count=SAMPLE), nested=min(nested, 1), entries=entries)
+    choose = functools.partial(Stepper.sample, count=SAMPLE)
+    tally = step_scenario(scenario, choose, nested=min(nested, 1), entries=entries, listened=listened)
     assert tally.kills >= SAMPLE
     assert tally.checked > 1
 

@@ -14,6 +14,10 @@ WRITE_LIMIT_S = 1.0  # no write waits longer for a dead owner
 NONE, STORE, DELETE, TOUCH, EVICT, EXPIRE, SPLIT, MERGE, MOVE, FLUSH, REPAIR, MARK = range(12)
 
 
+TOLD_SET, TOLD_TOUCH, TOLD_DELETE, TOLD_EXPIRE, TOLD_EVICT, TOLD_FLUSH = range(1, 7)  # kinds of events, as in feed.pxd
+GONE = (TOLD_DELETE, TOLD_EXPIRE, TOLD_EVICT)
+
+
 @dataclass(frozen=True)
 class Outcomes:
     """What the keys hold before the call and after it; both are legal after a kill, and nothing else is."""
@@ -25,6 +29,7 @@ class Outcomes:
     buckets: int
     later_s: int  # an expiry between now and then tells whether a touch came about
     repairs: bool  # the call is a write that repairs first: an intent may be a dead writer's, of whose call nothing is known here
+    heads: tuple[int, ...]  # how far the feeds went before the call
 
     def check_first(self, stage: Stage, now: State) -> None:
         """A look before any other write."""
@@ -70,11 +75,36 @@ class Outcomes:
             f"{readable} items can be read, {len(stage.checker)} are counted"
         )
 
+    def check_told(self, stage: Stage, now: State) -> None:
+        """Whoever listens was told of each change of a value, a CAS id or an expiry that came about, and of no other."""
+        told: dict[str, int] = {}
+        flushed: set[str] = set()
+        for event in stage.events(list(self.heads)):
+            if event.kind == TOLD_FLUSH:
+                flushed |= {key for key in stage.keys if stage.is_flush_applied(stage.shard_of(key))}
+                told = {key: kind for key, kind in told.items() if key not in flushed}
+            else:
+                told[event.key] = event.kind
+        for key in stage.keys - set(stage.probes):
+            states = [(self.before[entry], now[entry]) for entry in (key, f"{key} later") if entry in now]
+            changed = any((was and was[:2]) != (is_now and is_now[:2]) for was, is_now in states)
+            last = told.get(key, 0)
+            assert not changed or last or (key in flushed and now[key] is None), f"{key} changed and nobody was told: {states}"
+            if last in GONE:
+                assert last != TOLD_EVICT or self.evicts, f"{key} was said to have been evicted"
+                assert last != TOLD_EXPIRE or self.before[key] is None, f"{key} was said to have expired"
+                assert now[key] is None, f"{key} was said to have gone ({last}) and is there"
+            elif last in (TOLD_SET, TOLD_TOUCH):
+                assert now[key] is not None, f"{key} was said to be there ({last}) and is not"
+            if last not in (0, TOLD_TOUCH, TOLD_EXPIRE) and not self.repairs:
+                assert changed, f"{key} did not change, but was said to have ({last})"
+
 
 def observe(stage: Stage, later_s: int) -> tuple[State, int, int]:
     """What is there, how many expired items are counted all the same, the number of buckets."""
     state = stage.read(later_s)
-    return state, len(stage.checker) - sum(1 for key in stage.keys if state[key]), stage.buckets()
+    lingering = len(stage.checker) - sum(1 for key in stage.keys if state[key])
+    return state, max(lingering, 0), stage.buckets()  # less than there are: a dead owner's item is not counted yet
 
 
 def check_after_kill(stage: Stage, outcomes: Outcomes) -> None:
@@ -91,7 +121,10 @@ def check_after_kill(stage: Stage, outcomes: Outcomes) -> None:
     assert stage.locks() == [0] * stage.shards, "a lock is left"
     report = check_table(stage.table)
     assert not report.findings, "; ".join(f"{finding.kind}: {finding.text}" for finding in report.findings[:5])
-    outcomes.check_second(stage, first, stage.read(outcomes.later_s))
+    second = stage.read(outcomes.later_s)
+    outcomes.check_second(stage, first, second)
+    if stage.listened:
+        outcomes.check_told(stage, second)
     grown = {name: figure - figures[name] for name, figure in stage.table.stats().items()}
     assert grown["shm_repairs"] == len(noted), f"{grown['shm_repairs']} repairs were counted, {len(noted)} intents were noted"
     completed, cancelled = grown["shm_repairs_completed"], grown["shm_repairs_cancelled"]

@@ -1,0 +1,248 @@
+"""A table behind a socket: a small client of this daemon, and of any memcached since 1.6.
+
+It looks without leaving a trace (meta get with `u`), names keys of any bytes (base64), and lists keys as they come: nothing here holds
+more than a pipeline's worth of them. A client for programs is pymemcache's, or `memcache_shm.attach`.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from types import TracebackType
+from urllib.parse import unquote_to_bytes
+
+from memcache_shm.client.addresses import Address, remote_address, written
+from memcache_shm.client.changes import EVERYTHING
+from memcache_shm.client.inputs import refuse_key
+from memcache_shm.client.remote_feed import RemoteFeed, RemoteStream
+from memcache_shm.client.wire import Connection, ConnectionLost
+from memcache_shm.errors import IllegalInputError, RemoteError
+
+DEFAULT_TIMEOUT_S = 5.0
+_KEY_MAX_BYTES = 250  # of a key in base64, too
+_VALUE_MAX_BYTES = 1 << 30
+_PIPELINED = 64  # requests sent before the first reply is read: less than any socket's buffer takes
+_WORDS_MAX_BYTES = 500  # of a refusal
+_BUSY_EVERY_S = 0.05
+_PLAIN_KEY = re.compile(rb"[^\x00-\x20\x7f]+")
+_DUMPED = re.compile(rb"key=(\S+)")
+_VALUE = re.compile(rb"VA (\d{1,10})(?: .*)?")
+
+
+class RemoteTable:
+    """The table of a daemon, or a memcached, at HOST:PORT or at a UNIX socket. Not for several threads at a time.
+
+    Methods raise RemoteError: nobody answers within the time, or it refuses; the text is the server's. A connection that was lost
+    is made anew by the next call, and in the middle of a read once by itself. IllegalInputError: the key or the address.
+    """
+
+    def __init__(self, address: str | Address, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Connect. `address` as users write it ("host:port", "[v6]:port", a path with a /), or host and port; `timeout_s` is the
+        limit of each wait."""
+        found = remote_address(address) if isinstance(address, str) else address
+        if found is None:
+            raise IllegalInputError(f"{address!r} is no address; write HOST:PORT, [V6]:PORT or a socket's path with a /")
+        self.address = found
+        self.timeout_s = timeout_s
+        self._connection: Connection | None = Connection(found, timeout_s)  # None while it is used, and once it was lost
+
+    @property
+    def name(self) -> str:
+        """The address as users write it."""
+        return written(self.address)
+
+    # Reading
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of `key`; None when there is none."""
+        (value,) = self.values([key])
+        return value
+
+    def values(self, keys: Sequence[bytes]) -> Iterator[bytes | None]:
+        """The value of each of `keys` in turn, None for those that are not there."""
+        requests = [b"mg %b%b v u\r\n" % _named(key) for key in keys]
+        for start in range(0, len(requests), _PIPELINED):
+            yield from self._answers(requests[start : start + _PIPELINED])
+
+    def keys(self, prefix: bytes = b"") -> Iterator[bytes]:
+        """The keys that begin with `prefix`, in no order, as they come. Those that come or go meanwhile may be told or not."""
+        for line in self._dump():
+            match = _DUMPED.match(line)
+            if match is None:
+                raise RemoteError(f"{self.name}: unexpected line {line[:60]!r} amid the keys")
+            key = unquote_to_bytes(match[1])
+            if key.startswith(prefix):
+                yield key
+
+    def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of what begins with `prefix`, in no order, as it comes."""
+        keys = self.keys(prefix)
+        while some := list(islice(keys, _PIPELINED)):
+            for key, value in zip(some, self.values(some), strict=True):
+                if value is not None:
+                    yield key, value
+
+    def count(self) -> int:
+        """The number of items."""
+        for line in self._figures():
+            if line.startswith(b"STAT curr_items "):
+                return int(line.split()[2])
+        raise RemoteError(f"{self.name}: the server does not tell how many items it has")
+
+    def watch(self, prefix: bytes = b"") -> RemoteStream:
+        """The changes from now on of keys that begin with `prefix` (without blanks and control characters), on a connection of its own.
+        For a daemon of this package only, with a feed (else FeedOffError)."""
+        return RemoteFeed(self.address, self.timeout_s).subscribe([prefix + EVERYTHING])
+
+    # Changing
+
+    def set(self, key: bytes, value: bytes) -> bool:
+        """Store `value`, without flags and for ever. True."""
+        word, flag = _named(key)
+        reply = self._order(b"ms %b %d%b\r\n%b\r\n" % (word, len(value), flag, value))
+        return self._expect(reply, {b"HD": True})
+
+    def delete(self, key: bytes) -> bool:
+        """Remove `key`; False when it was not there."""
+        reply = self._order(b"md %b%b\r\n" % _named(key))
+        return self._expect(reply, {b"HD": True, b"NF": False})
+
+    def flush_all(self) -> bool:
+        """Make every item expire. True."""
+        return self._expect(self._order(b"flush_all\r\n"), {b"OK": True})
+
+    def close(self) -> None:
+        """Disconnect; a later call connects anew."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> RemoteTable:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<memcache_shm.client.remote.RemoteTable {self.name!r}>"
+
+    # Beneath
+
+    @contextmanager
+    def _exchange(self, request: bytes) -> Iterator[Connection]:
+        """Send `request` on a connection that nobody else uses meanwhile; it is kept unless the reply was left in the middle."""
+        connection = self._connection
+        self._connection = None
+        if connection is not None and not connection.is_idle():
+            connection.close()  # ended by the server since: nothing was sent on it
+            connection = None
+        if connection is None:
+            connection = Connection(self.address, self.timeout_s)
+        try:
+            connection.send(request)
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        self.close()  # one that was made meanwhile
+        self._connection = connection
+
+    def _order(self, request: bytes) -> bytes:
+        """The reply's line to a change; it is not sent again when the connection is lost, since it may have been done."""
+        with self._exchange(request) as connection:
+            return connection.line()
+
+    def _expect(self, reply: bytes, meanings: dict[bytes, bool]) -> bool:
+        if reply not in meanings:
+            raise self._refusal(reply)
+        return meanings[reply]
+
+    def _refusal(self, reply: bytes) -> RemoteError:
+        """The server's own words, what is no text in them escaped."""
+        return RemoteError(f"{self.name}: {repr(reply[:_WORDS_MAX_BYTES])[2:-1]}")
+
+    def _answers(self, requests: Sequence[bytes]) -> Iterator[bytes | None]:
+        """The answers to meta gets; what is missing when the connection is lost is asked for once more."""
+        done = 0
+        for last in (False, True):
+            try:
+                with self._exchange(b"".join(requests[done:])) as connection:
+                    while done < len(requests):
+                        value = self._value(connection)
+                        done += 1
+                        yield value
+                return
+            except ConnectionLost:
+                if last:
+                    raise
+
+    def _value(self, connection: Connection) -> bytes | None:
+        line = connection.line()
+        if line == b"EN":
+            return None
+        head = _VALUE.fullmatch(line)
+        if head is None:
+            raise self._refusal(line)
+        size = int(head[1])
+        if size > _VALUE_MAX_BYTES:
+            raise RemoteError(f"{self.name}: a value of {size} bytes is more than a memcached has")
+        return connection.block(size)
+
+    def _figures(self) -> Iterable[bytes]:
+        for last in (False, True):
+            try:
+                with self._exchange(b"stats\r\n") as connection:
+                    lines = []
+                    while (line := connection.line()) != b"END":
+                        if not line.startswith(b"STAT "):
+                            raise self._refusal(line)
+                        lines.append(line)
+                return lines
+            except ConnectionLost:
+                if last:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _dump(self) -> Iterator[bytes]:
+        """The lines of a dump of keys. A memcached makes one at a time: another's is waited for. (`mgdump` is shorter, but memcached
+        1.6.18 does not know it.)"""
+        end = time.monotonic() + self.timeout_s
+        begun = lost = False
+        while True:
+            try:
+                with self._exchange(b"lru_crawler metadump all\r\n") as connection:
+                    while (line := connection.line()).startswith(b"key="):
+                        begun = True
+                        yield line
+                if line == b"END":
+                    return
+                if not line.startswith(b"BUSY") or begun or time.monotonic() > end:
+                    raise self._no_dump(line)
+                time.sleep(_BUSY_EVERY_S)
+            except ConnectionLost:
+                if begun or lost:
+                    raise
+                lost = True
+
+    def _no_dump(self, reply: bytes) -> RemoteError:
+        if reply == b"ERROR metadump not allowed":
+            return RemoteError(f"{self.name}: the server does not let its keys be listed (it runs with -X)")
+        if reply == b"ERROR":
+            return RemoteError(f"{self.name}: the server cannot list its keys: it knows no 'lru_crawler metadump'")
+        return self._refusal(reply)
+
+
+def _named(key: bytes) -> tuple[bytes, bytes]:
+    """How a meta command names `key`: the word, and the flag that goes with it. IllegalInputError."""
+    if not 1 <= len(key) <= _KEY_MAX_BYTES:
+        refuse_key(key)
+    if _PLAIN_KEY.fullmatch(key):
+        return key, b""
+    word = base64.b64encode(key)
+    if len(word) > _KEY_MAX_BYTES:
+        raise IllegalInputError(f"a key with blanks or control characters has 186 bytes at most, not {len(key)}")
+    return word, b" b"
