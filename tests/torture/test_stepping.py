@@ -29,9 +29,7 @@ def entries() -> list[int]:
 
 @pytest.mark.parametrize("listened", [False, True], ids=["", "listened"])
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_killed_after_some_instructions(
-    state_dir: Path, no_leaks: None, entries: list[int], scenario: Scenario, listened: bool
-) -> None:
+def test_killed_after_some_instructions(state_dir: Path, no_leaks: None, entries: list[int], scenario: Scenario, listened: bool) -> None:
     nested = scenario.nested and not scenario.name.startswith(LONG_REPAIRS)
     choose = functools.partial(Stepper.sample, count=SAMPLE)
     tally = step_scenario(scenario, choose, nested=min(nested, 1), entries=entries, listened=listened)

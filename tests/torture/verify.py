@@ -75,7 +75,6 @@ class Outcomes:
             f"{readable} items can be read, {len(stage.checker)} are counted"
         )
 
-
     def check_told(self, stage: Stage, now: State) -> None:
         """Whoever listens was told of each change of a value, a CAS id or an expiry that came about, and of no other."""
         told: dict[str, int] = {}
