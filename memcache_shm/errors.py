@@ -43,7 +43,7 @@ class NoSpaceError(MemcacheError):
 
 
 class ReadOnlyError(MemcacheError):
-    """The caller wrote to a table that it attached with ``readonly=True``."""
+    """The caller wrote to a table that it attached with ``readonly=True``, or to one that follows another (``--follow``)."""
 
 
 class RemoteError(MemcacheError):

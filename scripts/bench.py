@@ -15,13 +15,15 @@ import tempfile
 from pathlib import Path
 
 import bench_attached
+import bench_feed
+import bench_follow
 import bench_hostile
 import bench_network
 from bench_report import OURS, Progress, Section, machine
 from bench_servers import MEMCACHED, REDIS
 
 SCRIPTS = Path(__file__).resolve().parent
-PARTS = ("attached", "network", "hostile")  # the last one only when asked for
+PARTS = ("attached", "network", "hostile", "feed", "follow")  # the last three only when asked for
 HEADERS = SCRIPTS.parent / "memcache_shm" / "storage"
 
 
@@ -80,6 +82,11 @@ def _measure(options: argparse.Namespace, directory: Path, progress: Progress) -
         sections += bench_network.measure(plan)
     if options.only == "hostile":
         sections.append(bench_hostile.measure(directory, options.workers, rounds, progress))
+    if options.only == "feed":
+        sections.append(bench_feed.measure_sets(rounds, 100_000 if options.quick else 200_000, progress))
+        sections.append(bench_feed.measure_subscribers(directory, options.workers, rounds, progress))
+    if options.only == "follow":
+        sections.append(bench_follow.measure(directory, options.workers, 1 if options.quick else 3, progress))
     return sections
 
 

@@ -39,6 +39,7 @@ examples:
   printf 'ADD a 1\\nFIND a\\n' | {PROGRAM} console app
   echo SHOW user: | {PROGRAM} console app | wc -l
 """
+_TIMEOUT_MOST_S = 86400
 _GONE = "gone"  # state of a table that cannot be looked at, as `ls` shows it
 _UNFINISHED = "unfinished"
 
@@ -51,8 +52,8 @@ def main(words: Sequence[str]) -> int:
         "--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="SECONDS", help="how long to wait for a server (default 5)"
     )
     space = parser.parse_args(words)
-    if not space.timeout > 0:
-        raise UsageError(f"--timeout: must be more than 0, not {space.timeout:g}")
+    if not 0 < space.timeout <= _TIMEOUT_MOST_S:
+        raise UsageError(f"--timeout: must be more than 0 and at most {_TIMEOUT_MOST_S}, not {space.timeout:g}")
     table = _open(space.target or _only_table(), space.timeout)
     try:
         if sys.stdin.isatty() and sys.stdout.isatty():

@@ -30,6 +30,7 @@ examples:
   memcache-shm -m 1g -I 8m -l 0.0.0.0     1 GiB, values up to 8 MiB, every interface
   memcache-shm -s /run/cache.sock -a 770  a UNIX socket only
   memcache-shm -p 0 --name app --keep     a free port; the table stays at the end
+  memcache-shm --follow cache-1:11211     a copy of another daemon's table, kept in step
 
 other commands ('memcache-shm COMMAND --help'):
 """
@@ -45,6 +46,7 @@ def parser(commands: str) -> arguments.Parser:
     whole.usage = argparse.SUPPRESS  # the description shows both forms
     _add_listening(whole.add_argument_group("where to listen"))
     _add_table(whole.add_argument_group("the table"))
+    _add_following(whole.add_argument_group("following another daemon"))
     _add_process(whole.add_argument_group("the daemon"))
     _add_start(whole.add_argument_group("its start"))
     _add_commands(whole.add_argument_group("what clients may do"))
@@ -129,6 +131,15 @@ def _add_table(group: argparse._ArgumentGroup) -> None:
         metavar="MODE",
         help="who may attach the table, octal permissions (default 600)",
     )
+
+
+def _add_following(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--follow",
+        metavar="HOST:PORT|SOCKET",
+        help="fill the table from that daemon and keep it in step; it serves reads and refuses writes until 'promote NAME'",
+    )
+    group.add_argument("--follow-writable", action="store_true", help="take writes all the same; the daemon followed does not get them")
 
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:

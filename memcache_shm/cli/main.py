@@ -62,6 +62,12 @@ def _ping(words: Sequence[str]) -> int:
     return ping(words)
 
 
+def _promote(words: Sequence[str]) -> int:
+    from memcache_shm.cli.promote import main as promote
+
+    return promote(words)
+
+
 def _check(words: Sequence[str]) -> int:
     from memcache_shm.cli.check import main as check
 
@@ -91,6 +97,7 @@ VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "mirror": (_mirror, "print what changes in a table, as it happens"),
     "ls": (_ls, "list the tables and how they stand"),
     "rm": (_rm, "remove tables"),
+    "promote": (_promote, "make a table independent that follows another"),
     "check": (_check, "verify every invariant of a table, and mend it"),
     "map": (_map, "show what fills a table, as a picture"),
     "ping": (_ping, "ask a daemon or a table whether it answers"),

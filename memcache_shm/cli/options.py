@@ -12,6 +12,8 @@ from memcache_shm.cli import arguments, extended, flags
 from memcache_shm.cli.extended import Extended
 from memcache_shm.cli.flags import DEFAULT_HOST, DEFAULT_PORT
 from memcache_shm.cli.messages import PROGRAM, UsageError
+from memcache_shm.client.addresses import Address, remote_address
+from memcache_shm.errors import IllegalInputError
 from memcache_shm.server.listeners import Endpoint
 from memcache_shm.server.tls import TlsOptions
 from memcache_shm.storage.geometry import Geometry
@@ -53,6 +55,8 @@ class Options:
     delimiter: str | None  # None: stats detail is off
     auth_file: str | None
     extended: Extended
+    leader: Address | None  # the daemon to follow
+    follow_writable: bool
 
 
 def parse(words: Sequence[str], commands: str) -> Options:
@@ -88,7 +92,23 @@ def parse(words: Sequence[str], commands: str) -> Options:
         delimiter=space.delimiter,
         auth_file=_path(space, space.auth_file),
         extended=told,
+        leader=_leader(space),
+        follow_writable=space.follow_writable,
     )
+
+
+def _leader(space: argparse.Namespace) -> Address | None:
+    if space.follow is None:
+        if space.follow_writable:
+            raise UsageError("--follow-writable: goes with --follow HOST:PORT, which says what to follow")
+        return None
+    try:
+        address = remote_address(space.follow)
+    except IllegalInputError as error:
+        raise UsageError(f"--follow: {error}") from None
+    if address is None:
+        raise UsageError(f"--follow: {space.follow!r} is no address; write HOST:PORT, [V6]:PORT or a socket's path with a /")
+    return _path(space, address) if isinstance(address, str) else address
 
 
 def _path(space: argparse.Namespace, path: str | None) -> str | None:
@@ -135,7 +155,7 @@ def _geometry(space: argparse.Namespace) -> Geometry:
             raise UsageError(f"NUM_ELEMENTS ELEMENT_SIZE: give two numbers, not {' '.join(space.shape)!r}")
         if space.memory_bytes is not None or space.max_item_bytes is not None:
             raise UsageError("NUM_ELEMENTS ELEMENT_SIZE: they fix the size already; leave -m and -I out")
-        return Geometry.by_elements(*numbers, space.feed_bytes)
+        return Geometry.by_elements(numbers[0], numbers[1], space.feed_bytes)
     except ValueError as error:
         raise UsageError(str(error)) from None
 

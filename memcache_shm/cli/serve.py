@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import ipaddress
 import logging
 import os
 import re
 import signal
+import socket
 from collections.abc import Callable, Sequence
 from pwd import struct_passwd
 
 from memcache_shm.cli import privileges
 from memcache_shm.cli.background import Background, leave
-from memcache_shm.cli.messages import PROGRAM, StderrHandler, note
+from memcache_shm.cli.messages import PROGRAM, StderrHandler, UsageError, note
 from memcache_shm.cli.options import Options
 from memcache_shm.cli.pidfile import PORTS_VARIABLE, PidFile, write_ports
+from memcache_shm.client.addresses import Address as LeaderAddress
+from memcache_shm.client.addresses import written
 from memcache_shm.errors import MemcacheError
 from memcache_shm.server import supervisor
+from memcache_shm.server.children import EXIT_FAILED, EXIT_OK
+from memcache_shm.server.companions import Companion
 from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.credentials import Credentials
 from memcache_shm.server.descriptors import raise_limit
 from memcache_shm.server.listeners import Address, Listener, bind_tcp, bind_unix
-from memcache_shm.storage import registry
+from memcache_shm.storage import following, registry
 from memcache_shm.storage.units import MIB
 
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)  # by the number of -v
@@ -52,6 +59,8 @@ def _serve(options: Options, user: struct_passwd | None, background: Background 
     credentials = Credentials(options.auth_file, options.tls)
     pid_file = PidFile(options.pid_path) if options.pid_path is not None else None
     listeners = _bind(options, remains, lambda: bind_tcp(options.endpoints, options.backlog))
+    if options.leader is not None:
+        _refuse_itself(options.leader, listeners, options.unix_path)
     if pid_file is not None:
         remains.callback(pid_file.remove)
     if user is not None:
@@ -62,15 +71,45 @@ def _serve(options: Options, user: struct_passwd | None, background: Background 
     if path is not None:
         listeners += _bind(options, remains, lambda: [bind_unix(path, options.unix_mask, options.backlog)])
     name = options.name or _default_name(listeners)
-    claim = registry.claim(name, options.geometry, mode=options.mode, evict=options.evict)
-    status = supervisor.EXIT_FAILED
+    guarded = options.leader is not None and not options.follow_writable
+    claim = registry.claim(name, options.geometry, mode=options.mode, evict=options.evict, follows=guarded)
+    status = EXIT_FAILED
     try:
+        if not guarded:
+            _promote(claim)
         if pid_file is not None:
             pid_file.write()
         status = supervisor.serve(_config(options, listeners, claim, credentials, background))
         return status
     finally:
-        claim.release(keep=options.keep or (status != supervisor.EXIT_OK and _holds_items(claim)))
+        claim.release(keep=options.keep or (status != EXIT_OK and _holds_items(claim)))
+
+
+def _refuse_itself(leader: LeaderAddress, listeners: Sequence[Listener], unix_path: str | None) -> None:
+    """A leader that is this daemon's own door; what this cannot tell (another name of this host) the follower finds out."""
+    if isinstance(leader, str):
+        if unix_path is not None and os.path.realpath(leader) == os.path.realpath(unix_path):
+            raise UsageError(f"--follow: {leader} is this daemon's own socket; name another")
+        return
+    for address in (listener.address for listener in listeners):
+        if leader[1] == address.port and _same_host(leader[0], address.host):
+            raise UsageError(f"--follow: {written(leader)} is this daemon itself, which listens on {address}; name another")
+
+
+def _same_host(host: str, own: str) -> bool:
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except OSError:
+        return False  # a name that may become known later
+    everywhere = ipaddress.ip_address(own).is_unspecified
+    return own in found or (everywhere and any(ipaddress.ip_address(each.partition("%")[0]).is_loopback for each in found))
+
+
+def _promote(claim: registry.Claim) -> None:
+    """A table that followed when its last daemon ended, and does not any more."""
+    if claim.table.follows:
+        highest = following.promote_table(claim.table)
+        note(f"table {claim.state.name} followed another daemon and is independent now; CAS ids go on above {highest}")
 
 
 def _lift_limits(options: Options) -> None:
@@ -126,8 +165,17 @@ def _config(
         track_sizes=options.extended.track_sizes,
         auth_file=options.auth_file or "",
         stuck_s=options.stuck_s,
+        companions=_companions(options, claim.state.name),
         on_start=on_start,
     )
+
+
+def _companions(options: Options, name: str) -> list[Companion]:
+    if options.leader is None:
+        return []
+    from memcache_shm.ops.follower import follow
+
+    return [Companion("follower", functools.partial(follow, name, options.leader, options.follow_writable))]
 
 
 def _tell_ports(addresses: Sequence[Address]) -> None:

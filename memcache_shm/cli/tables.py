@@ -23,6 +23,7 @@ states:
   left behind  its daemon was killed; the next start with the same name takes it over
   unfinished   being made this moment, or its maker was killed; the next start, open() or 'rm' clears it
   gone         removed from outside (ipcrm, logout); only the name is left
+  ..., follows a copy of another daemon's table (--follow); 'promote' makes it independent
 """
 
 
@@ -42,7 +43,7 @@ def ls(words: Sequence[str]) -> int:
 def _row(table: TableInfo) -> tuple[str, ...]:
     return (
         table.name,
-        table.state,
+        f"{table.state}, follows" if table.follows else table.state,
         "-" if table.pid is None else str(table.pid),
         "-" if table.items is None else str(table.items),
         "-" if table.fill is None else f"{table.fill:.0%}",

@@ -34,7 +34,8 @@ def open(
     default, at most a quarter of the memory), or `elements` and `element_size` for exactly that many items. An existing table
     must have been made with the same figures (else TableExistsError); give none to take it as it is. `mode` (permission bits)
     and `evict` (False: a full table refuses with NoSpaceError) count when the table is made. `feed` is the memory for the feed of
-    changes (0: none; 1/256 of the table's by default). The table outlives the process, until `unlink`. TableRemovedError: its daemon lost it to ipcrm or a logout, and is about to make a new one.
+    changes (0: none; 1/256 of the table's by default). The table outlives the process, until `unlink`. TableRemovedError: its daemon
+    lost it to ipcrm or a logout, and is about to make a new one.
 
     The other arguments are pymemcache's, which see `memcache_shm.client.cache`.
     """

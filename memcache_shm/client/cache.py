@@ -25,7 +25,7 @@ from memcache_shm.client.attached import Attached
 from memcache_shm.client.subscription import Subscription, wait_for
 from memcache_shm.client.types import Key
 from memcache_shm.errors import IllegalInputError, NoSpaceError, TooLargeError
-from memcache_shm.storage import registry
+from memcache_shm.storage import following, registry
 from memcache_shm.version import WIRE_VERSION
 
 _MISSING = object()
@@ -110,7 +110,8 @@ class Cache(Attached):
             raise IllegalInputError(f'stats: {" ".join(map(str, args))!r} is for a daemon; here "shm" and "settings" are known')
         figures = {name.encode("ascii"): figure for name, figure in table.stats().items()}
         if args:
-            return {name[len(b"shm_") :]: figure for name, figure in figures.items() if name.startswith(b"shm_")}
+            own = {name[len(b"shm_") :]: figure for name, figure in figures.items() if name.startswith(b"shm_")}
+            return own | {name.encode("ascii"): figure for name, figure in following.figures(table).items()}
         general = {
             b"pid": os.getpid(),
             b"time": int(time.time()),

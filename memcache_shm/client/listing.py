@@ -21,6 +21,7 @@ class TableInfo:
     created: float  # seconds of the wall clock
     segment_bytes: int
     directory: str  # of its state file
+    follows: bool  # another one; False where it cannot be attached
 
 
 def list_tables() -> list[TableInfo]:
@@ -31,10 +32,12 @@ def list_tables() -> list[TableInfo]:
 def _info(listed: inventory.Listed) -> TableInfo:
     geometry = Geometry.from_dict(listed.state.geometry)
     items = fill = None
+    follows = False
     if listed.table is not None:
         stats = listed.table.stats()
         items = stats["curr_items"]
         fill = items / geometry.elements if geometry.elements else stats["bytes"] / geometry.segment_bytes
+        follows = listed.table.follows
         listed.table.close()
     return TableInfo(
         name=listed.state.name,
@@ -46,4 +49,5 @@ def _info(listed: inventory.Listed) -> TableInfo:
         created=listed.state.created,
         segment_bytes=geometry.segment_bytes,
         directory=listed.state.directory,
+        follows=follows,
     )

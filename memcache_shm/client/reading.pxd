@@ -20,6 +20,9 @@ cdef inline bytes cas_id(uint64_t version):
     return b"%d" % version
 
 
+cdef object failure(Table table, int result, str name)
+
+
 cdef class Reading:
     cdef Table table                # None once closed; replaced when its name leads to a new table
     cdef object serde               # None: bytes in, bytes out

@@ -254,7 +254,7 @@ cdef class Reading:
             renewed[0] = True
             self.renew(table)
             return RETIRED
-        raise _error(table, result, self.name)
+        raise failure(table, result, self.name)
 
     cdef int renew(self, Table table) except -1:
         """Replace the removed `table` by the one that its name leads to now."""
@@ -270,7 +270,15 @@ cdef class Reading:
         return 0
 
 
-cdef object _error(Table table, int result, str name):
+cdef str _why_read_only(Table table, str name):
+    if table.readonly:
+        return f"table {name!r} is attached with readonly=True"
+    if table.view.exempt:
+        return f"table {name!r} follows no other (any more)"
+    return f"table {name!r} follows another: write to that one, or promote it ('memcache-shm promote {name}')"
+
+
+cdef object failure(Table table, int result, str name):
     """The exception for a result that is no answer."""
     if result == BUSY:
         return BusyError(f"table {name!r}: process {table.busy_pid()} keeps a shard locked; it is stopped or hung: continue or kill it")
@@ -282,7 +290,7 @@ cdef object _error(Table table, int result, str name):
     if result == TOO_MANY:
         return NoSpaceError(f"table {name!r}: too many processes write to it; close some, or attach with readonly=True")
     if result == READ_ONLY:
-        return ReadOnlyError(f"table {name!r} is attached with readonly=True")
+        return ReadOnlyError(_why_read_only(table, name))
     if result == RETIRED:
         return TableRemovedError(f"table {name!r} was removed twice during this call; call again")
     return MemcacheError(f"table {name!r}: unexpected result {result}")

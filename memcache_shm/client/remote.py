@@ -26,6 +26,7 @@ DEFAULT_TIMEOUT_S = 5.0
 _KEY_MAX_BYTES = 250  # of a key in base64, too
 _VALUE_MAX_BYTES = 1 << 30
 _PIPELINED = 64  # requests sent before the first reply is read: less than any socket's buffer takes
+_WORDS_MAX_BYTES = 500  # of a refusal
 _BUSY_EVERY_S = 0.05
 _PLAIN_KEY = re.compile(rb"[^\x00-\x20\x7f]+")
 _DUMPED = re.compile(rb"key=(\S+)")
@@ -161,8 +162,8 @@ class RemoteTable:
         return meanings[reply]
 
     def _refusal(self, reply: bytes) -> RemoteError:
-        """The server's own words."""
-        return RemoteError(f"{self.name}: {reply.decode('utf-8', 'backslashreplace')[:500]}")
+        """The server's own words, what is no text in them escaped."""
+        return RemoteError(f"{self.name}: {repr(reply[:_WORDS_MAX_BYTES])[2:-1]}")
 
     def _answers(self, requests: Sequence[bytes]) -> Iterator[bytes | None]:
         """The answers to meta gets; what is missing when the connection is lost is asked for once more."""

@@ -19,7 +19,7 @@ from memcache_shm.errors import IllegalInputError, MemcacheError
 from memcache_shm.ops.console_help import TOPICS, about, overview
 from memcache_shm.ops.editing import Editor
 from memcache_shm.ops.paging import Pager
-from memcache_shm.ops.quoting import shown_value, shown_word, take_rest, take_word, to_bytes, width
+from memcache_shm.ops.quoting import harmless, shown_value, shown_word, take_rest, take_word, to_bytes, width
 from memcache_shm.ops.telling import change_line
 
 SORTED_MOST = 10_000  # keys that SHOW sorts: what a person may want to look through, and little memory
@@ -85,7 +85,7 @@ class Console(cmd.Cmd):
             raise
         except (MemcacheError, OSError) as problem:
             self.failed += 1
-            self.face.complain(getattr(problem, "strerror", None) or str(problem))
+            self.face.complain(harmless(getattr(problem, "strerror", None) or str(problem)))
         finally:
             self.face.out.flush()
         return False
@@ -141,8 +141,9 @@ class Console(cmd.Cmd):
             for line, _ in lines:
                 self._say(line)
             return
-        count = self.face.pager.show(lines, total)
-        self._say(f"{count} item{'' if count == 1 else 's'}" + (f" of {total}" if total is not None and count < total else ""))
+        count, complete = self.face.pager.show(lines, total)
+        remark = "" if complete else "; there are more" if total is None else f" of {total}"
+        self._say(f"{count} item{'' if count == 1 else 's'}{remark}")
 
     def do_watch(self, rest: str) -> None:
         """WATCH [prefix [count]]"""

@@ -51,7 +51,10 @@ class Editor:
 
     def _remember(self, line: str) -> None:
         """Append at once: several consoles share the file, and one may be killed."""
-        readline.add_history(line)
+        try:
+            readline.add_history(line)
+        except UnicodeEncodeError:  # the locale has no such character: this line cannot be called back
+            return
         if self._history is not None:
             try:
                 readline.append_history_file(1, self._history)

@@ -88,6 +88,11 @@ def shown_value(data: bytes, encoding: str, columns: int | None = None) -> str:
     return _cut(text, max(1, columns - len(size))) + size
 
 
+def harmless(text: str) -> str:
+    """A message without control bytes, which a server's words may have."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else _escaped(char, "utf-8") for char in text)
+
+
 def width(text: str) -> int:
     """The columns that printable `text` takes on a terminal."""
     return sum(map(_width, text))

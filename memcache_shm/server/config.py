@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from memcache_shm.server.companions import Companion
 from memcache_shm.server.credentials import Credentials
 from memcache_shm.server.listeners import Address, Listener
 from memcache_shm.server.tls import TlsOptions
@@ -73,5 +74,7 @@ class ServerConfig:
     credentials: Credentials = field(default_factory=Credentials)
     #: A worker without a sign of life for so long is reported, after the same time again aborted, then killed; 0: never.
     stuck_s: float = 10.0
+    #: Children besides the workers.
+    companions: Sequence[Companion] = ()
     #: A graceful stop waits this long for replies that slow clients still have to take.
     drain_s: float = 5.0

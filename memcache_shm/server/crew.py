@@ -11,26 +11,20 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
 from memcache_shm.server.acceptor import Acceptor
+from memcache_shm.server.children import DELAY_FIRST_S, EARLY_S, Ending, delay_s, fork
 from memcache_shm.server.counters import Counters
 from memcache_shm.server.outage import Outage
-from memcache_shm.server.worker import EXIT_FAILED, EXIT_TRY_LATER
+from memcache_shm.server.worker import EXIT_TRY_LATER
 
 log = logging.getLogger(__name__)
 
-#: Held back around a fork: the child must not write into the supervisor's wake pipe.
-HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGCHLD)
 _BOOT_DEATHS_MAX = 3
-#: A worker that dies at a younger age than this died early.
-_EARLY_S = 1.0
-_DELAY_FIRST_S = 0.05
-_DELAY_MOST_S = 2.0
 
 
 class WorkerBootError(Exception):
@@ -54,28 +48,20 @@ class Death:
     """A worker that ended, reaped."""
 
     which: int
-    pid: int
-    status: int  # of waitpid
+    ending: Ending
     served: bool
 
     @property
-    def by_signal(self) -> bool:
-        return os.WIFSIGNALED(self.status)
-
-    @property
-    def how(self) -> str:
-        """The wait status in words."""
-        if not self.by_signal:
-            return f"ended with exit status {os.waitstatus_to_exitcode(self.status)}"
-        dumped = ", core dumped" if os.WCOREDUMP(self.status) else ""
-        return f"killed by {_signal_name(os.WTERMSIG(self.status))}{dumped}"
+    def pid(self) -> int:
+        return self.ending.pid
 
     @property
     def by_circumstance(self) -> bool:
         """Not the worker's own fault: somebody killed it, or something was short."""
-        if self.by_signal:
-            return os.WTERMSIG(self.status) in (signal.SIGKILL, signal.SIGTERM)
-        return os.WEXITSTATUS(self.status) == EXIT_TRY_LATER
+        status = self.ending.status
+        if self.ending.by_signal:
+            return os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGTERM)
+        return os.WEXITSTATUS(status) == EXIT_TRY_LATER
 
 
 class Crew:
@@ -148,54 +134,38 @@ class Crew:
 
     def _fork(self, place: Place, ours: socket.socket, theirs: socket.socket) -> int:
         """The child's pid; the child itself never returns."""
+
+        def work() -> NoReturn:
+            ours.close()
+            self._work(place.which, theirs)
+
         self._counters.begin(place.which)
-        sys.stderr.flush()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
-        try:
-            pid = os.fork()
-        except OSError:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            raise
-        if pid == 0:
-            try:
-                ours.close()
-                self._work(place.which, theirs)
-            finally:
-                os._exit(EXIT_FAILED)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        return pid
+        return fork(work)
 
     def _put_off(self, error: OSError, now: float) -> None:
         self._start_failures += 1
         self._counters.note("shm_start_failures")
         if not self._served and self._start_failures >= _BOOT_DEATHS_MAX:
             raise WorkerBootError(f"cannot start a worker: {error.strerror}; see the limits of processes and descriptors (ulimit -u, -n)")
-        due_s = now + _delay_s(self._start_failures)
+        due_s = now + delay_s(self._start_failures)
         for place in self._places:
             place.due_s = max(place.due_s, due_s)
         self._outage.goes_on(f"cannot start a worker: {error.strerror}; trying again and again, the others serve meanwhile")
 
     # Emptying
 
-    def reap(self) -> list[Death]:
-        """The workers that ended since the last call; their places are due again, sooner or later."""
-        deaths = []
+    def reap(self, endings: Iterable[Ending]) -> list[Death]:
+        """Those of the children who ended that were workers; their places are due again, sooner or later."""
         places = {place.pid: place for place in self.living}
-        while places:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                break
-            if pid in places:
-                deaths.append(self._vacate(places.pop(pid), status))
-        return deaths
+        return [self._vacate(places[ending.pid], ending) for ending in endings if ending.pid in places]
 
-    def _vacate(self, place: Place, status: int) -> Death:
+    def _vacate(self, place: Place, ending: Ending) -> Death:
         assert place.channel is not None
-        death = Death(place.which, place.pid, status, self._counters.is_up(place.which))
+        death = Death(place.which, ending, self._counters.is_up(place.which))
         now = time.monotonic()
-        early = not death.served or now - place.started_s < _EARLY_S
+        early = not death.served or now - place.started_s < EARLY_S
         place.early_deaths = place.early_deaths + 1 if early else 0
-        place.due_s = now + _delay_s(place.early_deaths - 1)
+        place.due_s = now + delay_s(place.early_deaths - 1)
         place.pid = 0
         self._acceptor.set_channel(place.which, -1)
         place.channel.close()
@@ -204,20 +174,20 @@ class Crew:
 
     def judge(self, death: Death) -> None:
         """Log and count it. Raises WorkerBootError at the third death in a row before a worker served."""
-        self._counters.note("shm_workers_killed" if death.by_signal else "shm_workers_exited")
+        self._counters.note("shm_workers_killed" if death.ending.by_signal else "shm_workers_exited")
         if death.served:
             self._boot_deaths = 0
         elif not (self._served and death.by_circumstance):
             self._boot_deaths += 1
         if self._boot_deaths >= _BOOT_DEATHS_MAX:
-            raise WorkerBootError(f"{self._boot_deaths} workers in a row ended before they served, the last {death.how}")
+            raise WorkerBootError(f"{self._boot_deaths} workers in a row ended before they served, the last {death.ending.how}")
         wait_s = self._places[death.which].due_s - time.monotonic()
         log.warning(
             "worker %d (pid %d) %s; starting another%s",
             death.which,
             death.pid,
-            death.how,
-            f" in {wait_s:.1f} s" if wait_s >= _DELAY_FIRST_S else "",
+            death.ending.how,
+            f" in {wait_s:.1f} s" if wait_s >= DELAY_FIRST_S else "",
         )
 
     def poke(self, place: Place) -> None:
@@ -238,17 +208,4 @@ class Crew:
         for place in self.living:
             os.kill(place.pid, signal.SIGKILL)
         for place in self.living:
-            self._vacate(place, os.waitpid(place.pid, 0)[1])
-
-
-def _delay_s(failures: int) -> float:
-    """How long to wait after so many failures in a row."""
-    return min(_DELAY_FIRST_S * 2.0 ** min(failures - 1, 10), _DELAY_MOST_S) if failures > 0 else 0.0
-
-
-def _signal_name(number: int) -> str:
-    """Not every real-time signal has a name."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+            self._vacate(place, Ending(*os.waitpid(place.pid, 0)))

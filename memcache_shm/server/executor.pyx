@@ -139,8 +139,10 @@ cdef class Executor:
             self.say(request, b"SERVER_ERROR out of memory storing object\r\n")
         elif result == TOO_MANY:
             self.say(request, b"SERVER_ERROR too many processes write to this table\r\n")
-        else:
+        elif self.table.view.readonly:
             self.say(request, b"SERVER_ERROR table is read-only\r\n")
+        else:
+            self.say(request, b"SERVER_ERROR this table follows another: write to that one, or promote it\r\n")
 
 
 cdef int handle(int op, Handler handler) except -1:

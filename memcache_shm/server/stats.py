@@ -15,6 +15,7 @@ from memcache_shm.server.counters import Counters
 from memcache_shm.server.groups import connection_lines, item_lines, prefix_lines, slab_lines
 from memcache_shm.server.rusage import daemon_seconds
 from memcache_shm.server.settings import settings
+from memcache_shm.storage.following import figures
 from memcache_shm.storage.occupancy import free_space
 from memcache_shm.version import WIRE_VERSION
 
@@ -173,4 +174,4 @@ class StatsPrinter:
         own = {name: figure for name, figure in self._all().items() if name.startswith("shm_")} | free_space(table)
         head = {"shm_uuid": table.uuid, "shm_id": table.shmid, "sem_id": table.semid, "geometry": table.geometry.describe()}
         pids = {f"worker_{which}_pid": pid for which, pid in enumerate(self._counters.pids())}
-        return _lines({**head, **own, **pids}.items())
+        return _lines({**head, **own, **figures(table), **pids}.items())

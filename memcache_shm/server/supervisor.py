@@ -1,4 +1,4 @@
-"""The supervisor: parent of the workers. It accepts, hands over, reaps and refills; it reads no client byte.
+"""The supervisor: parent of the workers, and of companions. It accepts, hands over, reaps and refills; it reads no client byte.
 
     supervisor --- accept4 --> descriptor --- SCM_RIGHTS over a socketpair ---> worker 0 .. N-1
         |  one main loop: accept until something is noted, act on it                |  one epoll loop each
@@ -29,10 +29,13 @@ from types import FrameType
 from typing import NoReturn
 
 from memcache_shm.errors import MemcacheError
+from memcache_shm.server import children
 from memcache_shm.server.acceptor import Acceptor
+from memcache_shm.server.children import EXIT_FAILED, EXIT_OK, HANDLED
+from memcache_shm.server.companions import Companions
 from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.counters import Counters
-from memcache_shm.server.crew import HANDLED, Crew, Death, WorkerBootError
+from memcache_shm.server.crew import Crew, WorkerBootError
 from memcache_shm.server.descriptors import DescriptorWatch
 from memcache_shm.server.environs import leave_streams, stay_in_memory
 from memcache_shm.server.outage import Outage
@@ -41,9 +44,6 @@ from memcache_shm.server.watchdog import Watchdog
 from memcache_shm.server.worker import run_worker
 
 log = logging.getLogger(__name__)
-
-EXIT_OK = 0
-EXIT_FAILED = 1
 
 #: How often the table and the descriptors are looked after.
 _LOOK_EVERY_S = 1.0
@@ -80,6 +80,7 @@ class Supervisor:
         listeners = [listener.fileno() for listener in config.listeners]
         self._acceptor = Acceptor(self._counters, listeners, self._wake, config.max_connections, config.maxconns_fast)
         self._crew = Crew(self._counters, self._acceptor, self._work)
+        self._companions = Companions(config.companions, self._forget_all_in_child)
         self._watchdog = Watchdog(self._counters, self._acceptor, self._crew, config.stuck_s)
         self._descriptors = DescriptorWatch(self._counters)
         self._table_outage = Outage()
@@ -96,6 +97,8 @@ class Supervisor:
             try:
                 while not self._stop_signals:
                     self._crew.fill()
+                    if self._started:
+                        self._companions.fill()
                     self._acceptor.run(self._pause_ms())
                     self._act()
                     self._look_after()
@@ -121,6 +124,11 @@ class Supervisor:
         os.close(self._wake)
         os.close(self._wake_writer)
 
+    def _forget_all_in_child(self) -> None:
+        """The same in one that needs the table no more than these: what it needs it opens for itself."""
+        self._forget_in_child()
+        self._config.table.close()
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGCHLD:
             self._child_ended = True
@@ -132,6 +140,8 @@ class Supervisor:
     def _pause_ms(self) -> int:
         """Until something is due, unless something is noted before."""
         due_s = min(self._look_s, self._reclaim_s, self._crew.due_s, self._watchdog.due_s)
+        if self._started:
+            due_s = min(due_s, self._companions.due_s)
         return max(0, math.ceil((due_s - time.monotonic()) * 1000))
 
     def _act(self) -> None:
@@ -139,9 +149,12 @@ class Supervisor:
         self._drain_wake()
         if self._child_ended and not self._stop_signals:
             self._child_ended = False
-            for death in self._crew.reap():
+            endings = list(children.reap())
+            for companion in self._companions.reap(endings):
+                self._sweep_after(companion)
+            for death in self._crew.reap(endings):
                 self._crew.judge(death)
-                self._sweep_after(death)
+                self._sweep_after(f"worker {death.which} (pid {death.pid})")
         if self._hung_up:
             self._hung_up = False
             self._reload()
@@ -162,12 +175,12 @@ class Supervisor:
         except BlockingIOError:
             return
 
-    def _sweep_after(self, death: Death) -> None:
-        """Repair what a worker left half done, rather than leave that to the next writer of the same shard."""
+    def _sweep_after(self, who: str) -> None:
+        """Repair what a child left half done, rather than leave that to the next writer of the same shard."""
         repaired = self._config.table.sweep()
         if repaired:
             self._counters.note("shm_shards_swept", repaired)
-            log.warning("%d shard%s repaired after worker %d (pid %d)", repaired, "s" * (repaired > 1), death.which, death.pid)
+            log.warning("%d shard%s repaired after %s", repaired, "s" * (repaired > 1), who)
 
     def _look_after(self) -> None:
         """What is done by the clock; and once, what is done when every worker serves."""
@@ -211,17 +224,24 @@ class Supervisor:
         for listener in self._config.listeners:
             listener.remove()
         self._crew.end_channels()
+        self._companions.end()
         deadline = time.monotonic() + self._config.drain_s + _STOP_GRACE_S
-        while any(self._crew.living):
-            self._crew.reap()
+        while self._has_children():
+            endings = list(children.reap())
+            self._crew.reap(endings)
+            self._companions.reap(endings)
             left = deadline - time.monotonic()
             if left <= 0 or self._stop_signals > asked:
                 self._crew.kill_all()
-            elif any(self._crew.living):
+                self._companions.kill_all()
+            elif self._has_children():
                 select.select([self._wake], [], [], left)
                 self._drain_wake()
         os.close(self._wake)
         os.close(self._wake_writer)
+
+    def _has_children(self) -> bool:
+        return any(self._crew.living) or any(self._companions.living)
 
     @contextmanager
     def _handled_signals(self) -> Iterator[None]:

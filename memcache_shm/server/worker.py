@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from memcache_shm.errors import MemcacheError, TableRemovedError
 from memcache_shm.server.buffers import Pool
+from memcache_shm.server.children import EXIT_FAILED, EXIT_OK
 from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.counters import Counters
 from memcache_shm.server.environs import leave_streams, stay_in_memory
@@ -28,8 +29,6 @@ from memcache_shm.storage.table import Table
 
 log = logging.getLogger(__name__)
 
-EXIT_OK = 0
-EXIT_FAILED = 1
 #: So many of them fit into the buffers, whatever the limit.
 _LARGEST_VALUES = 8
 #: Descriptors or memory were short (EX_TEMPFAIL of sysexits.h): another try may do better.

@@ -93,7 +93,9 @@ cdef struct Header:
     uint64_t followed_ns        # when the follower was last in step, CLOCK_BOOTTIME; 0 = never
     uint64_t followed_position  # of its leader's feed then
     uint64_t followed_copies    # full copies it has made
-    uint64_t spare4[4]
+    uint64_t followed_online    # whether it has a connection to its leader, 0 or 1
+    uint64_t followed_refused   # items that its follower had no room for
+    uint64_t spare4[2]
 
 
 cdef struct ProcessSlot:        # written by the process that holds the semaphore of the same number

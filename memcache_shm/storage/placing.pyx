@@ -27,7 +27,9 @@ from memcache_shm.storage.reaping cimport reap
 from memcache_shm.storage.recovery cimport OP_EXPIRE, OP_STORE, OP_TOUCH, begin, done, end, note, publish_told
 from memcache_shm.storage.results cimport NO_SPACE, OK, READ_ONLY
 from memcache_shm.storage.room cimport allocate, reserve_index
-from memcache_shm.storage.view cimport Shard, View, count, hash_key, note_expiry, shard_of, table_ns, ticks
+from memcache_shm.storage.view cimport (
+    Shard, View, count, hash_key, is_dismissed, note_expiry, refuses, shard_of, table_ns, ticks,
+)
 
 cdef enum:
     MERGES_A_CHANGE = 16            # and one more for each KiB stored: the index gives way as fast as large records come
@@ -37,7 +39,7 @@ cdef enum:
 cdef int aim(View *v, Target *t, const char *key, size_t klen, int operation, int wait) noexcept nogil:
     """Lock the key's shard, note the intent and find the live record (an expired or flushed one is reclaimed on the way)."""
     cdef int r
-    if v.readonly:
+    if refuses(v):
         return READ_ONLY
     t.key = key
     t.klen = klen
@@ -50,6 +52,9 @@ cdef int aim(View *v, Target *t, const char *key, size_t klen, int operation, in
     r = take(v, t.shard, wait)
     if r != LOCKED:
         return r
+    if is_dismissed(v):
+        give(v, t.shard)
+        return READ_ONLY
     begin(v, t.shard, operation)
     if v.calls & 63 == 0:
         store_relaxed32(&v.header.coarse_s, <uint32_t> (table_ns(v) // 1000000000))

@@ -22,7 +22,7 @@ import time
 from dataclasses import replace
 
 from memcache_shm.errors import LayoutError, TableExistsError, TableNotFoundError, TableRemovedError
-from memcache_shm.storage import making, segment, statefile
+from memcache_shm.storage import following, making, segment, statefile
 from memcache_shm.storage.geometry import Geometry
 from memcache_shm.storage.leftovers import remove_leftovers
 from memcache_shm.storage.namelock import NameLock
@@ -148,7 +148,9 @@ def _attach_existing(directory: str, name: str) -> tuple[Table, State] | None:
         return None
 
 
-def _create(directory: str, name: str, geometry: Geometry, mode: int, evict: bool, *, made_by: str) -> tuple[Table, State]:
+def _create(
+    directory: str, name: str, geometry: Geometry, mode: int, evict: bool, *, made_by: str, follows: bool = False
+) -> tuple[Table, State]:
     """Make segment, semaphores and state file; the caller holds the flock."""
     making.clear(directory, name)
     old = statefile.read_state(directory, name)
@@ -172,7 +174,7 @@ def _create(directory: str, name: str, geometry: Geometry, mode: int, evict: boo
     )
     try:
         making.begin(directory, state)
-        table, state = _make(directory, state, geometry)
+        table, state = _make(directory, state, geometry, follows)
     except BaseException:
         making.clear(directory, name)
         raise
@@ -182,9 +184,11 @@ def _create(directory: str, name: str, geometry: Geometry, mode: int, evict: boo
     return table, state
 
 
-def _make(directory: str, note: State, geometry: Geometry) -> tuple[Table, State]:
+def _make(directory: str, note: State, geometry: Geometry, follows: bool) -> tuple[Table, State]:
     table = Table.create(geometry, mode=note.mode, evict=note.evict)
     try:
+        if follows:
+            following.follow(table)  # before anybody can find it
         state = replace(note, shmid=table.shmid, semid=table.semid, uuid=table.uuid, created=time.time())
         return table, statefile.write_state(directory, state)
     except BaseException:
@@ -237,7 +241,8 @@ class Claim:
     def recreate(self) -> Table:
         """An empty table of the same geometry under the name, in place of one that was removed from outside; it is the claim's now.
 
-        Whose it was (`made_by`) does not change; what is left of the old one is removed, and this process's handle of it closed.
+        Whose it was (`made_by`) and whether it follows another do not change; what is left of the old one is removed, and this process's
+        handle of it closed.
         Raises OSError when the system refuses, MemcacheError when the state directory cannot be written.
         """
         old = self.state
@@ -246,7 +251,8 @@ class Claim:
             self.table.retire()
             remove_leftovers(old)
             statefile.make_directory(old.directory, old.mode)
-            table, state = _create(old.directory, old.name, self.table.geometry, old.mode, old.evict, made_by=old.made_by)
+            geometry, follows = self.table.geometry, self.table.follows
+            table, state = _create(old.directory, old.name, geometry, old.mode, old.evict, made_by=old.made_by, follows=follows)
             self.state = statefile.write_state(state.directory, state.with_owner(served=True))
         finally:
             self._lock.unlock()
@@ -278,8 +284,9 @@ class Claim:
         return current is not None and current.uuid == self.state.uuid
 
 
-def claim(name: str, geometry: Geometry, *, mode: int = DEFAULT_MODE, evict: bool = True) -> Claim:
-    """Take `name` for this process: its table if it is there with the same geometry, else a new one.
+def claim(name: str, geometry: Geometry, *, mode: int = DEFAULT_MODE, evict: bool = True, follows: bool = False) -> Claim:
+    """Take `name` for this process: its table if it is there with the same geometry, else a new one; with `follows` one that only who keeps
+    it in step may change (see following.pyx).
 
     Raises TableExistsError when another daemon serves it or the table differs, LayoutError when it is of another version.
     """
@@ -293,9 +300,11 @@ def claim(name: str, geometry: Geometry, *, mode: int = DEFAULT_MODE, evict: boo
             _refuse_served(lock, name)
         found = _attach_existing(directory, name)
         if found is None:
-            table, state = _create(directory, name, geometry, mode, evict, made_by="daemon")
+            table, state = _create(directory, name, geometry, mode, evict, made_by="daemon", follows=follows)
         else:
             table, state = _adopt(*found, geometry, mode, evict)
+            if follows:
+                following.follow(table)
         lock.unlock()
     except BaseException:
         lock.close()

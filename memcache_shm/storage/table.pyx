@@ -135,6 +135,11 @@ cdef class Table:
         return bool(self.view.evicts)
 
     @property
+    def follows(self):
+        """Whether the table is a copy of another one that nobody may change but who keeps it in step (see following.pyx)."""
+        return self.is_open() and self.view.header.follows != 0
+
+    @property
     def max_value(self):
         """Bytes of the largest value."""
         return self.view.max_value_bytes

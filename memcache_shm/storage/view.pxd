@@ -84,7 +84,7 @@ cdef struct View:
     int semid
     bint readonly
     bint evicts
-    bint exempt                 # this process keeps a follower's table in step: it may change it
+    bint exempt                 # this process keeps a table in step that follows: only then may it change that (see `refuses`)
     Shard *shard
 
 
@@ -141,6 +141,17 @@ cdef inline void note_expiry(Shard *s, uint32_t bucket, uint32_t expiry) noexcep
 
 cdef inline bint is_retired(View *v) noexcept nogil:
     return load_relaxed32(&v.header.retired) != 0 or v.gone
+
+
+cdef inline bint refuses(View *v) noexcept nogil:
+    """Whether this process has to leave the items as they are. A table that follows another is changed by who keeps it in step and by
+    nobody else; once it is independent again, by everybody but who kept it in step."""
+    return v.readonly or (load_relaxed32(&v.header.follows) != 0) != (v.exempt != 0)
+
+
+cdef inline bint is_dismissed(View *v) noexcept nogil:
+    """The same once more under a shard's lock, for who keeps a table in step: it may have become independent meanwhile."""
+    return v.exempt and refuses(v)
 
 
 cdef inline void count(View *v, int counter, uint64_t n) noexcept nogil:

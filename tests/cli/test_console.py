@@ -231,7 +231,7 @@ def test_no_such_target(state_dir: Path, tmp_path: Path) -> None:
 
 
 def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["a", "b"], ["--timeout", "0", "a"], ["--timeout", "nan", "a"], ["host:port"], ["a b"]):
+    for words in (["a", "b"], ["--timeout", "0", "a"], ["--timeout", "nan", "a"], ["--timeout", "inf", "a"], ["host:port"], ["a b"]):
         assert main(["console", *words]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
     with pytest.raises(SystemExit) as ended:

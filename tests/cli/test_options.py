@@ -55,6 +55,8 @@ def test_defaults() -> None:
         delimiter=None,
         auth_file=None,
         extended=Extended(),
+        leader=None,
+        follow_writable=False,
     )
 
 
@@ -122,6 +124,12 @@ def test_defaults() -> None:
         ("-o modern,maxconns_fast,idle_timeout=60,track_sizes", "extended", Extended(idle_timeout_s=60, track_sizes=True)),
         ("-o no_maxconns_fast -o debugtime", "extended", Extended(maxconns_fast=False, allow_debugtime=True)),
         ("-o no_maxconns_fast,maxconns_fast", "extended", Extended()),
+        ("--follow cache-1:5", "leader", ("cache-1", 5)),
+        ("--follow '[::1]:5'", "leader", ("::1", 5)),
+        ("--follow=localhost", "leader", ("localhost", 11211)),
+        ("--follow ./s", "leader", "./s"),
+        ("-d --follow ./s", "leader", os.path.abspath("s")),
+        ("--follow cache-1:5 --follow-writable", "follow_writable", True),
     ],
 )  # fmt: skip
 def test_meaning(line: str, name: str, value: object) -> None:
@@ -193,6 +201,13 @@ def test_meaning(line: str, name: str, value: object) -> None:
         ("10 0", "ELEMENT_SIZE"),
         ("-5 10", "NUM_ELEMENTS"),
         ("10 10 -m 5", "-m"),
+        ("--follow", "--follow"),
+        ("--follow ''", "--follow"),
+        ("--follow cache-1", "--follow"),
+        ("--follow cache-1:x", "--follow"),
+        ("--follow cache-1:65536", "--follow"),
+        ("--follow :5", "--follow"),
+        ("--follow-writable", "--follow-writable"),
         ("--no-such", "--no-such"),
         ("-Q", "-Q"),
     ],

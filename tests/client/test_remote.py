@@ -195,6 +195,7 @@ def test_silence_amid_a_reply() -> None:
         (b"VA 9999999999\r\n", "more than a memcached has"),
         (b"VA x\r\n", "VA x"),
         (b"SERVER_ERROR out of memory\r\n", "SERVER_ERROR out of memory"),
+        (b"SERVER_ERROR \x1b[31m\xff\r\n", r"SERVER_ERROR \\x1b\[31m\\xff$"),
         (b"VA 1", "connection lost"),
     ],
 )

@@ -51,6 +51,7 @@ def test_a_session(target: str, tmp_path: Path) -> None:
         terminal.expect(PROMPT)
         terminal.type('ADD esc "\\x1b[31m"\rFIND esc\r')
         assert "\x1b[31m" not in terminal.expect(r'\n"\\x1b\[31m"\r\n').partition("FIND esc")[2]
+        terminal.expect(PROMPT)
         terminal.type("\x04")
         assert terminal.ends() == 0
 
@@ -114,9 +115,20 @@ def test_no_place_for_a_history(daemon: Daemon, tmp_path: Path) -> None:
         assert terminal.ends() == 0
 
 
+def test_a_locale_without_the_letters(daemon: Daemon, tmp_path: Path) -> None:
+    """What the history cannot hold works all the same."""
+    with console(daemon.name, tmp_path, LC_ALL="C") as terminal:
+        terminal.type("ADD caf\u00e9 1\rFIND caf\u00e9\r")
+        terminal.expect(r"OK\r\n")
+        terminal.expect(r"\n1\r\n")
+        terminal.expect(PROMPT)
+        terminal.type("\x04")
+        assert terminal.ends() == 0
+
+
 def fill(daemon: Daemon, count: int) -> None:
     with Client(daemon) as client:
-        client.send(b"".join(b"set key:%03d 0 0 3 noreply\r\n%03d\r\n" % (number, number) for number in range(count)))
+        client.send(b"".join(b"set key:%03d 0 0 3 noreply\r\n%03d\r\n" % (number, number % 1000) for number in range(count)))
         assert client.ask(b"mn") == b"MN"
 
 
@@ -149,6 +161,24 @@ def test_pages(daemon: Daemon, target: str, tmp_path: Path) -> None:
         assert terminal.ends() == 0
 
 
+def test_pages_of_very_many(daemon: Daemon, tmp_path: Path) -> None:
+    fill(daemon, 11_000)
+    with console(daemon.name, tmp_path) as terminal:
+        terminal.type("SHOW\r")
+        terminal.expect(r"-- 23 shown; space: next page, q: end --")
+        terminal.type("q")
+        terminal.expect(r"23 items; there are more\r\n")
+        terminal.expect(PROMPT)
+        terminal.type("SHOW key:10\r")  # key:100 to key:109, key:1000 to key:1099, key:10000 to key:10999
+        for _ in range(1110 // 23):
+            terminal.expect(r"-- \d+ of 1110; .*--")
+            terminal.type(" ")
+        terminal.expect(r"1110 items\r\n")
+        terminal.expect(PROMPT)
+        terminal.type("\x04")
+        assert terminal.ends() == 0
+
+
 def test_lines_fit_the_terminal(daemon: Daemon, tmp_path: Path) -> None:
     """A long value is cut, its size told; a long key takes its lines of the page."""
     with Client(daemon) as client:
@@ -168,6 +198,34 @@ def test_lines_fit_the_terminal(daemon: Daemon, tmp_path: Path) -> None:
         terminal.expect(rf"\n{'x' * (500 - 17)} \.\.\. \(1000 bytes\)\r\n")
         assert "\x1b[3" not in terminal.text
         terminal.type("EXIT\r")
+        assert terminal.ends() == 0
+
+
+def test_watching(daemon: Daemon, target: str, tmp_path: Path) -> None:
+    """What others change is shown as it happens, until Ctrl-C; then the console goes on."""
+    with console(target, tmp_path, NO_COLOR="1") as terminal, Client(daemon) as client:
+        terminal.type("WATCH user:\r")
+        terminal.expect(r"\nwatching; Ctrl-C ends it\r\n")
+        client.set(b"user:1", b"Alice\x07")
+        terminal.expect(r'set +user:1  "Alice\\x07"\r\n')
+        client.set(b"other", b"1")
+        client.ask(b"touch user:1 100")
+        assert "other" not in terminal.expect(r"touch +user:1.*until \d\d:")
+        client.ask(b"delete user:1")
+        terminal.expect(r"delete +user:1\r\n")
+        terminal.type("\x03")
+        terminal.expect(PROMPT)
+        terminal.type("WATCH * 2\r")
+        terminal.expect(r"\nwatching; Ctrl-C ends it\r\n")
+        client.ask(b"flush_all")
+        terminal.expect(r"flush +everything\r\n")
+        client.set(b"a", b"1")
+        terminal.expect(r"set +a  1\r\n")
+        terminal.expect(PROMPT)
+        terminal.type("FIND a\r")
+        terminal.expect(r"\n1\r\n")
+        terminal.expect(PROMPT)
+        terminal.type("\x04")
         assert terminal.ends() == 0
 
 

@@ -262,6 +262,7 @@ def test_a_repair_is_done_by_the_supervisor(state_dir: Path) -> None:
                 _send_while_it_takes(other, request * 20)
                 os.kill(victim, signal.SIGKILL)
             await_line(daemon, "killed by SIGKILL", count)
+            until(lambda victim=victim: set(daemon.workers) - {victim}, "another worker, which is started after the look for repairs")
             if said(daemon, "repaired"):
                 break
         line = await_line(daemon, "repaired")

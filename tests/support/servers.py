@@ -95,12 +95,14 @@ class Server:
 
 
 class Daemon(Server):
-    """Our daemon on a free port and a UNIX socket; an `-s` among the options stands for the latter, and `command` for all of them."""
+    """Our daemon on a free port and a UNIX socket; an `-s` among the options stands for the latter, and `command` for all of them.
 
-    def __init__(self, *options: str, workers: int = 1, wait: bool = True, command: Sequence[str] = ()) -> None:
+    `within` comes in front of the command: a program that executes it somewhere else."""
+
+    def __init__(self, *options: str, workers: int = 1, wait: bool = True, command: Sequence[str] = (), within: Sequence[str] = ()) -> None:
         self.directory = tempfile.TemporaryDirectory(prefix="ms")  # short: a socket's path has 107 bytes
         doors = ["-p", "0"] if "-s" in options else ["-p", "0", "-s", os.path.join(self.directory.name, "s")]
-        usual = [sys.executable, "-m", "memcache_shm", *doors, "-t", str(workers), *options]
+        usual = [*within, sys.executable, "-m", "memcache_shm", *doors, "-t", str(workers), *options]
         super().__init__(command or usual, {}, Path(self.directory.name))
         self.name = ""
         if wait:

@@ -5,7 +5,7 @@ from memcache_shm.protocol.request cimport MODE_SET, OP_SIMPLE_DELETE, OP_SIMPLE
 from memcache_shm.server.executor cimport Executor, begin_change, handle
 from memcache_shm.server.handlers.classic cimport copy_item
 from memcache_shm.server.observing cimport GET_FOUND, missing_status, saw_deletion, saw_get, saw_store
-from memcache_shm.storage.results cimport BUSY, NOT_FOUND, OK, POLL, RETIRED, TOO_LARGE, WOULD_BLOCK, Change, Found
+from memcache_shm.storage.results cimport BUSY, NOT_FOUND, OK, POLL, READ_ONLY, RETIRED, TOO_LARGE, WOULD_BLOCK, Change, Found
 
 
 cdef void _simple_failure(Executor self, const Request *request, int result) noexcept nogil:
@@ -20,6 +20,8 @@ cdef void _simple_failure(Executor self, const Request *request, int result) noe
         self.say(request, b"ERR INVALID_SIZE\r\n")
     elif result == RETIRED:
         self.say(request, b"ERR REMOVED\r\n")
+    elif result == READ_ONLY:
+        self.say(request, b"ERR READ_ONLY\r\n")
     else:
         self.say(request, b"ERR NO_SPACE\r\n")
 

@@ -1,0 +1,204 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
+"""Filling a table with items as they are elsewhere: same flags, same expiry, same CAS id.
+
+    copier.begin_copy(); put each item of the source; copier.end_copy()
+
+leaves exactly what the source has, whatever was there before: what is put gets a new version here, so what has an older one at the end has
+not come again. In between, and afterwards, `put`, `touch`, `drop` and `flush` bring single changes. The table serves meanwhile.
+
+The rule for the GIL is that of `reading`.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
+
+from memcache_shm.client.reading cimport LARGE_BYTES, failure
+from memcache_shm.storage.atomics cimport load_relaxed64
+from memcache_shm.storage.results cimport EXISTS, NO_SPACE, NOT_FOUND, OK, TOO_LARGE, TRY, WAIT, WOULD_BLOCK, Change
+from memcache_shm.storage.table cimport Table
+from memcache_shm.storage.unixtime cimport expiry_at
+from memcache_shm.storage.view cimport View
+from memcache_shm.storage.walk cimport Batch, Walk, Walked, next_batch
+
+from memcache_shm.errors import ClosedError, IllegalInputError
+
+cdef enum:
+    KEY_MAX = 250
+
+
+cdef inline int _aim(Change *change, bytes key) except -1:
+    """An empty change of the key, whatever its bytes are."""
+    memset(change, 0, sizeof(Change))
+    change.key = PyBytes_AS_STRING(key)
+    change.klen = <size_t>PyBytes_GET_SIZE(key)
+    if change.klen - 1 >= KEY_MAX:
+        raise IllegalInputError(f"a key has 1 to 250 bytes, not {change.klen}")
+    return 0
+
+
+cdef int _remove_older(Table table, const uint64_t *since, Batch *batch, uint64_t *removed) noexcept nogil:
+    """Remove each item whose version its shard had given out by then. OK or what went wrong."""
+    cdef View *v = &table.view
+    cdef Walk walk
+    cdef Walked *item
+    cdef Change change
+    cdef uint32_t i
+    cdef int r
+    memset(&walk, 0, sizeof(Walk))
+    while True:
+        r = next_batch(v, &walk, batch, WAIT)
+        if r != OK:
+            return OK if r == NOT_FOUND else r
+        for i in range(batch.n):
+            item = &batch.item[i]
+            if item.version > since[item.version & (v.shards - 1)]:
+                continue
+            memset(&change, 0, sizeof(Change))
+            change.key = item.key
+            change.klen = item.klen
+            change.compare = item.cas           # this very item: where others write, too, it may be another by now
+            change.compares = change.uncounted = True
+            r = table.remove(&change, WAIT)
+            if r > NOT_FOUND and r != EXISTS:
+                return r
+            removed[0] += r == OK
+
+
+cdef class Copier:
+    """Writes to the table of a cache, through a handle of its own.
+
+    `exempt`: as the one who keeps a table in step that follows another (`storage.following`): only a table that follows can be written to
+    by it, and only until that is promoted. Without it, any but such a table.
+
+    Raises as `attach` does; each method raises ReadOnlyError (see `exempt`), TableRemovedError (attach anew: the name's next table needs a
+    full copy), BusyError, NoSpaceError for too many writers. For one thread.
+    """
+
+    cdef Table table            # ours alone, since `exempt` is said in its view
+    cdef str name               # for messages
+    cdef uint64_t *since        # a shard: its version when the running copy began; NULL: none runs
+    cdef readonly object refused    # items that were not stored for want of room, or too large for the table
+
+    def __cinit__(self):
+        self.since = NULL
+
+    def __init__(self, cache, *, bint exempt=False):
+        cdef Table table = cache.attached_table
+        self.table = Table.attach(table.shmid, table.semid, table.uuid)
+        self.table.view.exempt = exempt
+        self.name = cache.name
+        self.refused = 0
+
+    def __dealloc__(self):
+        free(self.since)
+
+    def put(self, bytes key not None, bytes value not None, uint32_t flags, int64_t exptime, uint64_t cas):
+        """Store an item as it was elsewhere. `exptime` in seconds of unix time, 0 never; `cas` its CAS id, 0 for one of this table's.
+
+        False, and counted in `refused`, when the table cannot take it: then there is no older value left either. IllegalInputError.
+        """
+        cdef Table table = self.live()
+        cdef Change change
+        cdef int result = WOULD_BLOCK
+        _aim(&change, key)
+        change.value = PyBytes_AS_STRING(value)
+        change.vlen = <size_t>PyBytes_GET_SIZE(value)
+        change.flags = flags
+        change.expiry = expiry_at(exptime)
+        change.foreign = cas
+        if change.vlen < LARGE_BYTES:
+            result = table.store(&change, TRY)
+        if result == WOULD_BLOCK:
+            with nogil:
+                result = table.store(&change, WAIT)
+        if result == OK:
+            return True
+        if result != TOO_LARGE and result != NO_SPACE:
+            raise failure(table, result, self.name)
+        self.refused += 1
+        self.drop(key)
+        return False
+
+    def touch(self, bytes key not None, int64_t exptime):
+        """Let the item expire at `exptime`, as for `put`. False when there is none. IllegalInputError."""
+        cdef Table table = self.live()
+        cdef Change change
+        cdef int result
+        cdef uint32_t expiry = expiry_at(exptime)
+        _aim(&change, key)
+        result = table.touch(change.key, change.klen, expiry, TRY)
+        if result == WOULD_BLOCK:
+            with nogil:
+                result = table.touch(change.key, change.klen, expiry, WAIT)
+        return self.happened(result)
+
+    def drop(self, bytes key not None):
+        """Remove the item. False when there is none. IllegalInputError."""
+        cdef Table table = self.live()
+        cdef Change change
+        cdef int result
+        _aim(&change, key)
+        change.uncounted = True
+        result = table.remove(&change, TRY)
+        if result == WOULD_BLOCK:
+            with nogil:
+                result = table.remove(&change, WAIT)
+        return self.happened(result)
+
+    def flush(self):
+        """Remove all items."""
+        cdef Table table = self.live()
+        cdef int result
+        with nogil:
+            result = table.flush(0, WAIT)
+        self.happened(result)
+
+    def begin_copy(self):
+        """All items of the source are about to come. A copy that was begun before and not ended is forgotten."""
+        cdef Table table = self.live()
+        cdef View *v = &table.view
+        cdef uint32_t i
+        if self.since == NULL:
+            self.since = <uint64_t *>calloc(v.shards, sizeof(uint64_t))
+            if self.since == NULL:
+                raise MemoryError
+        for i in range(v.shards):
+            self.since[i] = load_relaxed64(&v.shard[i].control.version)
+
+    def end_copy(self):
+        """They have come: remove what was there before `begin_copy` and has not come again; how many. ValueError without one."""
+        cdef Table table = self.live()
+        cdef uint64_t removed = 0
+        cdef int result
+        cdef Batch *batch
+        if self.since == NULL:
+            raise ValueError("end_copy without begin_copy")
+        batch = <Batch *>malloc(sizeof(Batch))
+        if batch == NULL:
+            raise MemoryError
+        with nogil:
+            result = _remove_older(table, self.since, batch, &removed)
+        free(batch)
+        self.happened(result)
+        free(self.since)
+        self.since = NULL
+        return removed
+
+    def close(self):
+        """Detach; other methods raise ClosedError from then on. Idempotent."""
+        if self.table is not None:
+            self.table.close()
+            self.table = None
+
+    cdef Table live(self):
+        if self.table is None:
+            raise ClosedError(f"the copier of table {self.name!r} is closed")
+        return self.table
+
+    cdef bint happened(self, int result) except -1:
+        """Whether something was changed. Raises what went wrong."""
+        if result != OK and result != NOT_FOUND:
+            raise failure(self.table, result, self.name)
+        return result == OK
