@@ -15,44 +15,9 @@ Not in the list, since no test here can tell them from the original on x86-64:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from mutation import Mutation, turned
+from mutations_intents import FEED, INTENTS
 
-
-@dataclass(frozen=True)
-class Mutation:
-    """`words`: the operations that ought to notice it, stepped before all others; `reading`: those that are tried with a reader beside."""
-
-    name: str
-    file: str  # in memcache_shm/storage
-    old: str
-    new: str
-    modules: tuple[str, ...]  # to be built
-    words: tuple[str, ...] = ()
-    reading: tuple[str, ...] = ()
-    listened: bool = False  # the operations are stepped while somebody listens to the feed
-
-    def mutate(self, text: str) -> str:
-        """The text of the file with the mutation; ValueError unless the place is there exactly once."""
-        if text.count(self.old) != 1:
-            raise ValueError(f"mutation {self.name!r}: its text is {text.count(self.old)} times in {self.file}")
-        return text.replace(self.old, self.new)
-
-
-PUBLISHING = ("claims", "evict", "index", "placing", "recovery", "room")
-BEGINNING = ("claims", "index", "placing", "recovery")
-RECOVERY = "recovery.pxd"
-_DONE = "    done(v, s, operation, feed)\n"
-_PUBLISH = (
-    """    note(v, s, operation, slot, word, 0, feed)
-    store_release64(slot, word)
-"""
-    + _DONE
-)
-_STORED = "    store_release64(slot, word)\n" + _DONE
-_STORED_LAST = _DONE + "    store_release64(slot, word)\n"
-_TOLD = """    if feed != 0:
-        announce(v, s, feed)
-"""
 _SPLIT = """    if not copy_movers(v, s, from_, n):
         free_path(s, n)
         if n % CHUNK_BUCKETS == 0:
@@ -112,163 +77,20 @@ _FILL_AND_PUBLISH = """    fill(&s.records, &runs, f)
         feed = prepare(v, s, FEED_SET, f.key, f.key_length, f.version)
     publish_told(v, s, OP_STORE, slot, word, feed)
 """
-_NOTE_MARK = "    note(v, t.shard, OP_MARK, t.place.slot, t.place.slot[0], sizes.state, 0)\n"
 _MOVE = """    fill(&s.records, &runs, &f)
     publish(v, s, OP_MOVE, slot, (old & ~<uint64_t> GRANULE_MASK) | <uint64_t> at)
 """
-
-
-def _turned(text: str, lines_behind: int) -> str:
-    """The last lines of a piece first."""
-    lines = text.splitlines(keepends=True)
-    return "".join(lines[-lines_behind:] + lines[:-lines_behind])
-
-
-def _without(text: str, line: str) -> str:
-    assert text.count(line) == 1
-    return text.replace(line, "")
-
-
-FEED = [
-    Mutation("feed: repair tells nothing", "recovery.pyx", "            tell(v, s)\n", "", ("recovery",), ("set, new", "delete"), (), True),
-    Mutation(
-        "feed: the event is not in the intent",
-        RECOVERY,
-        "    store_relaxed64(&intent.feed, feed)\n",
-        "",
-        PUBLISHING,
-        ("set, new", "set, expired"),
-        (),
-        True,
-    ),
-    Mutation(
-        "feed: told before the change is published",
-        RECOVERY,
-        _PUBLISH,
-        _PUBLISH.replace("    store_release64(slot", _TOLD + "    store_release64(slot"),
-        PUBLISHING,
-        ("set, new", "delete"),
-        (),
-        True,
-    ),
-    Mutation("feed: told only by repair", RECOVERY, _TOLD, "", PUBLISHING, ("set, new",), (), True),
-    Mutation(
-        "feed: an expiry is told as an eviction",
-        "evict.pyx",
-        "FEED_EXPIRE if operation == OP_EXPIRE else FEED_EVICT)\n",
-        "FEED_EVICT)\n",
-        ("evict",),
-        ("reaping",),
-        (),
-        True,
-    ),
-    Mutation(
-        "feed: what was flushed is told to go",
-        "evict.pyx",
-        "    if r == NULL or r.version <= load_relaxed64(&s.control.cutoff):\n        return 0\n    sizes",
-        "    if r == NULL:\n        return 0\n    sizes",
-        ("evict",),
-        ("write after a flush",),
-        (),
-        True,
-    ),
-]
-INTENTS = [
-    Mutation("intent: begin without the pid", RECOVERY, "    store_relaxed32(&s.control.intent.pid, v.my_pid)\n", "", BEGINNING),
-    Mutation(
-        "intent: begin without forgetting the slot",
-        RECOVERY,
-        "    store_relaxed32(&s.control.intent.pid, v.my_pid)\n    store_relaxed64(&s.control.intent.slot, 0)\n",
-        "    store_relaxed32(&s.control.intent.pid, v.my_pid)\n",
-        BEGINNING,
-        ("set, new",),
-    ),
-    Mutation(
-        "intent: begin without the operation",
-        RECOVERY,
-        "    store_release32(&s.control.intent.operation, <uint32_t> operation)\n    fence_release()\n",
-        "    fence_release()\n",
-        BEGINNING,
-        ("set, new",),
-    ),
-    Mutation(
-        "intent: end left out",
-        RECOVERY,
-        "    store_release32(&s.control.intent.operation, OP_NONE)\n",
-        "    pass\n",
-        BEGINNING,
-        ("set, new",),
-    ),
-    Mutation(
-        "intent: noted without the new word", RECOVERY, "    store_relaxed64(&intent.new_word, word)\n", "", PUBLISHING, ("set, new",)
-    ),
-    Mutation(
-        "intent: noted without the new expiry", RECOVERY, "    store_relaxed32(&intent.new_field, field)\n", "", PUBLISHING, ("touch",)
-    ),
-    Mutation(
-        "intent: noted without the operation",
-        RECOVERY,
-        "    store_release32(&intent.operation, <uint32_t> operation)\n",
-        "",
-        PUBLISHING,
-        ("eviction, elements",),
-    ),
-    Mutation(
-        "intent: noted without the slot",
-        RECOVERY,
-        "    store_release64(&intent.slot, <uint64_t> (<char *> slot - <char *> v.base))\n",
-        "",
-        PUBLISHING,
-        ("set, new",),
-    ),
-    Mutation(
-        "intent: noted after publishing",
-        RECOVERY,
-        _PUBLISH,
-        _turned(_without(_PUBLISH, _DONE), 1),
-        PUBLISHING,
-        ("set, new",),
-    ),
-    Mutation(
-        "intent: said to be done before publishing",
-        RECOVERY,
-        _PUBLISH,
-        _PUBLISH.replace(_STORED, _STORED_LAST),
-        PUBLISHING,
-        ("set, new", "delete"),
-    ),
-    Mutation(
-        "intent: never said to be done",
-        RECOVERY,
-        "    store_relaxed32(&s.control.intent.operation, <uint32_t> operation | DONE)\n",
-        "",
-        PUBLISHING,
-        ("compaction",),
-    ),
-    Mutation("intent: repair does not note itself", "recovery.pyx", "    begin(v, s, OP_REPAIR)\n", "", ("recovery",), ("set, smaller",)),
-    Mutation(
-        "intent: a flush is not noted",
-        "recovery.pyx",
-        "        begin(v, s, OP_FLUSH)\n",
-        "",
-        ("recovery",),
-        ("flush",),
-    ),
-    Mutation("intent: a split is not noted", "index.pyx", "    begin(v, s, OP_SPLIT)\n", "", ("index",), ("split",)),
-    Mutation("intent: a mark is not noted", "claims.pyx", _NOTE_MARK, "", ("claims",), ("win",)),
-    Mutation("intent: a merge is not noted", "index.pyx", "    begin(v, s, OP_MERGE)\n", "", ("index",), ("merge",)),
-]
 
 ORDER = [
     Mutation(
         "slot published before the record is filled",
         "placing.pyx",
         _FILL_AND_PUBLISH,
-        _turned(_FILL_AND_PUBLISH, 7),
+        turned(_FILL_AND_PUBLISH, 7),
         ("placing",),
         ("set, new",),
     ),
-    Mutation("moved record's slot published before it is filled", "room.pyx", _MOVE, _turned(_MOVE, 1), ("room",), ("index grows",)),
+    Mutation("moved record's slot published before it is filled", "room.pyx", _MOVE, turned(_MOVE, 1), ("room",), ("index grows",)),
     Mutation(
         "version not advanced",
         "placing.pyx",

@@ -2,7 +2,8 @@
 """The key list of a get line, one key at a time, so that an endless line needs no memory."""
 
 from memcache_shm.protocol.commands cimport KEY_MAX, answer
-from memcache_shm.protocol.request cimport AT_LINE, NEED_MORE, REQUEST, SKIPPING_LINE, Parser, Request
+from memcache_shm.protocol.keys cimport skip_to_next
+from memcache_shm.protocol.request cimport NEED_MORE, REQUEST, SKIPPING_LINE, Parser, Request
 
 
 cdef int next_key(Parser *parser, const char *start, const char *end, Request *request) noexcept nogil:
@@ -26,24 +27,9 @@ cdef int next_key(Parser *parser, const char *start, const char *end, Request *r
     if at - key > KEY_MAX:
         return _refuse_line(parser, at - start, request)
     request.klen = <unsigned char> (at - key)
-    at = _skip_to_next(parser, at, end, request)
+    at = skip_to_next(parser, at, end, request)
     request.used = at - start
     return REQUEST
-
-
-cdef inline const char *_skip_to_next(Parser *parser, const char *at, const char *end, Request *request) noexcept nogil:
-    """Behind a key: step over spaces and, where it is there, the end of the line."""
-    cdef const char *newline
-    while at < end and at[0] == 32:
-        at += 1
-    newline = at + 1 if at + 1 < end and at[0] == c'\r' else at
-    request.first = parser.first
-    parser.first = False
-    request.last = newline < end and newline[0] == c'\n'
-    if request.last:
-        parser.mode = AT_LINE
-        return newline + 1
-    return at
 
 
 cdef int _refuse_line(Parser *parser, size_t used, Request *request) noexcept nogil:

@@ -11,14 +11,16 @@ from libc.string cimport memchr, memcmp, memset
 # Imported for what their import does: each registers its words.
 import memcache_shm.protocol.admin  # noqa: F401
 import memcache_shm.protocol.classic  # noqa: F401
+import memcache_shm.protocol.feeding  # noqa: F401
 import memcache_shm.protocol.meta  # noqa: F401
 import memcache_shm.protocol.simple  # noqa: F401
 
 from memcache_shm.protocol.commands cimport ANY_NUMBER, Command, Line, answer, find_command
+from memcache_shm.protocol.feeding cimport begin_patterns, next_pattern, takes_patterns
 from memcache_shm.protocol.keys cimport has_long_key, next_key
 from memcache_shm.protocol.parser cimport BINARY_PROTOCOL, LINE_MAX
 from memcache_shm.protocol.request cimport (
-    AFTER_DATA, AT_LINE, CLOSE, IN_KEYS, NEED_MORE, OP_GAT, SKIPPING_LINE, SWALLOWING, Meta, Parser, Request,
+    AFTER_DATA, AT_LINE, CLOSE, IN_KEYS, IN_PATTERNS, NEED_MORE, OP_GAT, SKIPPING_LINE, SWALLOWING, Meta, Parser, Request,
 )
 from memcache_shm.protocol.text cimport MAX_TOKENS, Token, parse_exptime, tokenize
 
@@ -36,14 +38,16 @@ cdef int next_request(Parser *parser, const char *data, size_t size, size_t max_
     cdef size_t dropped = 0
     cdef int step
     memset(request, 0, sizeof(Request) - sizeof(Meta))
-    while parser.mode != AT_LINE and parser.mode != IN_KEYS:
+    while parser.mode > IN_PATTERNS:
         if not _drop(parser, data, size, &dropped):
             request.used = dropped
             return NEED_MORE
-    if parser.mode == IN_KEYS:
+    if parser.mode == AT_LINE:
+        step = _read_line(parser, data + dropped, data + size, max_value, request)
+    elif parser.mode == IN_KEYS:
         step = next_key(parser, data + dropped, data + size, request)
     else:
-        step = _read_line(parser, data + dropped, data + size, max_value, request)
+        step = next_pattern(parser, data + dropped, data + size, request)
     request.used += dropped
     return step
 
@@ -113,6 +117,8 @@ cdef int _read_line(Parser *parser, const char *start, const char *end, size_t m
     command = find_command(word, word_end - word)
     if command != NULL and command.read == NULL and word_end - start <= LINE_MAX:
         return _begin_get(parser, command, start, word_end, stop, end, request)
+    if not whole and command != NULL and takes_patterns(command.op) and word_end - start <= LINE_MAX:
+        return begin_patterns(parser, command.op, start, word_end, end, request)
     if not whole:
         return _refuse_long(parser, newline != NULL, word < stop and c'A' <= word[0] <= c'Z', request)
     if command == NULL:

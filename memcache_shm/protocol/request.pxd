@@ -40,7 +40,17 @@ cdef enum Op:               # the index of a request in the executor's table
     OP_CRAWLER = 26         # Request.mode is a CrawlerSetting, number its value
     OP_WATCH = 27           # Request.number: the Kinds
     OP_REFRESH = 28         # read the certificates again
-    OP_COUNT = 29
+    OP_SUBSCRIBE = 29       # one pattern of a line: Request.mode is a PatternKind; first and last frame the line
+    OP_UNSUBSCRIBE = 30
+    OP_SYNC = 31
+    OP_COUNT = 32
+
+
+cdef enum PatternKind:      # what Request.key is
+    PATTERN_NONE = 0        # nothing: the line ended without one
+    PATTERN_KEY = 1         # that very key
+    PATTERN_PREFIX = 2      # what keys begin with; its `*` is not part of it
+    PATTERN_TOO_LONG = 3    # a word that is neither: the line ends here, what is left of it is dropped
 
 
 cdef enum DumpStyle:
@@ -76,9 +86,10 @@ cdef enum StoreMode:        # storage.table's numbers; a test compares them, sin
 cdef enum Mode:             # where in the stream a parser stands
     AT_LINE = 0             # at the first byte of a command
     IN_KEYS = 1             # in the key list of a get line
-    SWALLOWING = 2          # in a value that nobody wants
-    SKIPPING_LINE = 3       # in a line that nobody wants
-    AFTER_DATA = 4          # after data of the simple dialect: one newline belongs to it
+    IN_PATTERNS = 2         # in the pattern list of a subscribe or unsubscribe line; up to here something is read
+    SWALLOWING = 3          # in a value that nobody wants
+    SKIPPING_LINE = 4       # in a line that nobody wants
+    AFTER_DATA = 5          # after data of the simple dialect: one newline belongs to it
 
 
 cdef enum:
@@ -123,8 +134,8 @@ cdef struct Request:
     bint noreply
     bint decr               # OP_ARITH, OP_META_ARITH
     bint with_cas           # OP_GET, OP_GAT: the CAS id is part of the reply
-    bint first              # OP_GET, OP_GAT: the first key of its line
-    bint last               # OP_GET, OP_GAT: the last key of its line; klen is 0 when it had no key left
+    bint first              # OP_GET, OP_GAT, OP_SUBSCRIBE, OP_UNSUBSCRIBE: the first key of its line
+    bint last               # ... the last key of its line; klen is 0 when it had no key left
     bint unwind             # REPLY: replaces what the line has brought so far, as far as that was not yet sent
     Meta meta               # OP_META_*; the last field, since others do not even clear it
 
@@ -133,7 +144,7 @@ cdef struct Parser:         # a session's own; all zeros is the start
     uint64_t swallow        # bytes still to drop in SWALLOWING
     int64_t exptime         # of the gat line being read
     uint8_t mode            # enum Mode
-    uint8_t op              # OP_GET or OP_GAT of the get line being read
+    uint8_t op              # OP_GET or OP_GAT of the get line being read, OP_SUBSCRIBE or OP_UNSUBSCRIBE of the pattern line
     bint with_cas
     bint first              # no key of the line was handed out yet
     bint newline            # SWALLOWING ends in AFTER_DATA

@@ -6,6 +6,7 @@ from memcache_shm.server.buffers cimport Buffer
 from memcache_shm.server.connection cimport Connection, Queue
 from memcache_shm.server.crowd cimport Crowd
 from memcache_shm.server.guests cimport Guests
+from memcache_shm.server.subscribers cimport Subscribers
 
 cdef enum:
     INPUT_SIZE = 64 << 10       # of the buffer that all connections receive into
@@ -27,6 +28,7 @@ cdef enum Sent:                 # what became of the replies
 
 cdef class Clients(Crowd):
     cdef Guests guests
+    cdef Subscribers subscribers
     cdef size_t max_value       # the table's
     cdef uint32_t turn_requests  # requests after which a connection lets others go first (-R)
     cdef size_t spent           # cost of the running round's turns
@@ -42,6 +44,10 @@ cdef class Clients(Crowd):
     cdef int patience_ms(self, int timeout_ms) noexcept nogil
     cdef void take_turns(self) noexcept nogil
     cdef void hear_bell(self) noexcept nogil
+    cdef void hear_news(self) noexcept nogil
+    cdef void _tell_subscribers(self) noexcept nogil
+    cdef void _tell(self, Connection *c) noexcept nogil
+    cdef void _add_news(self, Connection *c) noexcept nogil
     cdef void _take_turn(self, Connection *c) noexcept nogil
     cdef void drain(self) noexcept nogil
     cdef void close_all(self) noexcept nogil

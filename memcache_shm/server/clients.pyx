@@ -11,6 +11,7 @@ the others go first (YIELDED). One whose request finds a shard's lock taken (WAI
 tried again every RETRY_MS until the lock is free or the table has lost patience; the replies before it are sent.
 One with a stream (a dump, a client that watches) gets a piece of it a turn, before anything further of it is parsed; when the
 stream has nothing for now (LISTENING) it has a turn when the worker's bell rings, and what it sends is dropped.
+One that subscribes (subscribers.pyx) is sent what it is owed while it is READING, else behind the replies of a turn, never within one.
 Bytes go through the `transport`, which may keep some: received ones that epoll knows nothing of (UNREAD), and replies that it took
 while the client did not (`lagging`, so BLOCKED). A guest's requests go to `guests` until it is let in.
 Every path ends in `_close`, or with the connection READING, BLOCKED, YIELDED, UNREAD, WAITING or LISTENING.
@@ -21,7 +22,7 @@ from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 
 from memcache_shm.protocol.parser cimport next_request
-from memcache_shm.protocol.request cimport CLOSE, NEED_MORE, REPLY, Parser, Request
+from memcache_shm.protocol.request cimport CLOSE, IN_KEYS, NEED_MORE, REPLY, Parser, Request
 from memcache_shm.server.buffers cimport Buffer, waiting
 from memcache_shm.server.clients cimport (
     ALL, DIRECT_NEED, FLUSH_SIZE, HEAVY_COST, INPUT_SIZE, LOOK_MS, NONE, REQUEST_COST, RETRY_MS,
@@ -37,6 +38,8 @@ from memcache_shm.server.guests cimport Guests
 from memcache_shm.server.linux cimport EPOLLIN, EPOLLOUT
 from memcache_shm.server.roster cimport SEAT_READ, SEAT_WATCH, SEAT_WRITE, show, stir
 from memcache_shm.server.streams cimport FILLED_LAST, FILLED_MORE, pour
+from memcache_shm.server.subscriber cimport Subscriber
+from memcache_shm.server.subscribers cimport SENDS_A_ROUND
 from memcache_shm.server.transport cimport Transport
 
 
@@ -46,6 +49,7 @@ cdef class Clients(Crowd):
         super().__init__(config, executor, transport, epoll)
         self.turn_requests = min(config.requests_per_event, UINT32_MAX)
         self.guests = guests
+        self.subscribers = executor.subscribers
         self.max_value = executor.table.max_value
         memset(&self.input, 0, sizeof(Buffer))
         if not executor.own.reserve(&self.input, INPUT_SIZE):
@@ -73,6 +77,8 @@ cdef class Clients(Crowd):
         """How long the loop may sleep; -1 for ever."""
         if self.turns.first != NULL:
             return 0
+        if self.subscribers.users:
+            timeout_ms = self.subscribers.patience_ms(timeout_ms, RETRY_MS)
         if self.waiters.first != NULL:
             return RETRY_MS if timeout_ms < 0 else min(timeout_ms, RETRY_MS)
         if self.idle_ms and self.all != NULL:
@@ -95,6 +101,8 @@ cdef class Clients(Crowd):
             if self.spent >= ROUND_COST:
                 break
         self.spent = 0
+        if self.subscribers.users:
+            self._tell_subscribers()
         if self.idle_ms and self.now_ms - self.looked_ms >= LOOK_MS:
             self._close_idle()
         while self.doomed.first != NULL:
@@ -108,6 +116,43 @@ cdef class Clients(Crowd):
         while c != NULL:
             self._take_turn(c)
             c = dequeue(&told)
+
+    cdef void hear_news(self) noexcept nogil:
+        """The table has changed, or a moment has passed without that."""
+        self.subscribers.hear()
+        self.hear_bell()
+
+    cdef void _tell_subscribers(self) noexcept nogil:
+        """A piece of what is new, and what is due to some of those whom nothing else occupies."""
+        cdef uint32_t count
+        cdef uint32_t _at
+        if self.subscribers.fresh or self.subscribers.later:
+            self.subscribers.tell(self.now_ms)
+        count = min(self.subscribers.owed_count, <uint32_t> SENDS_A_ROUND)
+        for _at in range(count):
+            self._tell(self.subscribers.next_owed().client)
+
+    cdef void _tell(self, Connection *c) noexcept nogil:
+        """What a subscriber is owed, if it is no reply that it waits for; else the end of that reply brings it."""
+        cdef int sent
+        if c.flow == UNREAD:            # its turn may find nothing to read
+            self.subscribers.owe(<Subscriber *> c.subscriber)
+        elif c.flow == READING:
+            self._add_news(c)
+            if self.executor.out.end == 0 and not self.executor.failed:
+                return
+            c.active_ms = self.now_ms
+            sent = self._send(c)
+            self.executor.shrink()
+            if sent == NONE or self.executor.failed:
+                self._close(c)
+
+    cdef void _add_news(self, Connection *c) noexcept nogil:
+        """Put what a subscriber is owed behind its replies, unless the last one has not ended yet."""
+        if c.outflow == NULL and c.parser.mode != IN_KEYS and not self.subscribers.hand_over(
+            <Subscriber *> c.subscriber, &self.executor.out
+        ):
+            self.executor.failed = True
 
     cdef void _take_turn(self, Connection *c) noexcept nogil:
         cdef bint unread = c.flow == UNREAD
@@ -202,6 +247,8 @@ cdef class Clients(Crowd):
             if self.executor.out.end >= FLUSH_SIZE:
                 turn_size += self.executor.out.end
                 sent = self._send(c)
+        if c.subscriber != NULL and sent == ALL:
+            self._add_news(c)
         turn_size += self.executor.out.end
         if sent == ALL and (self.executor.out.end or c.lagging):
             sent = self._send(c)

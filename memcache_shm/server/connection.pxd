@@ -1,4 +1,4 @@
-"""What a worker knows of one client: about 240 bytes while it is idle."""
+"""What a worker knows of one client: about 250 bytes while it is idle."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -28,6 +28,7 @@ cdef struct Connection:
     Connection *next_turn   # list of the YIELDED and UNREAD, of the WAITING, of the DOOMED or of the LISTENING ones
     Seat *seat              # where the daemon's other processes see it, or NULL
     void *outflow           # a Stream (streams.pxd) that is its own, or NULL: what it gets before its next request is parsed
+    void *subscriber        # a Subscriber (subscriber.pxd) that is its own, or NULL: it hears of changes
     uint64_t active_ms      # when bytes came or went last, monotonic clock
     void *stream            # its TlsStream, a reference that it owns; NULL: plain, or no byte came yet
     uint64_t serial         # how many connections the worker got before it

@@ -36,6 +36,13 @@ cdef struct WorkerFigures:      # written by its worker only, unless said otherw
     uint64_t tls_sessions       # TLS handshakes that resumed no earlier session
     uint64_t tls_failures       # TLS handshakes that failed
     uint64_t tls_broken         # connections that TLS ended after its handshake
+    uint64_t subscribers        # connections that hear of changes at the moment, and
+    uint64_t patterns           # ... their patterns
+    uint64_t copies             # connections that copy the table and follow its changes at the moment
+    uint64_t notified           # changes told, for each who was
+    uint64_t merged             # changes passed over, since a later one of the same key was to follow
+    uint64_t losses             # times that somebody was told to have lost something
+    uint64_t spare[2]           # to whole cache lines
 
 
 cdef struct DaemonFigures:      # written by the supervisor only, unless said otherwise

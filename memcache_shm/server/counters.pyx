@@ -57,6 +57,7 @@ cdef class Counters:
         self.daemon.dropped += self.open_connections(which)
         figures.closed = figures.handed
         figures.buffer_bytes = 0
+        figures.subscribers = figures.patterns = figures.copies = 0
         figures.released = 0
         figures.forgiven = figures.lost
         figures.up = 0
@@ -146,6 +147,12 @@ cdef class Counters:
             "ssl_handshake_errors": self._over_all(&one.tls_failures),
             "ssl_proto_errors": self._over_all(&one.tls_broken),
             "shm_busy": self._over_all(&one.busy),
+            "shm_subscribers": self._over_all(&one.subscribers),
+            "shm_patterns": self._over_all(&one.patterns),
+            "shm_sync_clients": self._over_all(&one.copies),
+            "shm_notified": self._over_all(&one.notified),
+            "shm_merged": self._over_all(&one.merged),
+            "shm_lost": self._over_all(&one.losses),
             "shm_dropped_connections": self.daemon.dropped + self._over_all(&one.lost),
             **self.events.sums(),
             **{name: self.daemon.supervised[at] for at, name in enumerate(SUPERVISED)},

@@ -11,8 +11,14 @@ from memcache_shm.server.executor cimport Executor
 from memcache_shm.server.linux cimport EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, close, epoll_ctl, epoll_event
 from memcache_shm.server.observing cimport saw_connection
 from memcache_shm.server.streams cimport cut_off
+from memcache_shm.server.subscriber cimport Subscriber
 from memcache_shm.server.transport cimport Transport
 from memcache_shm.storage.atomics cimport load_acquire64
+
+
+cdef inline size_t news_cap(const Connection *c) noexcept nogil:
+    """Bytes of the buffer of a subscriber's news."""
+    return (<Subscriber *> c.subscriber).news.cap if c.subscriber != NULL else 0
 
 
 cdef class Crowd:
@@ -70,7 +76,7 @@ cdef class Crowd:
         cdef Connection *c = self.all
         self.looked_ms = self.now_ms
         while c != NULL:
-            if (c.flow == READING or c.flow == BLOCKED) and self.now_ms - c.active_ms >= self.idle_ms:
+            if (c.flow == BLOCKED or (c.flow == READING and c.subscriber == NULL)) and self.now_ms - c.active_ms >= self.idle_ms:
                 self.figures.idle_kicks += 1
                 c.reason = CLOSED_IDLE
                 self._doom(c)
@@ -88,7 +94,7 @@ cdef class Crowd:
         cdef Connection *c = self.all
         cdef Connection *idlest = NULL
         while c != NULL:
-            if c != other and (c.flow == READING or c.flow == BLOCKED) and c.input.cap + c.output.cap > 0:
+            if c != other and (c.flow == READING or c.flow == BLOCKED) and c.input.cap + c.output.cap + news_cap(c) > 0:
                 if c.active_ms < (self.now_ms if idlest == NULL else idlest.active_ms):
                     idlest = c
             c = c.next
@@ -101,6 +107,8 @@ cdef class Crowd:
         """Take its buffers, and close it when the round is over: until then an event of it may be on its way."""
         self.pool.release(&c.input)
         self.pool.release(&c.output)
+        if c.subscriber != NULL:
+            self.pool.release(&(<Subscriber *> c.subscriber).news)
         enqueue(&self.doomed, c, DOOMED)
 
     cdef void _close(self, Connection *c) noexcept nogil:
@@ -117,6 +125,7 @@ cdef class Crowd:
         self.transport.end(c)
         saw_connection(self.executor, c, False)
         cut_off(c, self.executor)
+        self.executor.subscribers.leave(c)
         self.roster.leave_seat(c.seat)
         self.pool.release(&c.input)
         self.pool.release(&c.output)

@@ -11,6 +11,7 @@ from memcache_shm.server.connection cimport Connection
 from memcache_shm.server.counters cimport Counters, WorkerFigures
 from memcache_shm.server.events cimport Events, Writer
 from memcache_shm.server.prefixes cimport Prefixes
+from memcache_shm.server.subscribers cimport Subscribers
 from memcache_shm.storage.results cimport Change
 from memcache_shm.storage.table cimport Table
 
@@ -31,6 +32,7 @@ cdef class Executor:
     cdef int which                  # the worker's place
     cdef Events events
     cdef Prefixes prefixes
+    cdef Subscribers subscribers
     cdef Writer log                 # to those events
     cdef uint64_t *wanted           # other than 0: somebody wants to know what is done (see observing.pyx)
     cdef bint allows_flush          # what the command line says of a command

@@ -18,6 +18,7 @@ from memcache_shm.server.buffers cimport Buffer, Pool
 from memcache_shm.server.counters cimport Counters
 from memcache_shm.server.events cimport saw_eviction
 from memcache_shm.server.executor cimport OUT_SIZE
+from memcache_shm.server.subscribers cimport Subscribers
 from memcache_shm.storage.results cimport BUSY, NO_SPACE, RETIRED, TOO_LARGE, TOO_MANY, WOULD_BLOCK
 from memcache_shm.storage.table cimport Table
 
@@ -51,6 +52,7 @@ cdef class Executor:
         self.log.mine = &self.events.worker[which]
         self.log.fresh = 0
         self.wanted = &self.log.shared.wanted
+        self.subscribers = Subscribers(config, pool, self.own, counters, which)
         self.set_table(config.table)
         self.stats_text = stats_text
         pool.show(&self.figures.buffer_bytes, &self.figures.buffers_refused)
@@ -59,7 +61,8 @@ cdef class Executor:
             raise MemoryError("no room for a worker's out buffer")
 
     def set_table(self, Table table):
-        """Another table from the next request on; between requests nothing refers to one."""
+        """Another table from the next request on; between requests nothing refers to one. The one before must still be mapped."""
+        self.subscribers.set_table(table)
         self.table = table
         table.tell(saw_eviction, &self.log)
 

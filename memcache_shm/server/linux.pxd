@@ -90,9 +90,33 @@ cdef extern from "<time.h>" nogil:
         long tv_sec
         long tv_nsec
     int clock_gettime(int clock, timespec *out)
+    int nanosleep(const timespec *span, timespec *left)
 
 cdef extern from "<signal.h>" nogil:
     enum:
         SIGHUP
         SIGTERM
+        SIG_SETMASK
+    ctypedef struct sigset_t:
+        pass
     int kill(int pid, int number)
+    int sigfillset(sigset_t *signals)
+    int pthread_sigmask(int how, const sigset_t *signals, sigset_t *before)
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    enum:
+        EFD_CLOEXEC
+        EFD_NONBLOCK
+    int eventfd(unsigned int value, int flags)
+
+cdef extern from "<pthread.h>" nogil:
+    enum:
+        PTHREAD_CREATE_DETACHED
+    ctypedef unsigned long pthread_t
+    ctypedef struct pthread_attr_t:
+        pass
+    int pthread_attr_init(pthread_attr_t *how)
+    int pthread_attr_destroy(pthread_attr_t *how)
+    int pthread_attr_setdetachstate(pthread_attr_t *how, int state)
+    int pthread_attr_setstacksize(pthread_attr_t *how, size_t size)
+    int pthread_create(pthread_t *thread, const pthread_attr_t *how, void *(*run)(void *) noexcept nogil, void *argument)

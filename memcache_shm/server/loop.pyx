@@ -14,6 +14,8 @@ import memcache_shm.server.handlers.classic  # noqa: F401
 import memcache_shm.server.handlers.dumping  # noqa: F401
 import memcache_shm.server.handlers.meta  # noqa: F401
 import memcache_shm.server.handlers.simple  # noqa: F401
+import memcache_shm.server.handlers.subscribing  # noqa: F401
+import memcache_shm.server.handlers.syncing  # noqa: F401
 import memcache_shm.server.handlers.watching  # noqa: F401
 
 from memcache_shm.server.clients cimport Clients
@@ -37,6 +39,7 @@ cdef enum:
 cdef char CHANNEL
 cdef char STOP
 cdef char BELL
+cdef char NEWS
 
 
 cdef uint64_t _now_ms() noexcept nogil:
@@ -84,6 +87,7 @@ cdef class WorkerLoop:
         self._add(channel, &CHANNEL)
         self._add(stop, &STOP)
         self._add(executor.events.bells[executor.which], &BELL)
+        self._add(executor.subscribers.ringer.fd(), &NEWS)
 
     cdef int _add(self, int fd, void *tag) except -1:
         cdef epoll_event event
@@ -135,6 +139,7 @@ cdef class WorkerLoop:
         cdef int count = epoll_wait(self._epoll, events, EVENTS, self._clients.patience_ms(timeout_ms))
         cdef int at
         cdef bint rung = False
+        cdef bint heard = False
         if count < 0:
             return 0 if errno == EINTR else -1
         self._figures.beats += 1
@@ -150,11 +155,15 @@ cdef class WorkerLoop:
                 self._stopping = True
             elif events[at].data.ptr == &BELL:
                 rung = True
+            elif events[at].data.ptr == &NEWS:
+                heard = True
             else:
                 self._clients.ready(<Connection *> events[at].data.ptr)
         if rung:
             self._executor.events.answer_bell(self._executor.which)
             self._clients.hear_bell()
+        if heard:
+            self._clients.hear_news()
         self._clients.take_turns()
         if self._executor.log.fresh:
             self._executor.events.ring_bells(self._executor.log.fresh)

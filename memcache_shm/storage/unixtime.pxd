@@ -4,7 +4,7 @@ Whole seconds, as in memcached's protocol. One way rounds up and the other down,
 keeps the same exptime.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 
 from memcache_shm.storage.atomics cimport CLOCK_BOOTTIME, CLOCK_REALTIME, clock_ns
 from memcache_shm.storage.layout cimport EXPIRY_HZ
@@ -13,7 +13,6 @@ cdef enum:
     TICK_NS = 125000000         # 1 / EXPIRY_HZ
     FIRST_TICK = 2              # of the clock: see `ticks`
     OVER = 1                    # an expiry before every clock reading
-    LATEST_S = 9223372036       # of which the nanoseconds fit into 63 bits
 
 
 cdef inline int64_t epoch_ns() noexcept nogil:
@@ -35,7 +34,7 @@ cdef inline uint32_t expiry_at(int64_t exptime) noexcept nogil:
     cdef int64_t at
     if exptime <= 0:
         return 0 if exptime == 0 else <uint32_t> OVER
-    if exptime > LATEST_S:
+    if exptime > INT64_MAX // 1000000000:
         return 0
     at = (exptime * 1000000000 - epoch_ns()) // TICK_NS + FIRST_TICK
     if at <= FIRST_TICK:

@@ -25,6 +25,10 @@ def get(key: bytes, *, first: bool = True, last: bool = True, cas: bool = False)
     return ("get", key, 0, cas, first, last)
 
 
+def pattern(word: str, key: bytes, kind: str = "key", *, first: bool = True, last: bool = True) -> tuple[Any, ...]:
+    return (word, key, kind, first, last)
+
+
 def store(mode: str, key: bytes, value: bytes, *, flags: int = 0, exptime: int = 0, cas: int = 0, noreply: bool = False) -> Any:
     return (mode, key, value, flags, exptime, cas, noreply)
 
@@ -84,6 +88,43 @@ GOLDEN = [
     Golden("dump of no class", b"lru_crawler metadump 1,\r\nlru_crawler metadump 5,64\r\n", [("dump", 0, 0, True), BAD_CLASS]),
     Golden("crawler", b"lru_crawler sleep 7\r\nlru_crawler disable\r\n", [("crawler", 1, 7), ("crawler", 0, 0)]),
     Golden("watch", b"watch\r\nwatch mutations evictions\r\nwatch rawcmds\r\n", [("watch", 0, 1), ("watch", 0, 6), ("watch", 0, 32)]),
+    Golden("subscribe", b"subscribe a\r\nsubscribe a*\n", [pattern("subscribe", b"a"), pattern("subscribe", b"a", "prefix")]),
+    Golden(
+        "subscribe to several",
+        b"subscribe * a*b  ** \r\n",
+        [
+            pattern("subscribe", b"", "prefix", last=False),
+            pattern("subscribe", b"a*b", first=False, last=False),
+            pattern("subscribe", b"*", "prefix", first=False),
+        ],
+    ),
+    Golden(
+        "subscribe to the longest patterns",
+        b"subscribe " + KEY + b" " + KEY + b"*\r\n",
+        [pattern("subscribe", KEY, last=False), pattern("subscribe", KEY, "prefix", first=False)],
+    ),
+    Golden(
+        "subscribe to too long a pattern",
+        b"subscribe a " + LONG + b" b\r\nunsubscribe " + LONG + b"*\r\nget a\r\n",
+        [
+            pattern("subscribe", b"a", last=False),
+            pattern("subscribe", b"", "too long", first=False),
+            pattern("unsubscribe", b"", "too long"),
+            get(b"a"),
+        ],
+    ),
+    Golden("pattern that ends in a carriage return", b"subscribe a*\r\r\n", [pattern("subscribe", b"a*\r")]),
+    Golden("subscribe to nothing", b"subscribe\r\nsubscribe \r\n", [pattern("subscribe", b"", "none")] * 2),
+    Golden(
+        "unsubscribe",
+        b"unsubscribe\r\nunsubscribe a b*\r\n",
+        [
+            pattern("unsubscribe", b"", "none"),
+            pattern("unsubscribe", b"a", last=False),
+            pattern("unsubscribe", b"b", "prefix", first=False),
+        ],
+    ),
+    Golden("sync", b"sync\r\nsync all\r\n", [("sync", b"", 0, 0, False), ERROR]),
     Golden("unknown", b"\r\nfoo\r\nGETS a\r\n", [ERROR, ERROR, ("reply", b"ERR INVALID_COMMAND\r\n", False)]),
     Golden("quit", b"quit\r\nget a\r\n", [("close",)]),
     Golden("a web client", b"GET / HTTP/1.1\r\nHost: a\r\n", [("close",)]),

@@ -64,7 +64,28 @@ def test_any_bytes(stream: bytes, places: list[int]) -> None:
     assert parsed(cut(stream, places)) == parsed([stream])
 
 
-WORDS = st.sampled_from([b"get", b"gat", b"set", b"cas", b"incr", b"delete", b"SET", b"GET", b"a", b"0", b"1", b"3", b"-1", b"noreply"])
+WORDS = st.sampled_from(
+    [
+        b"get",
+        b"gat",
+        b"set",
+        b"cas",
+        b"incr",
+        b"delete",
+        b"SET",
+        b"GET",
+        b"subscribe",
+        b"unsubscribe",
+        b"a*",
+        b"sync",
+        b"a",
+        b"0",
+        b"1",
+        b"3",
+        b"-1",
+        b"noreply",
+    ]
+)
 META_WORDS = st.sampled_from([b"mg", b"ms", b"md", b"ma", b"mn", b"me", b"b", b"q", b"k", b"T1", b"Ox", b"MA", b"ME", b"C1", b"y", b"YQ=="])
 PIECES = st.one_of(WORDS, META_WORDS, st.sampled_from([b" ", b"\r\n", b"\n", b"\r", b"  ", b"\0", b"abc\r\n", b"x" * 300]))
 
@@ -84,6 +105,25 @@ def test_endless_get_line_needs_no_memory() -> None:
     seen += reader.feed(b"\r\n")
     assert len([request for request in seen if request[1]]) == 100_000
     assert seen[0][4] and seen[-1][5]
+
+
+def test_endless_subscribe_line_needs_no_memory() -> None:
+    reader = RequestReader(MAX_VALUE)
+    assert reader.feed(b"subscribe ") == []
+    seen = [request for _ in range(100) for request in reader.feed(b"key prefix* " * 1000)]
+    assert reader.pending <= 2048
+    seen += reader.feed(b"\r\n")
+    assert [request[2] for request in seen if request[1]] == ["key", "prefix"] * 100_000
+    assert seen[0][3] and seen[-1][4]
+    assert not any(request[4] for request in seen[:-1])
+
+
+def test_long_pattern_ends_an_endless_line() -> None:
+    reader = RequestReader(MAX_VALUE)
+    seen = reader.feed(b"subscribe " + b"a " * 2000)
+    seen += reader.feed(LONG + b"* b\r\nget c\r\n")
+    assert seen[0] == ("subscribe", b"a", "key", True, False)
+    assert seen[-2:] == [("subscribe", b"", "too long", False, True), get(b"c")]
 
 
 def test_long_key_in_an_endless_get_line_takes_the_values_back() -> None:

@@ -90,6 +90,13 @@ def all_expired(stage: Stage) -> None:
     stage.keys.add("new")
 
 
+def all_flushed(stage: Stage) -> None:
+    """A full table of the flushed, and the flush is noted."""
+    stage.fill(4)
+    stage.cache.flush_all()
+    stage.keys.add("new")
+
+
 def flush_due(stage: Stage) -> None:
     """A flush that no writer has noted yet."""
     few(stage)
@@ -234,6 +241,7 @@ SCENARIOS = [
     Scenario("eviction, neighbours", MEMORY, full_of(900), lambda s: s.cache.set("new", b"v" * 1900), (EVICT, STORE), evicts=True),
     Scenario("eviction, neighbour moves", MEMORY, hole_below, lambda s: s.cache.set("new", b"v" * 999), (EVICT, MOVE, STORE), evicts=True),
     Scenario("reaping", FEW, all_expired, lambda s: s.cache.set("new", b"v"), (EXPIRE, STORE)),
+    Scenario("reaping, flushed", FEW, all_flushed, lambda s: s.cache.set("new", b"v"), (EVICT, STORE)),
     Scenario("several runs", STRICT, holes, lambda s: s.cache.set("new", b"v" * 1900), (STORE,)),
     Scenario("several runs, freed", STRICT, broken_up, lambda s: s.cache.set("target", b"v"), (STORE,)),
     Scenario("refused", STRICT, full, lambda s: s.refused(lambda: s.cache.add("new", b"v" * 700)), (STORE,)),

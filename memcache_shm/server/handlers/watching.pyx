@@ -212,6 +212,7 @@ cdef void _watch(Executor self, Parser *parser, const Request *request) noexcept
     w.following = watchers
     watchers = w
     self.client.outflow = w
+    self.subscribers.leave(self.client)     # a log is no place for other news
     self.say(request, b"OK\r\n")
 
 
