@@ -54,6 +54,13 @@ class Hearer(Client):
             seen.append(self.told())
         return seen
 
+    def until_lost(self) -> list[Told]:
+        """All messages up to one that says that something was lost."""
+        seen = [self.told()]
+        while seen[-1].kind != "lost":
+            seen.append(self.told())
+        return seen
+
 
 def subscribe(server: Server, *patterns: bytes, door: str = "tcp") -> Hearer:
     """A new connection that has these patterns."""
