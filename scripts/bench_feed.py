@@ -90,9 +90,9 @@ def measure_subscribers(directory: Path, workers: int, rounds: int, progress: Pr
 
     return Section(
         f"{SUBSCRIBERS} subscribers",
-        f"-t {workers}; each subscribes to a prefix of its own with {KEYS_EACH} keys; one connection sets them, {CHANGES_S:,} a second in\n"
-        f"{BURSTS_S} bursts, for {ROUND_S:.0f} s. Then the same again while an attached process sets other keys as fast as it can. {rounds}\n"
-        "rounds in turn with no subscribers: median (lowest-highest). Subscribers and writers are processes of the same machine.",
+        f"-t {workers}; each subscribes to a prefix of its own with {KEYS_EACH} keys; one connection sets them, {CHANGES_S:,} a second\n"
+        f"in {BURSTS_S} bursts, for {ROUND_S:.0f} s. Then the same again while an attached process sets other keys as fast as it can.\n"
+        f"{rounds} rounds in turn with no subscribers: median (lowest-highest). Subscribers and writers are processes of one machine.",
         [
             Figure("changes a second", "1/s", both("rate"), ALONE, limit_ratio=0.9, more_is_better=True),
             Figure("a burst's round trip, median", "us", both("burst"), ALONE),

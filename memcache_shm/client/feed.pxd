@@ -39,10 +39,10 @@ cdef class AttachedFeed:
     cdef bint copies                # all items are told first, then SYNCED; and ALIVE later on
     cdef bint walking               # a copy is under way,
     cdef Walk walk                  # ... has come so far,
-    cdef Batch *batch               # ... with these items,
+    cdef Batch *batch               # ... with these items (NULL: none yet),
     cdef uint32_t at                # ... of which this one comes next
     cdef uint32_t run               # events told in a row while it waits
-    cdef uint64_t *goal             # the shards' heads when it was through, NULL once they were reached: then it is complete
+    cdef uint64_t *goal             # the shards' heads when it was through, until they are reached; else NULL
     cdef uint64_t alive_ns          # when SYNCED or ALIVE was told last
 
     cdef object step(self, bint *again)
@@ -62,3 +62,4 @@ cdef class AttachedFeed:
     cdef int seek(self, uint32_t most) noexcept nogil
     cdef int walk_on(self, uint32_t most) noexcept nogil
     cdef void drop(self) noexcept
+    cdef void drop_copy(self) noexcept

@@ -8,8 +8,8 @@ of, a later event follows, and this one is passed over. So of several changes of
 by a signal, by a timeout, by the end of a task, and no change is lost with it.
 
 A copy of all items is told between the events, those first, so that the ring does not overtake it: at the beginning (`copies`), and
-whenever something was missed. It is complete when all is told that had happened by the time its last item was read: only then can no item
-have gone back to what it was before.
+whenever something was missed. It is complete when all is told that had happened by the time its last item was read. Until then the copy may
+be ahead of the events: an item that went, and is there again, is not told to have gone, so that no key goes back to an older state.
 
 Who polls holds the lock; the table is unmapped with the last reference to it, and who sleeps holds one.
 """
@@ -72,12 +72,11 @@ cdef class AttachedFeed:
 
     def __cinit__(self, Reading cache not None, tuple patterns not None, bint copies=False):
         options = cache.options
-        self.batch = <Batch *> malloc(sizeof(Batch))
         self.encoded = tuple([
             encode_pattern(pattern, options["allow_unicode_keys"], options["key_prefix"]) for pattern in check_patterns(patterns)
         ])
         self.patterns = <Pattern *> calloc(len(self.encoded), sizeof(Pattern))
-        if self.batch == NULL or self.patterns == NULL:
+        if self.patterns == NULL:
             raise MemoryError("no room to listen")
         for pattern in self.encoded:
             self.patterns[self.pattern_count].data = PyBytes_AS_STRING(pattern)
@@ -89,7 +88,6 @@ cdef class AttachedFeed:
         self.lock = threading.Lock()
         self.pid = getpid()
         self.copies = copies
-        self.batch.n = 0
         self.walking = copies
 
     def __init__(self, cache, patterns, copies=False):
@@ -107,7 +105,6 @@ cdef class AttachedFeed:
     def __dealloc__(self):
         self.drop()
         free(self.patterns)
-        free(self.batch)
 
     def poll(self):
         """The next change, None when there is none by now. It never waits. Raises ClosedError; TableRemovedError, BusyError, FeedOffError,
@@ -197,7 +194,9 @@ cdef class AttachedFeed:
             renew(&self.table.view, self.listener)
             self.renewed_ns = now_ns
         if self.goal != NULL and self.reached():
-            return self.settled()
+            if self.copies:
+                return self.settled()
+            self.drop_copy()
         if self.walking and self.run >= RUN_MOST:
             self.run = 0
             return self.copied(result)
@@ -221,6 +220,7 @@ cdef class AttachedFeed:
     cdef object tell(self, int *result):
         """What the pending event comes to; None with OK if a later one tells more."""
         cdef Event *event = &self.event
+        cdef Found found
         if event.kind == FEED_FLUSH:
             self.pending = False
             return _change("flush", None, None, 0, 0, 0)
@@ -230,6 +230,12 @@ cdef class AttachedFeed:
                 result[0] = OK
             self.pending = result[0] != OK
             return change
+        if self.walking or self.goal != NULL:
+            self.fetch(event.key, event.klen, 0, True, &found, result)
+            if result[0] != NOT_FOUND:
+                self.pending = result[0] != OK
+                return None         # it is there again, and may have been told by the copy already
+            result[0] = OK
         self.pending = False
         key = PyBytes_FromStringAndSize(event.key + self.prefix_size, event.klen - self.prefix_size)
         return _change(_KINDS[event.kind], key, None, 0, 0, event.version)
@@ -278,6 +284,10 @@ cdef class AttachedFeed:
     cdef object copied(self, int *result):
         """The next item of the copy; None with OK when there is none among the next ones, or when it is through."""
         cdef Walked *item
+        if self.batch == NULL:
+            self.batch = <Batch *> calloc(1, sizeof(Batch))
+            if self.batch == NULL:
+                raise MemoryError("no room to copy")
         result[0] = self.walk_on(WALK_MOST)
         if result[0] == AGAIN:
             with nogil:
@@ -285,8 +295,8 @@ cdef class AttachedFeed:
         if result[0] == NOT_FOUND:
             self.walking = False
             result[0] = OK
-            if self.copies:
-                self.note_goal()
+            self.drop_copy()
+            self.note_goal()
         elif result[0] == OK:
             item = &self.batch.item[self.at]
             change = self.tell_present(item.key, item.klen, 0, False, result)
@@ -302,18 +312,14 @@ cdef class AttachedFeed:
         self.pending = False
         self.walking = True
         memset(&self.walk, 0, sizeof(Walk))
-        self.batch.n = 0
-        self.at = 0
         self.run = 0
-        free(self.goal)
-        self.goal = NULL
+        self.drop_copy()
         return _position("lost", first, last)
 
     cdef object settled(self):
         """SYNCED when it is due, else ALIVE."""
         kind = _ALIVE if self.goal == NULL else _SYNCED
-        free(self.goal)
-        self.goal = NULL
+        self.drop_copy()
         self.alive_ns = clock_ns(CLOCK_MONOTONIC)
         return _position(kind, 0, told(self.listener))
 
@@ -407,8 +413,15 @@ cdef class AttachedFeed:
     cdef void drop(self) noexcept:
         """Without a place from now on."""
         free(self.listener)
-        free(self.goal)
         self.listener = NULL
-        self.goal = NULL
+        self.drop_copy()
         self.started = False
         self.pending = False
+
+    cdef void drop_copy(self) noexcept:
+        """What only a copy needs."""
+        free(self.batch)
+        free(self.goal)
+        self.batch = NULL
+        self.goal = NULL
+        self.at = 0

@@ -8,6 +8,7 @@ While there is no source the items stay as they were. When it comes again they a
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -86,12 +87,17 @@ class Keeper:
         self._on_change = on_change
         self._tells = initial  # whether changes are told; those of the first copy only if that is wanted
         self._ending = threading.Event()
+        self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="memcache_shm-mirror", daemon=True)
         self._thread.start()
 
     def end(self) -> None:
-        """Let the thread end, within a tenth of a second unless it is amid a callback or a connect. Idempotent."""
-        self._ending.set()
+        """Let the thread end, within a tenth of a second unless it is amid a callback or a connect. Idempotent.
+
+        A forked child has no such thread, and touches nothing that it may have held.
+        """
+        if os.getpid() == self._pid:
+            self._ending.set()
 
     def join(self, limit_s: float) -> None:
         """Wait for the thread's end, unless this is it."""

@@ -7,12 +7,12 @@ An event's number is how many cells were written to its shard's feed before it, 
 how, not what it holds now: whoever hears of it reads that from the table.
 
 Order of a change while somebody listens: the event is written behind the head, where nobody looks; the head that it makes goes into the
-intent with the change; the change is published by its one store; then the head is advanced. Who finds a dead owner's intent whose change took
-effect advances the head in its place (`repair`). So no change is without its event, and no event without its change.
+intent with the change; the change is published by its one store; then the head is advanced. Who finds a dead owner's intent whose change
+took effect advances the head in its place (`repair`). So no change is without its event, and no event without its change.
 
-Nobody listens as a rule: then a write reads one word of the header and writes no event. That word is a lease: listeners renew it, a writer who
-finds it run out takes it back. Each time somebody begins to listen where nobody did a new era begins, so that a listener that was too late
-to renew can tell that events are missing, whoever has come in between.
+Nobody listens as a rule: then a write reads one word of the header and writes no event. That word is a lease: listeners renew it, a writer
+who finds it run out takes it back. Each time somebody begins to listen where nobody did a new era begins, so that a listener that was too
+late to renew can tell that events are missing, whoever has come in between.
 """
 
 from libc.limits cimport INT_MAX

@@ -31,9 +31,9 @@ cdef struct Listener:
 
 
 cdef Listener *new_listener(View *v) noexcept nogil
-cdef int start(View *v, Listener *l, int wait) noexcept nogil
-cdef int next_event(View *v, Listener *l, Event *out, int wait) noexcept nogil
-cdef void renew(View *v, Listener *l) noexcept nogil
-cdef uint64_t told(const Listener *l) noexcept nogil
+cdef int start(View *v, Listener *listener, int wait) noexcept nogil
+cdef int next_event(View *v, Listener *listener, Event *out, int wait) noexcept nogil
+cdef void renew(View *v, Listener *listener) noexcept nogil
+cdef uint64_t told(const Listener *listener) noexcept nogil
 cdef uint64_t heads(View *v) noexcept nogil
 cdef bint sleep_until_news(View *v, uint64_t known, int64_t limit_ns) noexcept nogil

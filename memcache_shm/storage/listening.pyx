@@ -1,11 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Listening to the feed: a place in each shard's ring, a lease that keeps writers telling, and the news when something was missed.
 
-    l = new_listener(v); start(v, l, WAIT); copy the table
-    again and again: next_event(v, l, &event, WAIT); renew once a second; sleep_until_news when there is nothing
+    listener = new_listener(v); start(v, listener, WAIT); copy the table
+    again and again: next_event(v, listener, &event, WAIT); renew once a second; sleep_until_news when there is nothing
 
-`start` takes the lease, then each shard's lock once: who writes after that has seen the lease. What the table holds then and the events from
-there on are everything. An event means that the key's state is to be read again. Where that shows that a later event must follow
+`start` takes the lease, then each shard's lock once: who writes after that has seen the lease. What the table holds then and the events
+from there on are everything. An event means that the key's state is to be read again. Where that shows that a later event must follow
 (a stored record is not there any more, or is another) the event may be passed over; the last one never can.
 
 A listener that comes too late, because the ring went round or its lease ran out, is told LOST: it goes on with what is to come, and has to
@@ -33,18 +33,18 @@ cdef enum:
 
 cdef Listener *new_listener(View *v) noexcept nogil:
     """One that has not started; NULL when memory is out. To be freed with `free`."""
-    cdef Listener *l = <Listener *> calloc(1, sizeof(Listener) + (v.shards - 1) * sizeof(uint64_t))
-    if l != NULL:
-        l.shards = v.shards
-    return l
+    cdef Listener *listener = <Listener *> calloc(1, sizeof(Listener) + (v.shards - 1) * sizeof(uint64_t))
+    if listener != NULL:
+        listener.shards = v.shards
+    return listener
 
 
-cdef uint64_t told(const Listener *l) noexcept nogil:
+cdef uint64_t told(const Listener *listener) noexcept nogil:
     """How far it has been told, all shards together."""
     cdef uint64_t sum = 0
     cdef uint32_t i
-    for i in range(l.shards):
-        sum += l.at[i]
+    for i in range(listener.shards):
+        sum += listener.at[i]
     return sum
 
 
@@ -57,7 +57,7 @@ cdef uint64_t heads(View *v) noexcept nogil:
     return sum
 
 
-cdef void take_lease(View *v, Listener *l) noexcept nogil:
+cdef void take_lease(View *v, Listener *listener) noexcept nogil:
     """Join those who listen, or be the first of an era."""
     cdef uint64_t word, era, until
     while True:
@@ -69,35 +69,35 @@ cdef void take_lease(View *v, Listener *l) noexcept nogil:
         elif word & deadline_mask() > until:
             until = word & deadline_mask()
         if cas64_relaxed(&v.header.feed_lease, word, era << DEADLINE_BITS | until):
-            l.era = era
+            listener.era = era
             return
 
 
-cdef void renew(View *v, Listener *l) noexcept nogil:
+cdef void renew(View *v, Listener *listener) noexcept nogil:
     """Go on listening, if the lease still is what it was."""
     cdef uint64_t word, until = now_ms() + LEASE_MS
     while True:
         word = load_acquire64(&v.header.feed_lease)
-        if word >> DEADLINE_BITS != l.era or word & deadline_mask() == 0 or word & deadline_mask() >= until:
+        if word >> DEADLINE_BITS != listener.era or word & deadline_mask() == 0 or word & deadline_mask() >= until:
             return
-        if cas64_relaxed(&v.header.feed_lease, word, l.era << DEADLINE_BITS | until):
+        if cas64_relaxed(&v.header.feed_lease, word, listener.era << DEADLINE_BITS | until):
             return
 
 
-cdef inline bint holds(View *v, const Listener *l) noexcept nogil:
+cdef inline bint holds(View *v, const Listener *listener) noexcept nogil:
     """Whether writers have gone on telling all the time."""
     cdef uint64_t word = load_acquire64(&v.header.feed_lease)
-    return word >> DEADLINE_BITS == l.era and word & deadline_mask() != 0
+    return word >> DEADLINE_BITS == listener.era and word & deadline_mask() != 0
 
 
-cdef void pass_flush(View *v, Listener *l) noexcept nogil:
+cdef void pass_flush(View *v, Listener *listener) noexcept nogil:
     """Whatever is read from now on is the state after a flush that is due by now: shards that note it later tell nothing new."""
     cdef uint64_t deadline = load_acquire64(&v.header.flush_ns)
     if deadline != 0 and deadline <= table_ns(v):
-        l.flushed = deadline
+        listener.flushed = deadline
 
 
-cdef int start(View *v, Listener *l, int wait) noexcept nogil:
+cdef int start(View *v, Listener *listener, int wait) noexcept nogil:
     """Begin to listen, here and now. OK; NO_FEED, READ_ONLY, RETIRED; BUSY or WOULD_BLOCK, after which the same call may be made again."""
     cdef uint32_t i
     cdef int r
@@ -107,26 +107,26 @@ cdef int start(View *v, Listener *l, int wait) noexcept nogil:
         return READ_ONLY
     if is_retired(v):
         return RETIRED
-    take_lease(v, l)
+    take_lease(v, listener)
     for i in range(v.shards):
         r = take(v, v.shard + i, wait)
         if r != LOCKED:
             return r
-        l.at[i] = load_relaxed64(&v.shard[i].control.feed_head)
+        listener.at[i] = load_relaxed64(&v.shard[i].control.feed_head)
         give(v, v.shard + i)
-    pass_flush(v, l)
+    pass_flush(v, listener)
     return OK
 
 
-cdef void skip(View *v, Listener *l) noexcept nogil:
+cdef void skip(View *v, Listener *listener) noexcept nogil:
     """Go on behind what is there, and note that something was missed. The lease holds: what comes later has events."""
     cdef uint32_t i
-    if not l.lost:
-        l.lost = True
-        l.lost_from = told(l)
-    for i in range(l.shards):
-        l.at[i] = load_acquire64(&v.shard[i].control.feed_head)
-    pass_flush(v, l)
+    if not listener.lost:
+        listener.lost = True
+        listener.lost_from = told(listener)
+    for i in range(listener.shards):
+        listener.at[i] = load_acquire64(&v.shard[i].control.feed_head)
+    pass_flush(v, listener)
 
 
 cdef void get(Shard *s, uint64_t cell, void *to, uint32_t size) noexcept nogil:
@@ -165,27 +165,27 @@ cdef int read_event(Shard *s, uint64_t at, Event *out) noexcept nogil:
     return OK if out.next - at <= head - at else LOST
 
 
-cdef int look(View *v, Listener *l, Event *out) noexcept nogil:
+cdef int look(View *v, Listener *listener, Event *out) noexcept nogil:
     """The next event of any shard; NOT_FOUND, LOST."""
     cdef uint32_t empty = 0
     cdef int r
-    while empty < l.shards:
-        r = read_event(v.shard + l.turn, l.at[l.turn], out) if l.run < RUN_MOST else NOT_FOUND
+    while empty < listener.shards:
+        r = read_event(v.shard + listener.turn, listener.at[listener.turn], out) if listener.run < RUN_MOST else NOT_FOUND
         if r == LOST:
             return LOST
         if r == OK:
-            l.at[l.turn] = out.next
-            l.run += 1
+            listener.at[listener.turn] = out.next
+            listener.run += 1
             empty = 0
             if out.kind != FEED_FLUSH:
                 return OK
-            if out.version > l.flushed:
-                l.flushed = out.version
+            if out.version > listener.flushed:
+                listener.flushed = out.version
                 return OK
             continue
-        empty = 0 if l.run else empty + 1
-        l.run = 0
-        l.turn = (l.turn + 1) % l.shards
+        empty = 0 if listener.run else empty + 1
+        listener.run = 0
+        listener.turn = (listener.turn + 1) % listener.shards
     return NOT_FOUND
 
 
@@ -197,25 +197,25 @@ cdef void note_flushes(View *v) noexcept nogil:
             give(v, v.shard + i)
 
 
-cdef int next_event(View *v, Listener *l, Event *out, int wait) noexcept nogil:
+cdef int next_event(View *v, Listener *listener, Event *out, int wait) noexcept nogil:
     """What changed next. OK; NOT_FOUND: nothing new; LOST: something was missed, all has to be read anew; RETIRED; BUSY, WOULD_BLOCK: the
     same again. It looks at the clock only where nothing is new."""
     cdef int r
     if is_retired(v):
         return RETIRED
-    if not holds(v, l):
-        if not l.lost:
-            l.lost = True
-            l.lost_from = told(l)
-        r = start(v, l, wait)
+    if not holds(v, listener):
+        if not listener.lost:
+            listener.lost = True
+            listener.lost_from = told(listener)
+        r = start(v, listener, wait)
         if r != OK:
             return r
-    r = look(v, l, out) if not l.lost else <int> LOST
+    r = look(v, listener, out) if not listener.lost else <int> LOST
     if r == LOST:
-        skip(v, l)
-        l.lost = False
-        out.number = l.lost_from
-        out.next = told(l)
+        skip(v, listener)
+        listener.lost = False
+        out.number = listener.lost_from
+        out.next = told(listener)
     elif r == NOT_FOUND:
         look_around(v)
         note_flushes(v)

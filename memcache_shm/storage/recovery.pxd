@@ -50,7 +50,7 @@ cdef inline void note(View *v, Shard *s, int operation, uint64_t *slot, uint64_t
 
 
 cdef inline void done(View *v, Shard *s, int operation, uint64_t feed) noexcept nogil:
-    """What was noted is published: its event may be seen, and the change is, before anything that it gave up is reused. Tidying up follows."""
+    """What was noted is published: its event may be seen; the change is, before anything that it gave up is reused. Tidying up follows."""
     if feed != 0:
         announce(v, s, feed)
     fence_release()

@@ -9,7 +9,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from memcache_shm.storage.atomics cimport (
     CLOCK_MONOTONIC, clock_ns, fetch_add64, load_acquire64, load_relaxed64, store_relaxed32, store_release32,
 )
+from memcache_shm.storage.feed cimport is_heard
 from memcache_shm.storage.layout cimport BUCKET_SLOTS, EXPIRY_HZ, NODE_SLOTS, Record, split_buckets
+from memcache_shm.storage.listening cimport heads
 from memcache_shm.storage.reaping cimport may_have_dead, reclaim
 from memcache_shm.storage.recovery cimport OP_EXPIRE, begin, end
 from memcache_shm.storage.results cimport Change, Claim, Found, NO_COUNT, NO_EXPIRY, OK, TRY
@@ -247,6 +249,9 @@ cdef class Table:
         out["shm_evicted_new"] = max(0, out["evictions"] - out["shm_evicted_proven"])
         out["limit_maxbytes"] = self.view.bytes
         out["shm_shards"] = self.view.shards
+        out["shm_feed_bytes"] = self.geometry.feed_bytes
+        out["shm_feed_position"] = heads(&self.view)
+        out["shm_feed_heard"] = int(is_heard(&self.view))
         out.update(self.shard_sums())
         return out
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,13 +21,15 @@ KEYS = [b"k", b"user:1", b"user:2", "ключ".encode(), b"\xff\xfe", b'"quoted"
 
 
 @pytest.fixture(params=["tcp", "unix", "memcached"])
-def server(
-    request: pytest.FixtureRequest, daemon_with: Callable[..., Daemon], memcached_with: Callable[..., Memcached]
-) -> tuple[Server, str]:
-    """A server and the address by which it is reached."""
-    found: Server = memcached_with() if request.param == "memcached" else daemon_with("-m", "64")
-    found.flush()
-    return found, found.unix_path if request.param == "unix" else f"{found.host}:{found.port}"
+def server(request: pytest.FixtureRequest, daemon_with: Callable[..., Daemon]) -> Iterator[tuple[Server, str]]:
+    """An empty server and the address by which it is reached."""
+    if request.param == "memcached":
+        with Memcached() as memcached:  # a new one: it counts what was flushed as items, until it needs the room
+            yield memcached, f"{memcached.host}:{memcached.port}"
+        return
+    daemon = daemon_with("-m", "64")
+    daemon.flush()
+    yield daemon, daemon.unix_path if request.param == "unix" else f"{daemon.host}:{daemon.port}"
 
 
 def test_everything_there_is(server: tuple[Server, str]) -> None:
