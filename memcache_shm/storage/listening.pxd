@@ -22,6 +22,8 @@ cdef struct Event:
 cdef struct Listener:
     uint64_t era                # of the lease
     uint64_t flushed            # deadline of the last flush that it was told of, or has no need to be
+    int64_t shift_ns            # of the table's clock when that deadline was set
+    uint64_t seen_ms            # when it saw to what others left, see `see_to_others`
     uint64_t lost_from          # with `lost`: how far it had been told
     bint lost                   # it has missed something and was not told so yet
     uint32_t shards

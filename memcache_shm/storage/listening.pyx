@@ -23,12 +23,13 @@ from memcache_shm.storage.feed cimport (
     DEADLINE_BITS, EVENT_HEAD, EVENT_MOST_CELLS, FEED_FLUSH, FEED_SET, deadline_mask, now_ms,
 )
 from memcache_shm.storage.layout cimport FEED_CELL, KEY_MAX
-from memcache_shm.storage.locks cimport LOCKED, give, look_around, take
+from memcache_shm.storage.locks cimport LOCKED, give, look_around, sweep, take
 from memcache_shm.storage.results cimport LOST, NO_FEED, NOT_FOUND, OK, READ_ONLY, RETIRED, TRY
 from memcache_shm.storage.view cimport Shard, View, flush_pending, is_retired, table_ns
 
 cdef enum:
     RUN_MOST = 256              # events of one shard before the next one's
+    SEE_MS = 100
 
 
 cdef Listener *new_listener(View *v) noexcept nogil:
@@ -93,6 +94,7 @@ cdef inline bint holds(View *v, const Listener *listener) noexcept nogil:
 cdef void pass_flush(View *v, Listener *listener) noexcept nogil:
     """Whatever is read from now on is the state after a flush that is due by now: shards that note it later tell nothing new."""
     cdef uint64_t deadline = load_acquire64(&v.header.flush_ns)
+    listener.shift_ns = v.header.clock_shift_ns
     if deadline != 0 and deadline <= table_ns(v):
         listener.flushed = deadline
 
@@ -182,6 +184,8 @@ cdef int look(View *v, Listener *listener, Event *out) noexcept nogil:
             if out.version > listener.flushed:
                 listener.flushed = out.version
                 return OK
+            if listener.shift_ns != v.header.clock_shift_ns:
+                return LOST             # the clock was put back: which flush came later cannot be told
             continue
         empty = 0 if listener.run else empty + 1
         listener.run = 0
@@ -197,9 +201,20 @@ cdef void note_flushes(View *v) noexcept nogil:
             give(v, v.shard + i)
 
 
+cdef void see_to_others(View *v, Listener *listener) noexcept nogil:
+    """Ten times a second at most, what may be left to nobody else: a dead owner's change that took effect and was not told yet (which the next
+    owner of its shard does), flushes that are due, a table that was removed."""
+    cdef uint64_t now = now_ms()
+    if now - listener.seen_ms >= SEE_MS:
+        listener.seen_ms = now
+        look_around(v)
+        sweep(v)
+        note_flushes(v)
+
+
 cdef int next_event(View *v, Listener *listener, Event *out, int wait) noexcept nogil:
     """What changed next. OK; NOT_FOUND: nothing new; LOST: something was missed, all has to be read anew; RETIRED; BUSY, WOULD_BLOCK: the
-    same again. It looks at the clock only where nothing is new."""
+    same again."""
     cdef int r
     if is_retired(v):
         return RETIRED
@@ -216,9 +231,8 @@ cdef int next_event(View *v, Listener *listener, Event *out, int wait) noexcept 
         listener.lost = False
         out.number = listener.lost_from
         out.next = told(listener)
-    elif r == NOT_FOUND:
-        look_around(v)
-        note_flushes(v)
+    elif r == NOT_FOUND or listener.run == RUN_MOST:
+        see_to_others(v, listener)
     return r
 
 

@@ -128,7 +128,7 @@ cdef int miss(View *v, Shard *s, Found *f, int reason) noexcept nogil:
     if not f.omit & (NO_COUNT | NO_MISS):
         count(v, GET_MISSES, 1)
     if reason >= 0:
-        count(v, reason, 1)
+        count(v, reason, not f.omit & NO_COUNT)
         f.missing = FLUSHED if reason == GET_FLUSHED else EXPIRED
     return NOT_FOUND
 

@@ -309,6 +309,7 @@ cdef void rebuild(View *v, Shard *s) noexcept nogil:
         trim_zone(s)
         bump(s)
     if c.cutoff > c.version:            # one of them was scribbled over: better a miss than what had been flushed
+        deafen(v)
         store_release64(&c.cutoff, c.version)
         c.items = 0
         c.bytes = 0

@@ -11,7 +11,7 @@ import pytest
 from torture.scenarios import CELLS, SCENARIOS, SHARDED, Scenario, few
 from torture.stage import DONE, Stage
 from torture.stepping import Stepper, step_scenario
-from torture.verify import FLUSH, MERGE, SPLIT
+from torture.verify import FLUSH, MERGE, SPLIT, STORE
 
 import memcache_shm
 from memcache_shm.storage.check import check_table
@@ -82,6 +82,27 @@ def test_claim_frees_what_the_slot_s_former_owner_held(state_dir: Path, no_leaks
         pid = stage.tracer.spawn(lambda: stage.cache.set(other, b"v"), stage.give_locks_to)
         assert stage.tracer.helper.complete(pid) == 0
         assert stage.locks() == stage.intents() == [0, 0]
+
+
+def test_who_listens_is_told_of_a_dead_writers_last_change(state_dir: Path, no_leaks: None) -> None:
+    """Killed between the change and its event; nobody writes after it."""
+    scenario = next(scenario for scenario in SCENARIOS if scenario.name == "set, smaller")
+    with Stage(**scenario.geometry) as stage:
+        scenario.prepare(stage)
+        with stage.checker.subscribe("target") as changes:
+            stage.listen()
+            stepper = Stepper(stage, scenario)
+            for k in stepper.every_state():
+                stage.restore(stepper.start)
+                assert stage.tracer.kill_at(stepper.trace, k, lambda: scenario.call(stage), None)
+                if stage.read()["target"] == stepper.outcomes.after["target"]:
+                    break
+            assert stage.heads() == list(stepper.outcomes.heads)
+            assert stage.intents()[0] == STORE
+            change = changes.get(10)
+        assert change is not None
+        assert (change.kind, change.key, change.value) == ("set", b"target", b"v")
+        assert stage.intents() == [0] * stage.shards
 
 
 def test_harness_notices_a_lost_item(state_dir: Path, no_leaks: None) -> None:
