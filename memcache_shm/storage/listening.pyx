@@ -183,6 +183,7 @@ cdef int look(View *v, Listener *listener, Event *out) noexcept nogil:
                 return OK
             if out.version > listener.flushed:
                 listener.flushed = out.version
+                listener.shift_ns = v.header.clock_shift_ns
                 return OK
             if listener.shift_ns != v.header.clock_shift_ns:
                 return LOST             # the clock was put back: which flush came later cannot be told
