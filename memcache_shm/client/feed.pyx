@@ -51,6 +51,7 @@ cdef enum:
     SLICE_MS = 100          # of waiting
     RETRY_US = 1000         # for a shard's lock
     NS_A_MS = 1000000
+    READ_BYTES = 4194304    # of values that a read hands over at a time
 
 cdef tuple _KINDS = ("", "set", "touch", "delete", "expire", "evict", "flush")     # by feed.Kind
 cdef object _new = tuple.__new__
@@ -68,7 +69,8 @@ cdef class AttachedFeed:
     """A place in the feed of `cache`'s table, from now on; `patterns` are keys, or prefixes with ``*`` at the end (none: all keys).
 
     With `copies` all items come first, as `set`, mixed with what changes meanwhile, then SYNCED; later ALIVE, once a second while all is
-    told. A touch is told as `set` then: by its own clock who keeps the copy may have dropped the value already. After LOST the same again; without `copies`, too, the items are told anew then (but no SYNCED).
+    told. A touch is told as `set` then: by its own clock who keeps the copy may have dropped the value already. After LOST all items come
+    once more; without `copies`, too (but no SYNCED).
 
     The lease on the feed is renewed by `poll`: who does not call it for five seconds is told LOST. Any number of threads may use it; it
     goes on in a forked child, from where it stands. Raises ReadOnlyError, FeedOffError, IllegalInputError, TableRemovedError, BusyError.
@@ -128,7 +130,9 @@ cdef class AttachedFeed:
         return change
 
     def read(self, double limit_s, uint32_t most=256):
-        """The next changes, up to `most`; none if none came within `limit_s` seconds, at most a tenth of one. Raises as `poll`."""
+        """The next changes, up to `most` and some MiB; none if none came within `limit_s` seconds, at most a tenth of one. Raises as
+        `poll`."""
+        cdef size_t size = 0
         changes = []
         change = self.poll()
         if change is None:
@@ -136,7 +140,9 @@ cdef class AttachedFeed:
             change = self.poll()
         while change is not None:
             changes.append(change)
-            change = self.poll() if <size_t> len(changes) < most else None
+            if change[2] is not None:       # its value
+                size += len(change[2])
+            change = self.poll() if <size_t> len(changes) < most and size < READ_BYTES else None
         return changes
 
     def wait(self, double limit_s):
