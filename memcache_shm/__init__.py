@@ -4,6 +4,7 @@
     cache = memcache_shm.attach("memcache_shm-11211")   # a daemon's table
     cache.set("key", b"value"); cache.get("key")        # pymemcache's methods
     mirror = memcache_shm.Mirror("cache-1:11211")       # all of a table as a dict that follows its changes
+    for change in cache.subscribe("user:*"): ...        # as they happen; who was told "lost" gets all that is there anew
 
 `python -m memcache_shm --help` is the daemon.
 """

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import queue
 import shutil
 import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from memcache_shm.cli.arguments import Parser, whole
@@ -44,7 +44,8 @@ examples:
   {PROGRAM} mirror --json /run/cache.sock | jq -r 'select(.kind == "evict") | .key'
   {PROGRAM} mirror --count 1 app
 """
-_QUEUED = 10_000  # changes that wait for a slow reader, before the mirror waits as well
+_WAITING_BYTES = 16 << 20  # of changes that wait for a slow reader, before the mirror waits as well
+_CHANGE_BYTES = 512  # what a change takes besides its key and value
 _LOOK_S = 0.1  # between two looks whether it should go on
 _COUNT_MAX = 1 << 62
 
@@ -57,6 +58,8 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--count", type=whole(1, _COUNT_MAX), metavar="N", help="end after N lines")
     parser.add_argument("--json", action="store_true", help="one JSON object a line; *_base64 where bytes are no UTF-8")
     space = parser.parse_args(words)
+    if sys.stdout is None:
+        raise MemcacheError("standard output is closed, and that is where the changes would be printed")
     connect = opener(space.source)
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # an end in order, whatever the program's start set
     logging.basicConfig(format=f"{PROGRAM}: %(message)s")
@@ -71,32 +74,64 @@ def main(words: Sequence[str]) -> int:
     return EXIT_OK
 
 
+class Waiting:
+    """Changes that wait for their reader, each with its time: bounded by their bytes, since a value may have many."""
+
+    def __init__(self) -> None:
+        self._entries: deque[tuple[float, Change]] = deque()
+        self._bytes = 0
+        self._moved = threading.Condition()
+
+    def put(self, entry: tuple[float, Change], limit_s: float) -> bool:
+        """Whether there was room within the limit; for one, however long, if nothing else waits."""
+        size = self._size(entry[1])
+        with self._moved:
+            if not self._moved.wait_for(lambda: not self._entries or self._bytes + size <= _WAITING_BYTES, limit_s):
+                return False
+            self._entries.append(entry)
+            self._bytes += size
+            self._moved.notify_all()
+        return True
+
+    def get(self, limit_s: float) -> tuple[float, Change] | None:
+        """The next one; None when none came within the limit."""
+        with self._moved:
+            if not self._moved.wait_for(lambda: self._entries, limit_s):
+                return None
+            entry = self._entries.popleft()
+            self._bytes -= self._size(entry[1])
+            self._moved.notify_all()
+        return entry
+
+    @staticmethod
+    def _size(change: Change) -> int:
+        return _CHANGE_BYTES + len(change.key or b"") + len(change.value or b"")
+
+
 class Following:
     """Changes handed from the mirror's thread to the one that prints: a reader that is slow makes the mirror wait, and miss something,
     rather than grow."""
 
     def __init__(self, connect: Callable[[], Stream], initial: bool) -> None:
-        self._changes: queue.Queue[tuple[float, Change]] = queue.Queue(_QUEUED)
+        self._changes = Waiting()
         self._over = threading.Event()
         self._keeper = Keeper(connect, self._put, initial)
         self._started = False
 
     def _put(self, change: Change) -> None:
-        while not self._over.is_set():
-            try:
-                self._changes.put((time.time(), change), timeout=_LOOK_S)
-                return
-            except queue.Full:
-                continue
+        entry = time.time(), change
+        while not self._over.is_set() and not self._changes.put(entry, _LOOK_S):
+            pass
 
     def __iter__(self) -> Iterator[tuple[float, Change]]:
         """Time and change, without an end. Raises why the source could not be followed at all."""
         try:
             while True:
-                try:
-                    yield self._changes.get(timeout=_LOOK_S)
-                except queue.Empty:
+                entry = self._changes.get(_LOOK_S)
+                if entry is None:
                     self._check_start()
+                else:
+                    yield entry
         finally:
             self._over.set()
             self._keeper.end()
@@ -109,7 +144,7 @@ class Following:
         if problem is not None and not self._keeper.complete:
             raise problem
         self._started = True
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             note(f"{plural(len(self._keeper.mirrored.items), 'item')}; changes follow, Ctrl-C ends")
 
 

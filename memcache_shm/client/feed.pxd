@@ -38,17 +38,22 @@ cdef class AttachedFeed:
     # the copy
     cdef bint copies                # all items are told first, then SYNCED; and ALIVE later on
     cdef bint walking               # a copy is under way,
-    cdef Walk walk                  # ... has come so far,
+    cdef Walk walk                  # ... has come so far, from
+    cdef Walk mark                  # ... here, where it stood when something was missed last (else the beginning),
+    cdef bint wrapped               # ... through the table's end already,
     cdef Batch *batch               # ... with these items (NULL: none yet),
     cdef uint32_t at                # ... of which this one comes next
     cdef uint32_t run               # events told in a row while it waits
     cdef uint64_t *goal             # the shards' heads when it was through, until they are reached; else NULL
     cdef uint64_t alive_ns          # when SYNCED or ALIVE was told last
 
+    cdef int release(self) except -1
+    cdef int tidy(self) except -1
     cdef object step(self, bint *again)
     cdef object next_told(self, int *result)
     cdef object tell(self, int *result)
     cdef object tell_present(self, const char *key, size_t klen, uint64_t version, bint touched, int *result)
+    cdef bytes name(self, const char *key, size_t klen)
     cdef bytes fetch(self, const char *key, size_t klen, uint64_t version, bint touched, Found *found, int *result)
     cdef object copied(self, int *result)
     cdef object lose(self, uint64_t first, uint64_t last)
@@ -61,5 +66,6 @@ cdef class AttachedFeed:
     cdef bint wants(self, const char *key, size_t klen) noexcept nogil
     cdef int seek(self, uint32_t most) noexcept nogil
     cdef int walk_on(self, uint32_t most) noexcept nogil
+    cdef bint walked(self) noexcept nogil
     cdef void drop(self) noexcept
     cdef void drop_copy(self) noexcept

@@ -11,7 +11,11 @@ A copy of all items is told between the events, those first, so that the ring do
 whenever something was missed. It is complete when all is told that had happened by the time its last item was read. Until then the copy may
 be ahead of the events: an item that went, and is there again, is not told to have gone, so that no key goes back to an older state.
 
-Who polls holds the lock; the table is unmapped with the last reference to it, and who sleeps holds one.
+The copy walks in a circle: when something is missed amid it, it goes on from there, through the table's end, until it is there once more.
+So it gets on, an item at least after each loss, under writers who are faster than all of it is told.
+
+Who polls holds the lock; the table is unmapped with the last reference to it, and who sleeps holds one. `close` never waits for the lock,
+since a signal handler may call it in the very thread that holds it: whoever gives it back looks whether that is the end.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -26,7 +30,7 @@ from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquir
 from memcache_shm.storage.feed cimport FEED_FLUSH, FEED_SET, FEED_TOUCH
 from memcache_shm.storage.listening cimport RENEW_MS, new_listener, next_event, renew, sleep_until_news, start, told
 from memcache_shm.storage.results cimport (
-    LOST, NO_COUNT, NO_FEED, NO_TRACE, NOT_FOUND, OK, POLL, RETIRED, WAIT, WOULD_BLOCK, Found,
+    EXPIRED, LOST, NO_COUNT, NO_FEED, NO_TRACE, NOT_FOUND, OK, POLL, RETIRED, WAIT, WOULD_BLOCK, Found,
 )
 from memcache_shm.storage.table cimport Table
 from memcache_shm.storage.unixtime cimport exptime_of
@@ -47,6 +51,7 @@ cdef enum:
     SLICE_MS = 100          # of waiting
     RETRY_US = 1000         # for a shard's lock
     NS_A_MS = 1000000
+    READ_BYTES = 4194304    # of values that a read hands over at a time
 
 cdef tuple _KINDS = ("", "set", "touch", "delete", "expire", "evict", "flush")     # by feed.Kind
 cdef object _new = tuple.__new__
@@ -64,7 +69,8 @@ cdef class AttachedFeed:
     """A place in the feed of `cache`'s table, from now on; `patterns` are keys, or prefixes with ``*`` at the end (none: all keys).
 
     With `copies` all items come first, as `set`, mixed with what changes meanwhile, then SYNCED; later ALIVE, once a second while all is
-    told. After LOST the same again; without `copies`, too, the items are told anew then (but no SYNCED).
+    told. A touch is told as `set` then: by its own clock who keeps the copy may have dropped the value already. After LOST all items come
+    once more; without `copies`, too (but no SYNCED).
 
     The lease on the feed is renewed by `poll`: who does not call it for five seconds is told LOST. Any number of threads may use it; it
     goes on in a forked child, from where it stands. Raises ReadOnlyError, FeedOffError, IllegalInputError, TableRemovedError, BusyError.
@@ -112,8 +118,11 @@ cdef class AttachedFeed:
         cdef bint again = True
         while again:
             self.own()
-            with self.lock:
+            self.lock.acquire()
+            try:
                 change = self.step(&again)
+            finally:
+                self.release()
             if again:
                 with nogil:
                     pass                # other threads' turn
@@ -121,7 +130,9 @@ cdef class AttachedFeed:
         return change
 
     def read(self, double limit_s, uint32_t most=256):
-        """The next changes, up to `most`; none if none came within `limit_s` seconds, at most a tenth of one. Raises as `poll`."""
+        """The next changes, up to `most` and some MiB; none if none came within `limit_s` seconds, at most a tenth of one. Raises as
+        `poll`."""
+        cdef size_t size = 0
         changes = []
         change = self.poll()
         if change is None:
@@ -129,7 +140,9 @@ cdef class AttachedFeed:
             change = self.poll()
         while change is not None:
             changes.append(change)
-            change = self.poll() if <size_t> len(changes) < most else None
+            if change[2] is not None:       # its value
+                size += len(change[2])
+            change = self.poll() if <size_t> len(changes) < most and size < READ_BYTES else None
         return changes
 
     def wait(self, double limit_s):
@@ -139,11 +152,12 @@ cdef class AttachedFeed:
         cdef uint64_t known = 0
         cdef bint asleep
         self.own()
-        with self.lock:
-            table = self.table
-            asleep = self.started and not self.blocked and not self.closed
-            if asleep:
-                known = told(self.listener)
+        self.lock.acquire()
+        table = self.table
+        asleep = self.started and not self.blocked and not self.closed
+        if asleep:
+            known = told(self.listener)
+        self.release()
         with nogil:
             if asleep:
                 sleep_until_news(&table.view, known, limit_ns)
@@ -151,12 +165,25 @@ cdef class AttachedFeed:
                 usleep(RETRY_US)
 
     def close(self):
-        """Stop listening. Whoever waits gets ClosedError from its next `poll`."""
+        """Stop listening. Whoever waits gets ClosedError from its next `poll`. It waits for nothing; for signal handlers, too."""
         self.closed = True
         self.own()
-        with self.lock:
+        self.tidy()
+
+    cdef int release(self) except -1:
+        """Give the lock back. Whoever closed this meanwhile could not wait for that."""
+        self.lock.release()
+        if self.closed:
+            self.tidy()
+        return 0
+
+    cdef int tidy(self) except -1:
+        """Once it is closed: give up what it holds, unless somebody has the lock, who does it then."""
+        if self.lock.acquire(False):
             self.drop()
             self.table = None
+            self.lock.release()
+        return 0
 
     # Beneath: all that follows is called with the lock held
 
@@ -225,7 +252,7 @@ cdef class AttachedFeed:
             self.pending = False
             return _change("flush", None, None, 0, 0, 0)
         if event.kind == FEED_SET or event.kind == FEED_TOUCH:
-            change = self.tell_present(event.key, event.klen, event.version, event.kind == FEED_TOUCH, result)
+            change = self.tell_present(event.key, event.klen, event.version, event.kind == FEED_TOUCH and not self.copies, result)
             if result[0] == NOT_FOUND:
                 result[0] = OK
             self.pending = result[0] != OK
@@ -237,17 +264,25 @@ cdef class AttachedFeed:
                 return None         # it is there again, and may have been told by the copy already
             result[0] = OK
         self.pending = False
-        key = PyBytes_FromStringAndSize(event.key + self.prefix_size, event.klen - self.prefix_size)
-        return _change(_KINDS[event.kind], key, None, 0, 0, event.version)
+        return _change(_KINDS[event.kind], self.name(event.key, event.klen), None, 0, 0, event.version)
+
+    cdef bytes name(self, const char *key, size_t klen):
+        """The key as the cache's user knows it."""
+        return PyBytes_FromStringAndSize(key + self.prefix_size, klen - self.prefix_size)
 
     cdef object tell_present(self, const char *key, size_t klen, uint64_t version, bint touched, int *result):
-        """The state of a key; None with NOT_FOUND when it is not there, or not in that version (0: any)."""
+        """The state of a key; None with NOT_FOUND when it is not there, or not in that version (0: any).
+
+        That version with its time over is told to have expired: nobody may ever come to remove it, and no event would follow.
+        """
         cdef Found found
         value = self.fetch(key, klen, version, touched, &found, result)
+        if result[0] == NOT_FOUND and version != 0 and found.missing == EXPIRED and found.stamp == version:
+            result[0] = OK
+            return _change("expire", self.name(key, klen), None, 0, 0, version)
         if result[0] != OK:
             return None
-        name = PyBytes_FromStringAndSize(key + self.prefix_size, klen - self.prefix_size)
-        return _change("touch" if touched else "set", name, value, found.flags, exptime_of(found.expiry), found.version)
+        return _change("touch" if touched else "set", self.name(key, klen), value, found.flags, exptime_of(found.expiry), found.version)
 
     cdef bytes fetch(self, const char *key, size_t klen, uint64_t version, bint touched, Found *found, int *result):
         """The value, None if `touched`; `found` is valid with OK."""
@@ -293,10 +328,10 @@ cdef class AttachedFeed:
             with nogil:
                 result[0] = self.walk_on(WALK_MORE)
         if result[0] == NOT_FOUND:
-            self.walking = False
             result[0] = OK
             self.drop_copy()
-            self.note_goal()
+            self.note_goal()            # first: should it fail the walk still is at its end, and this comes again
+            self.walking = False
         elif result[0] == OK:
             item = &self.batch.item[self.at]
             change = self.tell_present(item.key, item.klen, 0, False, result)
@@ -307,13 +342,17 @@ cdef class AttachedFeed:
         return None
 
     cdef object lose(self, uint64_t first, uint64_t last):
-        """LOST; the copy begins, or begins anew."""
+        """LOST; the copy begins, or goes all around from where it stands. What is left of its batch is told as it is by now."""
         self.interrupted = False
         self.pending = False
+        if not self.walking:
+            self.drop_copy()
+        if not self.walking or self.walk.shard >= self.listener.shards:
+            memset(&self.walk, 0, sizeof(Walk))
         self.walking = True
-        memset(&self.walk, 0, sizeof(Walk))
-        self.run = 0
-        self.drop_copy()
+        self.wrapped = False
+        self.mark = self.walk
+        self.run = RUN_MOST             # an item first: the next loss may come before the next pause
         return _position("lost", first, last)
 
     cdef object settled(self):
@@ -348,6 +387,9 @@ cdef class AttachedFeed:
             self.told_before = told(self.listener)
             self.interrupted = True
         self.drop()
+        memset(&self.walk, 0, sizeof(Walk))     # it may be another table, or somebody was amid a step of it
+        memset(&self.mark, 0, sizeof(Walk))
+        self.wrapped = False
         return 0
 
     cdef int own(self) except -1:
@@ -405,10 +447,22 @@ cdef class AttachedFeed:
                     return OK
                 self.at += 1
             self.at = 0
+            self.batch.n = 0
+            if self.walked():
+                return NOT_FOUND
             result = next_batch(&self.table.view, &self.walk, self.batch, POLL)
             if result != OK:
                 return result
         return AGAIN
+
+    cdef bint walked(self) noexcept nogil:
+        """Whether the walk has been all around; behind the table's end it goes on at its beginning."""
+        if self.walk.shard >= self.listener.shards and not self.wrapped:
+            self.wrapped = True
+            memset(&self.walk, 0, sizeof(Walk))
+        if not self.wrapped or self.walk.shard < self.mark.shard:
+            return False
+        return self.walk.shard > self.mark.shard or self.walk.at >= self.mark.at
 
     cdef void drop(self) noexcept:
         """Without a place from now on."""

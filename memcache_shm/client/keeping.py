@@ -105,6 +105,17 @@ class Keeper:
             self._thread.join(limit_s)
 
     def _run(self) -> None:
+        """The thread. However it ends, nobody may believe that it still follows."""
+        try:
+            self._keep()
+        except BaseException as error:
+            self.problem = MemcacheError(f"the thread that kept the mirror in step ended with {error!r}; make another mirror")
+            self.settled.set()
+            raise
+        finally:
+            self.in_step.clear()
+
+    def _keep(self) -> None:
         retry_s = _RETRY_FIRST_S
         while not self._ending.is_set():
             try:
@@ -120,7 +131,6 @@ class Keeper:
                 self.settled.set()
             self._ending.wait(retry_s)
             retry_s = min(retry_s * 2, _RETRY_MOST_S)
-        self.in_step.clear()
 
     def _follow(self, stream: Stream) -> None:
         """Apply and tell what comes."""
@@ -145,5 +155,5 @@ class Keeper:
             return
         try:
             self._on_change(change)
-        except Exception:  # noqa: BLE001  # a user's mistake, of any kind; the mirror goes on
+        except BaseException:  # noqa: BLE001  # a user's mistake, of any kind, sys.exit() too; the mirror goes on
             _log.exception("mirror: on_change failed at %s of %r", change.kind, change.key)

@@ -34,6 +34,7 @@ class MirroredItems:
     def __init__(self) -> None:
         self.items: dict[bytes, Item] = {}
         self._over: dict[bytes, Item] = {}  # expired by this host's clock; the source, whose clock counts, may still give them more time
+        self._judged_s = 0.0  # the time by which all of `_over` is over
         self._due: list[tuple[int, bytes]] = []  # heap of (exptime, key); entries may be out of date
         self._again: set[bytes] | None = set()  # keys told since the copy began; None: it is complete
 
@@ -60,7 +61,9 @@ class MirroredItems:
         return self._remove(change) if change.key is not None else ()
 
     def expire(self, now_s: float) -> Iterable[Change]:
-        """Put aside what is over."""
+        """Put aside what is over, and back what is not over any more, since the clock was ahead of time."""
+        back = self._back(now_s) if now_s < self._judged_s else []
+        self._judged_s = now_s
         gone = []
         while self._due and self._due[0][0] <= now_s:
             _, key = heapq.heappop(self._due)
@@ -69,7 +72,7 @@ class MirroredItems:
                 self._over[key] = item
                 del self.items[key]
                 gone.append(Change("expire", key, cas=item.cas))
-        return gone
+        return back + gone
 
     def count(self, now_s: float) -> int:
         """How many items are not over. For any thread."""
@@ -86,9 +89,12 @@ class MirroredItems:
         if self._over and self._over.get(change.key) == item:
             return ()
         self._over.pop(change.key, None)
-        if self.items.get(change.key) == item:
+        old = self.items.get(change.key)
+        if old == item:
             return ()
         self._store(change.key, item)
+        if old is not None and old.cas == item.cas and old._replace(exptime=item.exptime) == item:
+            return (change._replace(kind="touch", value=None),)  # told with the value, as it might not have been here any more
         return (change,)
 
     def _touch(self, change: Change) -> Iterable[Change]:
@@ -118,6 +124,14 @@ class MirroredItems:
         for key in self._over.keys() - again:
             del self._over[key]
         return [Change("delete", key, cas=self.items.pop(key).cas) for key in self.items.keys() - again]
+
+    def _back(self, now_s: float) -> list[Change]:
+        """Put back what is not over at an earlier time than the last."""
+        back = [(key, item) for key, item in self._over.items() if not item.is_over(now_s)]
+        for key, item in back:
+            del self._over[key]
+            self._store(key, item)
+        return [Change("set", key, *item) for key, item in back]
 
     def _store(self, key: bytes, item: Item) -> None:
         self.items[key] = item

@@ -27,6 +27,7 @@ SILENCE_S = 5.0  # no byte for so long: the daemon, its host or the way there is
 _ASK_S = 1.0  # after so much silence a subscription asks for a sign of life, as nothing comes by itself
 _RECEIVE_BYTES = 256 * 1024
 _REPLY_MAX_BYTES = 2048
+_WORDS_MAX_BYTES = 200  # of a refusal that are shown
 
 
 class RemoteFeed:
@@ -120,11 +121,16 @@ class RemoteStream:
         self.close()
 
     def _begin(self, command: bytes, timeout_s: float) -> None:
-        """Send the command; RemoteError or FeedOffError unless the reply is OK. What came behind it is kept."""
+        """Send the command; RemoteError or FeedOffError unless the reply is OK, and all there by the time. What came behind it is kept."""
+        end_s = time.monotonic() + timeout_s
         try:
             self._socket.sendall(command + b"\r\n")
             reply = b""
             while b"\r\n" not in reply:
+                left_s = end_s - time.monotonic()
+                if left_s <= 0:
+                    raise TimeoutError
+                self._socket.settimeout(left_s)
                 piece = self._socket.recv(_RECEIVE_BYTES)
                 if not piece or len(reply) > _REPLY_MAX_BYTES:
                     raise RemoteError(f"{self.where}: no answer to '{_word(command)}'; no memcached there, or one that speaks TLS only")
@@ -137,13 +143,14 @@ class RemoteStream:
         self._ready.extend(self._reader.feed(rest))
 
     def _refusal(self, command: bytes, line: bytes) -> RemoteError | FeedOffError:
-        said = line[:200].decode("ascii", "replace")
+        """The server's own words, what is no text in them escaped: they may go to a terminal, or into a log."""
+        said = repr(line[:_WORDS_MAX_BYTES])[2:-1]
         if line == b"ERROR":
             return RemoteError(f"{self.where}: the server does not know '{_word(command)}'; it is memcached, or an older memcache_shm")
         if line.startswith(b"SERVER_ERROR the feed is off"):
             return FeedOffError(f"{self.where}: {said.removeprefix('SERVER_ERROR ')}")
         if line == b"CLIENT_ERROR unauthenticated":
-            return RemoteError(f"{self.where}: the server wants a login (-Y); ask at its UNIX socket, or attach the table")
+            return RemoteError(f"{self.where}: the server wants a login (-Y), which is not spoken here; on its host name the table instead")
         if line.startswith((b"SERVER_ERROR ", b"CLIENT_ERROR ")):
             return RemoteError(f"{self.where}: {said.partition(' ')[2]}")
         return RemoteError(f"{self.where}: no memcached answers there, but {line[:60]!r}")

@@ -54,7 +54,7 @@ class Connection:
             raise
 
     def _greet(self) -> str:
-        """The server's version. RemoteError for who does not tell one."""
+        """The server's version, what is no text in it escaped. RemoteError for who does not tell one."""
         try:
             self.send(b"version\r\n")
             line = self.line()
@@ -64,7 +64,7 @@ class Connection:
             raise RemoteError(f"{self.where}: the server wants a login (-Y), which is not spoken here; on its host name the table instead")
         if not line.startswith(b"VERSION "):
             raise RemoteError(f"{self.where}: no memcached answers there, but {line[:60]!r}")
-        return line[len(b"VERSION ") :].decode("ascii", "replace")
+        return repr(line[len(b"VERSION ") :])[2:-1]
 
     def send(self, data: bytes) -> None:
         """All of `data`. RemoteError, ConnectionLost."""

@@ -69,7 +69,8 @@ is shown as it was, or as it is.
 Every change to keys that begin with the prefix ("" or *: to all), by whomever, until Ctrl-C or until
 so many were shown: set, touch, delete, expire, evict and flush. Changes that follow each other
 closely may be shown as one, the last one never left out. A line "lost" says that they came too fast and
-some were left out.
+some were left out; for a table of this host all items follow, as "set", over a socket only what changes
+from then on.
 
   WATCH
   WATCH user: 10

@@ -52,18 +52,26 @@ def change_object(change: Change, at_s: float) -> dict[str, Any]:
 
 def _what(change: Change, encoding: str) -> str:
     if change.kind == "lost":
-        return f"what came between {change.first} and {change.last}; all is read anew"
+        return f"what came between {change.first} and {change.last} was not told"
     return "everything" if change.key is None else shown_word(change.key, encoding)
 
 
 def _remarks(change: Change, at_s: float) -> list[str]:
     remarks = [f"flags {change.flags}"] if change.flags else []
     if change.exptime:
-        form = "%H:%M:%S" if change.exptime - at_s < _DAY_S else "%Y-%m-%d %H:%M:%S"
-        remarks.append(time.strftime(f"until {form}", time.localtime(change.exptime)))
+        remarks.append(f"until {_moment(change.exptime, at_s)}")
     elif change.kind == "touch":
         remarks.append("for good")
     return remarks
+
+
+def _moment(exptime: int, at_s: float) -> str:
+    """Time of day, and the date where it is not near; a number that is no time, such as a server may tell, as it is."""
+    try:
+        form = "%H:%M:%S" if exptime - at_s < _DAY_S else "%Y-%m-%d %H:%M:%S"
+        return time.strftime(form, time.localtime(exptime))
+    except (OverflowError, OSError, ValueError):
+        return str(exptime)
 
 
 def _text(name: str, data: bytes) -> dict[str, str]:

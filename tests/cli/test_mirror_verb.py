@@ -14,12 +14,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from support.scripted import Scripted
 from support.servers import Daemon
 from support.tables import verb
 from support.terminal import Terminal
+from support.waiting import until
 
 import memcache_shm
 from memcache_shm import Change
+from memcache_shm.cli.mirror import Following
 from memcache_shm.client.mirror import Mirror
 from memcache_shm.ops.telling import change_line, change_object
 
@@ -193,6 +196,54 @@ def test_more_than_is_queued_for_a_slow_reader(source: tuple[str, memcache_shm.C
     assert len({text.split()[2] for text in result.stdout.splitlines()}) == 25_000
 
 
+class Endless:
+    """A source of large values, as many as are taken."""
+
+    VALUE = b"x" * (1 << 20)
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def read(self, limit_s: float, /) -> list[Change]:
+        self.taken += 1
+        return [Change("set", b"key%d" % self.taken, self.VALUE)]
+
+    def __enter__(self) -> Endless:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def test_large_values_wait_for_a_slow_reader_where_they_are() -> None:
+    """The mirror takes no more from its source than 16 MiB before what is printed, and what it has in its hands."""
+    stream = Endless()
+    changes = iter(Following(lambda: stream, True))
+    for number in range(1, 60):
+        until(lambda number=number: stream.taken >= number + 10, "the mirror to go on")  # type: ignore[misc]
+        assert next(changes)[1].key == b"key%d" % number
+        assert stream.taken <= number + 18
+    changes.close()  # type: ignore[attr-defined]  # a generator
+
+
+def test_without_an_output() -> None:
+    command = f"{sys.executable} -m memcache_shm mirror nothing >&-"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False)
+    assert result.returncode == 1
+    assert re.fullmatch(r"memcache-shm: error: standard output is closed, .*\n", result.stderr)
+
+
+@pytest.mark.parametrize("exptime", [2**40, 2**62, 2**64, 10**30, 10**400, -(10**30)])
+def test_expiries_that_are_no_time(exptime: int) -> None:
+    """A server may say what it likes."""
+    talk = b"OK\r\nNOTIFY set key 0 %d 1 1\r\nx\r\nSYNCED 1\r\n" % exptime
+    for words in (("--json",), ()):
+        with Scripted([(b"sync\r\n", talk), (b"-", Scripted.SILENCE)]) as server:
+            result = verb("mirror", "--all", "--count", "1", *words, server.address)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert str(exptime) in result.stdout or exptime == 2**40  # which is a time, in the year 36812
+
+
 def test_the_source_restarts(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = str(tmp_path_factory.mktemp("s") / "s")
     with Daemon("64", "100", "-s", path) as daemon, memcache_shm.attach(daemon.name) as cache:
@@ -249,7 +300,7 @@ LINES = {
     Change("set", b"key", "ключ".encode(), 0, 0, 1): "key  ключ",
     Change("expire", b"key", cas=4): "key",
     Change("flush", None): "everything",
-    Change("lost", None, first=3, last=17): "what came between 3 and 17; all is read anew",
+    Change("lost", None, first=3, last=17): "what came between 3 and 17 was not told",
 }
 
 

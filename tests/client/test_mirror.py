@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -206,6 +207,35 @@ def test_a_callback_that_fails(source: tuple[str, Cache], caplog: pytest.LogCapt
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
     assert "on_change failed at set of b'key" in caplog.text
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_callback_that_exits(source: tuple[str, Cache], caplog: pytest.LogCaptureFixture) -> None:
+    """It is the mirror's thread that it would end: nothing would be followed any more."""
+    address, cache = source
+    with Mirror(address, lambda change: sys.exit(3)) as mirror:
+        for number in range(3):
+            cache.set(f"key{number}", b"x")
+            until(lambda number=number: f"key{number}" in mirror, "the mirror to go on")  # type: ignore[misc]
+        until(lambda: len(caplog.records) == 3, "the failures in the log")
+        assert mirror.in_step
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ends_is_noticed(source: tuple[str, Cache]) -> None:
+    class Exits(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise SystemExit
+
+    address, cache = source
+    log, handler = logging.getLogger("memcache_shm.client.keeping"), Exits()
+    log.addHandler(handler)
+    try:
+        with Mirror(address, lambda change: sys.exit(3)) as mirror:
+            cache.set("key", b"x")
+            until(lambda: not mirror.in_step, "the end to be seen")
+            assert "ended with SystemExit()" in str(mirror.problem)
+    finally:
+        log.removeHandler(handler)
 
 
 def test_a_callback_that_closes(source: tuple[str, Cache]) -> None:
@@ -466,6 +496,54 @@ def test_what_is_over_by_the_clock_is_told_once() -> None:
     assert pairs(mirrored.apply(Change("synced", None))) == [("delete", b"c")]
     assert mirrored.items.keys() == {b"b"}
     assert mirrored.apply(Change("touch", b"d", None, 0, 300, 1)) == ()
+
+
+def test_what_was_over_by_a_clock_that_was_ahead_comes_back() -> None:
+    mirrored = MirroredItems()
+    for number in range(3):
+        mirrored.apply(Change("set", b"%d" % number, b"x", 7, 100 * (1 + number), number))
+    mirrored.apply(Change("synced", None))
+    assert pairs(mirrored.expire(1000)) == [("expire", b"0"), ("expire", b"1"), ("expire", b"2")]
+    assert mirrored.expire(150) == [Change("set", b"1", b"x", 7, 200, 1), Change("set", b"2", b"x", 7, 300, 2)]
+    assert mirrored.items.keys() == {b"1", b"2"}
+    assert mirrored.count(150) == 2
+    assert mirrored.expire(150) == []
+    assert pairs(mirrored.expire(200)) == [("expire", b"1")]
+    assert pairs(mirrored.expire(300)) == [("expire", b"2")]
+
+
+def test_a_touch_that_comes_with_its_value_is_told_as_a_touch() -> None:
+    mirrored = MirroredItems()
+    mirrored.apply(Change("set", b"key", b"x", 7, 100, 1))
+    assert list(mirrored.apply(Change("set", b"key", b"x", 7, 200, 1))) == [Change("touch", b"key", None, 7, 200, 1)]
+    assert mirrored.items[b"key"] == Item(b"x", 7, 200, 1)
+    assert list(mirrored.apply(Change("set", b"key", b"x", 7, 200, 2))) == [Change("set", b"key", b"x", 7, 200, 2)]
+    assert pairs(mirrored.expire(200)) == [("expire", b"key")]
+    assert list(mirrored.apply(Change("set", b"key", b"x", 7, 300, 2))) == [Change("set", b"key", b"x", 7, 300, 2)]
+
+
+def test_a_clock_that_is_set_wrong_for_a_moment(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.set("key", b"value", expire=FAR_S)
+    right = time.time
+    heard = Heard()
+    with Mirror("test", heard) as mirror:
+        monkeypatch.setattr(time, "time", lambda: right() + 2 * FAR_S)
+        until(lambda: pairs(heard) == [("expire", b"key")], "it to be over")
+        monkeypatch.setattr(time, "time", right)
+        until(lambda: mirror.get("key") == b"value", "it to be there again")
+        assert pairs(heard) == [("expire", b"key"), ("set", b"key")]
+
+
+def test_what_the_table_has_as_over_is_no_more_in_a_mirror(cache: Cache) -> None:
+    """Stored or touched with a time that is over: nobody sweeps this table, and the mirror must not serve the old value."""
+    heard = Heard()
+    for key in ("stored", "touched"):
+        cache.set(key, b"old")
+    with Mirror("test", heard) as mirror:
+        cache.set("stored", b"new", expire=-1)
+        cache.touch("touched", -1)
+        until(lambda: not mirror, "both to go")
+        assert sorted(pairs(heard)) == [("expire", b"stored"), ("expire", b"touched")]
 
 
 def test_expiries_that_change_take_no_room() -> None:

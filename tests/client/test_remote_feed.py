@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -113,8 +115,10 @@ REFUSALS: list[tuple[bytes, type[Exception], str]] = [
         FeedOffError,
         "the feed is off; start the daemon with --feed SIZE",
     ),
-    (b"CLIENT_ERROR unauthenticated\r\n", RemoteError, "wants a login"),
+    (b"CLIENT_ERROR unauthenticated\r\n", RemoteError, r"wants a login \(-Y\).*; on its host name the table instead$"),
     (b"CLIENT_ERROR sync not allowed\r\n", RemoteError, ": sync not allowed$"),
+    (b"CLIENT_ERROR \x1b[31mred \x07\xff\r\n", RemoteError, r": \\x1b\[31mred \\x07\\xff$"),
+    (b"SERVER_ERROR the feed is off\x1b]0;title\x07\r\n", FeedOffError, r": the feed is off\\x1b\]0;title\\x07$"),
     (b"HTTP/1.1 400 Bad Request\r\n", RemoteError, "no memcached answers there"),
     (b"", RemoteError, "no answer to 'sync'"),
     (b"OK\r\nNOTIFY set key 0 0 9 1\r\nhal", RemoteError, "connection lost$"),
@@ -155,6 +159,29 @@ def test_no_address(address: str) -> None:
 def test_no_answer_in_time() -> None:
     with Scripted([(b"sync\r\n", Scripted.SILENCE)]) as server, pytest.raises(RemoteError, match=r"no answer within 0.2 s"):
         RemoteFeed(server.address, 0.2).sync()
+
+
+def test_an_answer_that_never_ends() -> None:
+    """A byte now and then is no answer in time."""
+    over = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        sock, _ = listener.accept()
+        with sock, contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                sock.sendall(b"O")
+                if over.wait(0.05):
+                    break
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        dripping = threading.Thread(target=drip, args=(listener,))
+        dripping.start()
+        try:
+            with pytest.raises(RemoteError, match=r"no answer within 0.5 s"):
+                RemoteFeed(f"127.0.0.1:{listener.getsockname()[1]}", 0.5).sync()
+        finally:
+            over.set()
+            dripping.join()
 
 
 def test_silence_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

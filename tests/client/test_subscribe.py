@@ -21,6 +21,7 @@ from support.waiting import until
 
 import memcache_shm
 from memcache_shm import Change
+from memcache_shm.client.feed import AttachedFeed
 
 Cache = memcache_shm.Cache
 FAR_S = 1000
@@ -87,6 +88,22 @@ def test_expiry_is_told_when_it_is_noticed(cache: Cache) -> None:
         cache.set("key", b"value", expire=-1)
         until(lambda: cache.attached_table.reclaim(0.1) is False and pairs(drained(sub))[-1:] == [("expire", b"key")], "the end to be told")
         assert stored.exptime - time.time() < 2
+
+
+def test_what_is_over_at_once_is_told_although_nobody_sweeps(cache: Cache) -> None:
+    for key in ("stored", "touched", "gone"):
+        cache.set(key, b"value")
+    with cache.subscribe() as sub:
+        cas = int(cache.gets("touched")[1] or 0)
+        cache.set("stored", b"new", expire=-1)
+        cache.touch("touched", -1)
+        cache.set("gone", b"new", expire=-1)
+        cache.set("gone", b"newer")
+        changes = list(drained(sub))
+        heard = {key: [change for change in changes if change.key == key] for key in (b"stored", b"touched", b"gone")}
+        assert pairs(heard[b"stored"]) == [("expire", b"stored")]
+        assert heard[b"touched"] == [Change("expire", b"touched", cas=cas)]
+        assert pairs(heard[b"gone"])[-1] == ("set", b"gone")
 
 
 def test_evictions(state_dir: Path) -> None:
@@ -270,6 +287,29 @@ def test_closing_under_many_readers_and_a_writer(cache: Cache) -> None:
             assert not thread.is_alive()
 
 
+def test_a_signal_handler_closes_amid_a_look_for_the_next_table(state_dir: Path) -> None:
+    """It runs in the thread that has the lock then."""
+    code = """if True:
+        import memcache_shm, signal, time
+        from memcache_shm.storage import registry
+        found, ended = registry.attach, []
+        def attach(*words, **options):
+            signal.raise_signal(signal.SIGUSR1)
+            return found(*words, **options)
+        signal.signal(signal.SIGUSR1, lambda number, frame: (sub.close(), ended.append(number)))
+        cache = memcache_shm.open("going", memory="1m")
+        sub = cache.subscribe()
+        memcache_shm.unlink("going")
+        registry.attach = attach
+        try:
+            sub.get(0)
+        except memcache_shm.TableRemovedError:
+            print(list(sub), len(ended))
+    """
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+    assert (result.stdout, result.stderr) == ("[] 1\n", "")
+
+
 def test_control_c(cache: Cache) -> None:
     code = "import memcache_shm; s = memcache_shm.attach('test').subscribe('key'); print('waiting', flush=True); s.get()"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiter:
@@ -321,6 +361,60 @@ def test_the_lease_is_renewed_while_it_waits(cache: Cache) -> None:
         assert sub.get(6) is None
         cache.set("key", b"value")
         assert pairs(drained(sub)) == [("set", b"key")]
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_losses_amid_the_telling_of_what_there_is_do_not_begin_it_anew(tiny: Cache, copies: bool) -> None:
+    """Somebody who misses something before each item comes to all items, but is not told to have them until nothing is missed."""
+    keys = {b"key%d" % number for number in range(300)}
+    for key in keys:
+        tiny.set(key, b"x")
+    feed = AttachedFeed(tiny, (), copies)
+    heard: list[Change] = []
+    for _ in range(3 * len(keys)):
+        lapse(tiny)
+        heard += [change for change in (feed.poll(), feed.poll()) if change is not None]
+    assert {change.kind for change in heard} == {"lost", "set"}
+    assert {change.key for change in heard if change.kind == "set"} == keys
+    lapse(tiny)
+    rest = list(iter(feed.poll, None))
+    assert rest[0].kind == "lost"
+    assert {change.key for change in rest if change.kind == "set"} == keys
+    assert [change.kind for change in rest if change.key is None] == ["lost", "synced"][: 1 + copies]
+    assert len(rest) < 1.5 * len(keys)
+    feed.close()
+
+
+@pytest.mark.parametrize("told", [1, 100, 199, 200])
+def test_a_loss_anywhere_in_a_copy(cache: Cache, told: int) -> None:
+    """All that is there comes after it, before the copy is said to be complete; several shards."""
+    for number in range(200):
+        cache.set(f"key{number}", b"old")
+    feed = AttachedFeed(cache, (), True)
+    for _ in range(told):
+        change = feed.poll()
+        assert change is not None
+        assert change.kind == "set"
+    lapse(cache)
+    for number in range(0, 400, 3):
+        cache.set(f"key{number}", b"new")
+    heard = list(iter(feed.poll, None))
+    kinds = [change.kind for change in heard]
+    assert kinds[0] == "lost"
+    copy = {change.key: change.value for change in heard[: kinds.index("synced")] if change.kind == "set"}
+    assert copy == {b"key%d" % n: b"old" if n % 3 else b"new" for n in range(400) if n < 200 or n % 3 == 0}
+    feed.close()
+
+
+def test_a_stream_that_copies_tells_a_touch_with_its_value(cache: Cache) -> None:
+    cache.set("key", b"value", flags=3)
+    feed = AttachedFeed(cache, (), True)
+    assert [change.kind for change in iter(feed.poll, None)][:2] == ["set", "synced"]
+    cache.touch("key", FAR_S)
+    change = next(change for change in iter(feed.poll, 0) if change is not None and change.key)
+    assert change[:4] == ("set", b"key", b"value", 3)
+    assert change.exptime > time.time()
+    feed.close()
 
 
 def test_overtaken_again_and_again_it_comes_to_the_same(tiny: Cache) -> None:
