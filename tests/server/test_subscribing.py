@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -72,6 +74,22 @@ def test_expiry_is_told_when_it_is_swept(daemon: Daemon) -> None:
         assert client.ask(b"set mortal1 0 1 1\r\nx") == b"STORED"
         assert hearer.next() == ("set", b"mortal1", b"x")
         assert hearer.next() == ("expire", b"mortal1", b"")
+
+
+def test_an_item_that_expired_before_it_is_told_is_told_to_have_expired() -> None:
+    """The sweep stands still, so nobody else would tell it: stored or touched, and expired before the worker looks at its feed."""
+    with Daemon("-m", "16", "-o", "debugtime") as daemon, subscribe(daemon, b"k*") as hearer, Client(daemon) as client:
+        assert client.set(b"k2", b"x") == b"STORED"
+        assert hearer.next() == ("set", b"k2", b"x")
+        os.kill(daemon.pid, signal.SIGSTOP)
+        try:
+            for request, key in ((b"set k1 0 10 1\r\nx", b"k1"), (b"touch k2 10", b"k2")):
+                client.send(request + b"\r\ndebugtime 100\r\n")
+                assert hearer.told()[:5] == ("expire", key, b"", 0, 0)
+            client.send(b"set k3 0 0 1\r\nx\r\ndelete k3\r\n")
+            assert hearer.next() == ("delete", b"k3", b"")
+        finally:
+            os.kill(daemon.pid, signal.SIGCONT)
 
 
 def test_only_what_was_asked_for(daemon: Daemon) -> None:
