@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from support.client import Client
@@ -125,6 +126,50 @@ def test_unsubscribed_is_not_told(daemon: Daemon) -> None:
         assert client.set(b"b", b"4") == b"STORED"
         assert hearer.ask(b"version").startswith(b"VERSION")
         until(lambda: _figures(client)["shm_subscribers"] == 0, "no subscriber")
+
+
+def test_unsubscribed_while_an_event_is_being_told_is_not_told() -> None:
+    """An event with many subscribers and a large value is told bit by bit; who has subscribed first comes last."""
+    with Daemon("-m", "64", "-o", "read_buf_mem_limit=256") as daemon, subscribe(daemon, b"large", b"other") as leaving, ExitStack() as stack:
+        staying = [stack.enter_context(subscribe(daemon, b"large", door="unix")) for _ in range(60)]
+        client = stack.enter_context(Client(daemon))
+        value = b"v" * 1_000_000
+        assert client.set(b"large", value) == b"STORED"
+        assert staying[-1].line().startswith(b"NOTIFY set large ")
+        assert leaving.ask(b"unsubscribe large") == b"OK 1"
+        for hearer in staying[:-1]:
+            assert hearer.next() == ("set", b"large", value)
+        assert client.set(b"other", b"x") == b"STORED"
+        assert leaving.next() == ("set", b"other", b"x")
+
+
+def test_a_subscribe_line_tells_nothing_before_its_end() -> None:
+    """A line that is read in pieces, and what changes in between: its reply comes first, and one that is refused has told nothing."""
+    many = b" ".join(b"many%0240d" % number for number in range(300))
+    with Daemon("-m", "16") as daemon, Client(daemon) as client, subscribe(daemon, b"new*") as witness, subscribe(daemon, b"old*") as hearer:
+        for end, reply in ((b"q" * 300, b"CLIENT_ERROR pattern too long: a key or prefix has at most 250 bytes"), (b"last", b"OK 303")):
+            hearer.send(b"subscribe new* %b " % many)
+            until(lambda: _figures(client)["shm_patterns"] > 300, "the line's patterns to be there")
+            client.set(b"old1", b"x")
+            client.set(b"new1", b"x")
+            assert witness.next() == ("set", b"new1", b"x")
+            assert hearer.ask(end) == reply
+            assert hearer.next() == ("set", b"old1", b"x")
+            assert hearer.ask(b"mn") == b"MN"
+            until(lambda end=end: _figures(client)["shm_patterns"] == (304 if end == b"last" else 2), "what counts of the line")
+        client.set(b"new2", b"x")
+        assert hearer.next() == ("set", b"new2", b"x")
+
+
+def test_an_unsubscribe_line_with_a_bad_pattern(daemon: Daemon) -> None:
+    """What stands before that is gone; who has no pattern any more is no subscriber."""
+    with subscribe(daemon, b"k", b"l") as hearer, Client(daemon) as client:
+        for left, key in ((1, b"k"), (0, b"l")):
+            assert hearer.ask(b"unsubscribe %b %b" % (key, b"q" * 251)).startswith(b"CLIENT_ERROR pattern too long")
+            until(lambda left=left: _figures(client)["shm_patterns"] == left, "the pattern to be gone")
+            assert _figures(client)["shm_subscribers"] == left
+        assert client.ask(b"flush_all") == b"OK"
+        assert hearer.ask(b"mn") == b"MN"
 
 
 def test_changes_by_an_attached_process(daemon: Daemon) -> None:
