@@ -22,7 +22,7 @@ from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 
 from memcache_shm.protocol.parser cimport next_request
-from memcache_shm.protocol.request cimport CLOSE, IN_KEYS, NEED_MORE, REPLY, Parser, Request
+from memcache_shm.protocol.request cimport CLOSE, NEED_MORE, REPLY, Parser, Request
 from memcache_shm.server.buffers cimport Buffer, waiting
 from memcache_shm.server.clients cimport (
     ALL, DIRECT_NEED, FLUSH_SIZE, HEAVY_COST, INPUT_SIZE, LOOK_MS, NONE, REQUEST_COST, RETRY_MS,
@@ -39,7 +39,7 @@ from memcache_shm.server.linux cimport EPOLLIN, EPOLLOUT
 from memcache_shm.server.roster cimport SEAT_READ, SEAT_WATCH, SEAT_WRITE, show, stir
 from memcache_shm.server.streams cimport FILLED_LAST, FILLED_MORE, pour
 from memcache_shm.server.subscriber cimport Subscriber
-from memcache_shm.server.subscribers cimport SENDS_A_ROUND
+from memcache_shm.server.subscribers cimport SENDS_A_ROUND, takes_news
 from memcache_shm.server.transport cimport Transport
 
 
@@ -149,7 +149,7 @@ cdef class Clients(Crowd):
 
     cdef void _add_news(self, Connection *c) noexcept nogil:
         """Put what a subscriber is owed behind its replies, unless the last one has not ended yet."""
-        if c.outflow == NULL and c.parser.mode != IN_KEYS and not self.subscribers.hand_over(
+        if takes_news(c) and not self.subscribers.hand_over(
             <Subscriber *> c.subscriber, &self.executor.out
         ):
             self.executor.failed = True

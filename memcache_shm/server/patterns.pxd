@@ -1,9 +1,16 @@
 """The patterns that a worker's clients have subscribed (see patterns.pyx)."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp
 
+from memcache_shm.protocol.request cimport PATTERN_PREFIX
 from memcache_shm.server.subscriber cimport Pattern, Subscriber, Subscription
 from memcache_shm.storage.layout cimport KEY_MAX
+
+
+cdef inline bint applies(const Pattern *p, const char *key, size_t klen) noexcept nogil:
+    """Whether a key is what the pattern means."""
+    return (klen == p.klen or (klen > p.klen and p.kind == PATTERN_PREFIX)) and memcmp(key, p.key, p.klen) == 0
 
 
 cdef class Patterns:
@@ -20,6 +27,7 @@ cdef class Patterns:
     cdef bint add(self, Subscriber *s, const char *key, size_t klen, int kind) noexcept nogil
     cdef Subscription *find(self, Subscriber *s, const char *key, size_t klen, int kind) noexcept nogil
     cdef void drop(self, Subscription *subscription) noexcept nogil
+    cdef bint concerns(self, const Subscriber *s, const char *key, size_t klen) noexcept nogil
     cdef size_t gather(self, const char *key, size_t klen, uint64_t match, Subscriber **into) noexcept nogil
     cdef int cost(self) noexcept nogil
     cdef uint64_t _hash(self, const char *key, size_t klen, int kind) noexcept nogil

@@ -170,8 +170,15 @@ cdef class Patterns:
         if p.count == 0:
             self._forget(p)
 
+    cdef bint concerns(self, const Subscriber *s, const char *key, size_t klen) noexcept nogil:
+        """Whether a subscriber has a pattern that applies to a key, whether that is pending or not."""
+        cdef const Subscription *at = s.patterns
+        while at != NULL and not applies(at.pattern, key, klen):
+            at = at.next
+        return at != NULL
+
     cdef size_t gather(self, const char *key, size_t klen, uint64_t match, Subscriber **into) noexcept nogil:
-        """All subscribers of a key, each once, to `into`; how many. `match` is another number at each call; `into` has room for all
+        """All subscribers of a key but for those with pending patterns, each once, to `into`; how many. `match` is another number at each call; `into` has room for all
         subscribers."""
         cdef Pattern *p = self._look(self._hash(key, klen, PATTERN_KEY), key, klen, PATTERN_KEY)
         cdef Subscription *at
@@ -180,7 +187,7 @@ cdef class Patterns:
         while True:
             at = p.first if p != NULL else NULL
             while at != NULL:
-                if at.who.match != match:
+                if at.who.match != match and not at.pending:
                     at.who.match = match
                     into[found] = at.who
                     found += 1

@@ -20,7 +20,7 @@ cdef struct Pattern:            # one that at least one client of the worker has
 
 cdef struct Subscriber:
     Connection *client
-    Buffer news                 # NOTIFYs that wait for the end of a reply, or for the client to take what it was sent
+    Buffer news                 # NOTIFYs that wait for the end of a reply or a subscribe line, or for the client to take what it was sent
     Subscription *patterns      # newest first
     Subscription *mark          # the newest one when the running subscribe line began
     uint32_t count              # of patterns
@@ -38,5 +38,6 @@ cdef struct Subscription:       # a subscriber's pattern
     Subscriber *who
     Subscription *next_of_pattern
     Subscription *previous_of_pattern
+    bint pending                # its subscribe line has not ended yet: so far it tells nothing
     Subscription *next          # of the subscriber's
     Subscription *previous

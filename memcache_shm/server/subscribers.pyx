@@ -6,7 +6,7 @@
     Clients: sends that, or puts it behind replies, where no reply is cut in two by it (next_owed, hand_over)
 
 All of it in bounded pieces: a look stops in the midst of an event with many subscribers, and goes on there in the next round. What waits
-for a subscriber is bounded as well. One that is too slow is told of nothing further until it has taken what waits, and then that it has
+for a subscriber is bounded as well; a look stops, too, where one is to be sent what waits first. One that does not take that is told of nothing further until it has taken what waits, and then that it has
 LOST something; so it holds nobody up and needs no more memory. When the worker itself has missed something (it was stopped for longer than
 its lease, the ring went round, the table is another) all its subscribers have.
 
@@ -19,13 +19,13 @@ from libc.string cimport memcpy, memset
 
 from memcache_shm.protocol.notices cimport NOTICE_MAX, lost_line
 from memcache_shm.server.buffers cimport Buffer, Pool, waiting
-from memcache_shm.server.connection cimport DOOMED, READING, UNREAD, Connection
+from memcache_shm.server.connection cimport DOOMED, READING, UNREAD, YIELDED, Connection
 from memcache_shm.server.counters cimport Counters
 from memcache_shm.server.news cimport NO_MEMORY, NO_THREAD, TOO_MANY_PATTERNS, put_change
-from memcache_shm.server.patterns cimport Patterns
+from memcache_shm.server.patterns cimport Patterns, applies
 from memcache_shm.server.ringer cimport Ringer
 from memcache_shm.server.subscriber cimport Subscriber, Subscription
-from memcache_shm.server.subscribers cimport EVENT_COST, PATTERNS_MAX, SLOW_BYTES, TELL_COST
+from memcache_shm.server.subscribers cimport EVENT_COST, LISTEN_MS, PATTERNS_MAX, SLOW_BYTES, TELL_COST, takes_news
 from memcache_shm.storage.feed cimport FEED_FLUSH
 from memcache_shm.storage.listening cimport RENEW_MS, new_listener, next_event, renew, start, told
 from memcache_shm.storage.results cimport BUSY, LOST, NOT_FOUND, OK, POLL, TRY, WOULD_BLOCK
@@ -80,7 +80,7 @@ cdef class Subscribers:
             self.ringer.release()
             free(self.listener)
             self.listener = NULL
-            self.started = self.fresh = self.later = self.held = False
+            self.started = self.fresh = self.later = self.held = self.barred = False
             self.found = self.at = 0
             self.own.release(&self.text)
 
@@ -122,14 +122,28 @@ cdef class Subscribers:
             return TOO_MANY_PATTERNS
         if not self.patterns.add(s, key, klen, kind):
             return NO_MEMORY
+        s.patterns.pending = True
         self.figures.patterns += 1
         return OK
 
+    cdef void settle(self, Subscriber *s) noexcept nogil:
+        """The running subscribe line has ended well: from now on its patterns count."""
+        cdef Subscription *at = s.patterns
+        while at != s.mark:
+            at.pending = False
+            at = at.next
+
     cdef void unsubscribe(self, Subscriber *s, const char *key, size_t klen, int kind) noexcept nogil:
+        """Of the event that is being told it hears no more, either, unless another of its patterns applies to that."""
         cdef Subscription *subscription = self.patterns.find(s, key, klen, kind)
-        if subscription != NULL:
-            self.patterns.drop(subscription)
-            self.figures.patterns -= 1
+        cdef bint hears
+        if subscription == NULL:
+            return
+        hears = self.found != 0 and self.event.kind != FEED_FLUSH and applies(subscription.pattern, self.event.key, self.event.klen)
+        self.patterns.drop(subscription)
+        self.figures.patterns -= 1
+        if hears and not self.patterns.concerns(s, self.event.key, self.event.klen):
+            self._unmatch(s)
 
     cdef void undo(self, Subscriber *s) noexcept nogil:
         """Take back what the running subscribe line has brought."""
@@ -162,10 +176,7 @@ cdef class Subscribers:
         """Nothing that is under way leads to it."""
         cdef Subscriber *before = NULL
         cdef Subscriber *at = self.owed_first
-        cdef size_t i
-        for i in range(self.found):
-            if self.matched[i] == s:
-                self.matched[i] = NULL
+        self._unmatch(s)
         if not s.owed:
             return
         while at != s:
@@ -179,6 +190,12 @@ cdef class Subscribers:
             self.owed_last = before
         self.owed_count -= 1
 
+    cdef void _unmatch(self, const Subscriber *s) noexcept nogil:
+        cdef size_t i
+        for i in range(self.found):
+            if self.matched[i] == s:
+                self.matched[i] = NULL
+
     cdef void set_table(self, Table table) noexcept:
         """Another table; all that was said of the one before is lost. Until this returns the one before must be mapped."""
         cdef uint64_t position
@@ -190,6 +207,7 @@ cdef class Subscribers:
             self.started = self.held = False
             self.found = self.at = 0
             self.fresh = True
+            self.barred = False
             self._lose_all(position)
         self.table = table
 
@@ -201,20 +219,18 @@ cdef class Subscribers:
     cdef void tell(self, uint64_t now_ms) noexcept nogil:
         """A piece of what is new, to all whom it concerns."""
         cdef size_t cost = 0
-        cdef int result = OK
+        cdef int result
         self.fresh = self.later = False
-        if not self.started:
-            result = self._listen()
-            self.later = result != OK
-            if result != OK:
-                return
-            self._lose_all(told(self.listener))     # they are owed the news since the table before
+        if not self.started and self._try_to_listen(now_ms) != OK:
+            self.later = True
+            return
         if now_ms - self.renewed_ms >= RENEW_MS // 2:
             self.renewed_ms = now_ms
             renew(&self.table.view, self.listener)
         while cost < TELL_COST:
             if self.at < self.found:
-                cost += self._pass_on(TELL_COST - cost)
+                if not self._pass_on(&cost):
+                    break
                 continue
             result = self._take_event()
             cost += EVENT_COST * self.patterns.cost()
@@ -222,6 +238,18 @@ cdef class Subscribers:
                 self.later = result == WOULD_BLOCK or result == BUSY or result == NO_MEMORY
                 return
         self.fresh = True
+
+    cdef int _try_to_listen(self, uint64_t now_ms) noexcept nogil:
+        """Listen to the table that has come in the place of another. OK, or why it does not yet. Each try takes the locks of all shards."""
+        cdef int result
+        if self.barred and now_ms - self.barred_ms < LISTEN_MS:
+            return BUSY
+        result = self._listen()
+        self.barred = result != OK and result != WOULD_BLOCK and result != BUSY
+        self.barred_ms = now_ms
+        if result == OK:
+            self._lose_all(told(self.listener))     # they are owed the news since the table before
+        return result
 
     cdef int _take_event(self) noexcept nogil:
         """Make the next event ready to be passed on, unless it concerns nobody. OK, or why there is none."""
@@ -265,34 +293,40 @@ cdef class Subscribers:
             s = s.next
         return found
 
-    cdef size_t _pass_on(self, size_t most_cost) noexcept nogil:
-        """Copy the event's text to those whom it concerns, until that has cost so much. What it cost."""
-        cdef size_t each = self.text.end + EVENT_COST
-        cdef size_t cost = 0
-        while self.at < self.found and cost < most_cost:
-            if self.matched[self.at] != NULL:
-                self._append(self.matched[self.at])
+    cdef bint _pass_on(self, size_t *cost) noexcept nogil:
+        """Copy the event's text to those whom it concerns, until the look has cost TELL_COST. False: it must end here, since one is to be
+        sent something first."""
+        while self.at < self.found and cost[0] < TELL_COST:
+            if self.matched[self.at] != NULL and not self._append(self.matched[self.at]):
+                return False
             self.at += 1
-            cost += each
+            cost[0] += self.text.end + EVENT_COST
         if self.at == self.found:
             self.at = self.found = 0
             if self.text.cap > KEPT_TEXT:
                 self.own.release(&self.text)
-        return cost
+        return True
 
-    cdef void _append(self, Subscriber *s) noexcept nogil:
-        """One message always fits, if the pool has room for it."""
+    cdef bint _append(self, Subscriber *s) noexcept nogil:
+        """One message always fits, if the pool has room for it. False: not now, but what waits for it goes out in this round or, if it
+        has a turn before, soon. (One that cannot be sent anything for now might keep all others waiting, so it is not waited for.)"""
         cdef size_t held = waiting(&s.client.output) + waiting(&s.news)
         cdef size_t size = self.text.end
-        if s.client.flow == DOOMED or s.lost:
-            return
-        if (held and held + size > SLOW_BYTES) or not self.pool.reserve(&s.news, size):
+        cdef int flow = s.client.flow
+        cdef bint full = held != 0 and held + size > SLOW_BYTES
+        if flow == DOOMED or s.lost:
+            return True
+        if full and (flow == READING or flow == UNREAD or flow == YIELDED) and takes_news(s.client):
+            self.owe(s)
+            return False
+        if full or not self.pool.reserve(&s.news, size):
             self._lose(s, told(self.listener) - (self.event.next - self.event.number))
-            return
+            return True
         memcpy(s.news.data + s.news.end, self.text.data, size)
         s.news.end += size
         self.figures.notified += 1
         self.owe(s)
+        return True
 
     cdef void _lose(self, Subscriber *s, uint64_t position) noexcept nogil:
         """It was not told what came behind that position."""

@@ -61,6 +61,15 @@ def test_who_does_not_read_is_told_what_was_lost() -> None:
         until(lambda: int(client.stats()["read_buf_bytes"]) < SLOW_BYTES // 4, "the memory to come back")
 
 
+def test_who_reads_loses_nothing_of_a_burst() -> None:
+    """Several values come at once, more than may wait for a subscriber: it is sent what waits before more is added."""
+    with Daemon("-m", "64") as daemon, Client(daemon) as client, subscribe(daemon, b"k*") as hearer:
+        value = b"v" * 100_000
+        client.send(b"".join(b"set k%d 0 0 %d noreply\r\n%b\r\n" % (number, len(value), value) for number in range(6)))
+        assert sorted(hearer.next() for _ in range(6)) == [("set", b"k%d" % number, value) for number in range(6)]
+        assert figures(client)["shm_lost"] == 0
+
+
 def test_a_message_larger_than_the_buffer_is_not_lost_by_its_size() -> None:
     with Daemon("-m", "64", "-I", "4m") as daemon, Client(daemon) as client, subscribe(daemon, b"k", door="unix") as hearer:
         client.sock.settimeout(30)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from support.client import Client
@@ -74,6 +77,22 @@ def test_expiry_is_told_when_it_is_swept(daemon: Daemon) -> None:
         assert hearer.next() == ("expire", b"mortal1", b"")
 
 
+def test_an_item_that_expired_before_it_is_told_is_told_to_have_expired() -> None:
+    """The sweep stands still, so nobody else would tell it: stored or touched, and expired before the worker looks at its feed."""
+    with Daemon("-m", "16", "-o", "debugtime") as daemon, subscribe(daemon, b"k*") as hearer, Client(daemon) as client:
+        assert client.set(b"k2", b"x") == b"STORED"
+        assert hearer.next() == ("set", b"k2", b"x")
+        os.kill(daemon.pid, signal.SIGSTOP)
+        try:
+            for request, key in ((b"set k1 0 10 1\r\nx", b"k1"), (b"touch k2 10", b"k2")):
+                client.send(request + b"\r\ndebugtime 100\r\n")
+                assert hearer.told()[:5] == ("expire", key, b"", 0, 0)
+            client.send(b"set k3 0 0 1\r\nx\r\ndelete k3\r\n")
+            assert hearer.next() == ("delete", b"k3", b"")
+        finally:
+            os.kill(daemon.pid, signal.SIGCONT)
+
+
 def test_only_what_was_asked_for(daemon: Daemon) -> None:
     with subscribe(daemon, b"a*", b"b") as hearer, Client(daemon) as client:
         for key in (b"A", b"b1", b"ba", b"b", b"c", b"a", b"abc"):
@@ -107,6 +126,50 @@ def test_unsubscribed_is_not_told(daemon: Daemon) -> None:
         assert client.set(b"b", b"4") == b"STORED"
         assert hearer.ask(b"version").startswith(b"VERSION")
         until(lambda: _figures(client)["shm_subscribers"] == 0, "no subscriber")
+
+
+def test_unsubscribed_while_an_event_is_being_told_is_not_told() -> None:
+    """An event with many subscribers and a large value is told bit by bit; who has subscribed first comes last."""
+    with Daemon("-m", "64", "-o", "read_buf_mem_limit=256") as daemon, subscribe(daemon, b"large", b"other") as leaving, ExitStack() as stack:
+        staying = [stack.enter_context(subscribe(daemon, b"large", door="unix")) for _ in range(60)]
+        client = stack.enter_context(Client(daemon))
+        value = b"v" * 1_000_000
+        assert client.set(b"large", value) == b"STORED"
+        assert staying[-1].line().startswith(b"NOTIFY set large ")
+        assert leaving.ask(b"unsubscribe large") == b"OK 1"
+        for hearer in staying[:-1]:
+            assert hearer.next() == ("set", b"large", value)
+        assert client.set(b"other", b"x") == b"STORED"
+        assert leaving.next() == ("set", b"other", b"x")
+
+
+def test_a_subscribe_line_tells_nothing_before_its_end() -> None:
+    """A line that is read in pieces, and what changes in between: its reply comes first, and one that is refused has told nothing."""
+    many = b" ".join(b"many%0240d" % number for number in range(300))
+    with Daemon("-m", "16") as daemon, Client(daemon) as client, subscribe(daemon, b"new*") as witness, subscribe(daemon, b"old*") as hearer:
+        for end, reply in ((b"q" * 300, b"CLIENT_ERROR pattern too long: a key or prefix has at most 250 bytes"), (b"last", b"OK 303")):
+            hearer.send(b"subscribe new* %b " % many)
+            until(lambda: _figures(client)["shm_patterns"] > 300, "the line's patterns to be there")
+            client.set(b"old1", b"x")
+            client.set(b"new1", b"x")
+            assert witness.next() == ("set", b"new1", b"x")
+            assert hearer.ask(end) == reply
+            assert hearer.next() == ("set", b"old1", b"x")
+            assert hearer.ask(b"mn") == b"MN"
+            until(lambda end=end: _figures(client)["shm_patterns"] == (304 if end == b"last" else 2), "what counts of the line")
+        client.set(b"new2", b"x")
+        assert hearer.next() == ("set", b"new2", b"x")
+
+
+def test_an_unsubscribe_line_with_a_bad_pattern(daemon: Daemon) -> None:
+    """What stands before that is gone; who has no pattern any more is no subscriber."""
+    with subscribe(daemon, b"k", b"l") as hearer, Client(daemon) as client:
+        for left, key in ((1, b"k"), (0, b"l")):
+            assert hearer.ask(b"unsubscribe %b %b" % (key, b"q" * 251)).startswith(b"CLIENT_ERROR pattern too long")
+            until(lambda left=left: _figures(client)["shm_patterns"] == left, "the pattern to be gone")
+            assert _figures(client)["shm_subscribers"] == left
+        assert client.ask(b"flush_all") == b"OK"
+        assert hearer.ask(b"mn") == b"MN"
 
 
 def test_changes_by_an_attached_process(daemon: Daemon) -> None:

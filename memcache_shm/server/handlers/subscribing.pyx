@@ -1,7 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """`subscribe` and `unsubscribe`: the client hears of changes of keys, besides asking as before (see subscribers.pyx).
 
-A line comes pattern by pattern. What is wrong with one refuses the whole subscribe line: the patterns before it are given up again.
+A line comes pattern by pattern. What is wrong with one refuses the whole subscribe line: the patterns before it are given up again. They
+tell nothing before the line has ended, so its reply comes first. An unsubscribe line takes effect pattern by pattern.
 """
 
 from memcache_shm.protocol.replies cimport NUMBER_LINE_MAX, number_line
@@ -30,14 +31,20 @@ cdef void say_why(Executor self, const Request *request, int result) noexcept no
         self.say_failure(request, result)
 
 
+cdef void leave_without_patterns(Executor self) noexcept nogil:
+    """A client that has none is no subscriber."""
+    cdef Subscriber *s = <Subscriber *> self.client.subscriber
+    if s != NULL and s.count == 0:
+        self.subscribers.leave(self.client)
+
+
 cdef void end_line(Executor self) noexcept nogil:
-    """How many patterns the client has; without any it is no subscriber."""
+    """How many patterns the client has."""
     cdef Subscriber *s = <Subscriber *> self.client.subscriber
     cdef char *at = self.room(NUMBER_LINE_MAX)
     if at != NULL:
         self.out.end += number_line(at, b"OK ", s.count if s != NULL else 0)
-    if s != NULL and s.count == 0:
-        self.subscribers.leave(self.client)
+    leave_without_patterns(self)
 
 
 cdef void refuse_line(Executor self, Parser *parser) noexcept nogil:
@@ -47,8 +54,7 @@ cdef void refuse_line(Executor self, Parser *parser) noexcept nogil:
         parser.mode = SKIPPING_LINE
     if s != NULL:
         self.subscribers.undo(s)
-        if s.count == 0:
-            self.subscribers.leave(self.client)
+        leave_without_patterns(self)
 
 
 cdef int begin_line(Executor self) noexcept nogil:
@@ -87,13 +93,14 @@ cdef void _subscribe(Executor self, Parser *parser, const Request *request) noex
         say_why(self, request, result)
         refuse_line(self, parser)
     elif request.last:
+        self.subscribers.settle(<Subscriber *> self.client.subscriber)
         end_line(self)
 
 
 cdef void give_up(Executor self, const Request *request) noexcept nogil:
-    """A pattern of an unsubscribe line, or all where it has none. What was to be told before the line is told before its reply."""
+    """A pattern of an unsubscribe line, or all where it has none. What was to be told until then is told before the line's reply."""
     cdef Subscriber *s = <Subscriber *> self.client.subscriber
-    if request.first and not self.subscribers.hand_over(s, &self.out):
+    if not self.subscribers.hand_over(s, &self.out):
         self.failed = True
     elif request.first and request.mode == PATTERN_NONE:
         s.mark = NULL
@@ -112,6 +119,7 @@ cdef void _unsubscribe(Executor self, Parser *parser, const Request *request) no
         give_up(self, request)
     if request.mode == PATTERN_TOO_LONG:
         self.say(request, TOO_LONG)
+        leave_without_patterns(self)
     elif request.last:
         end_line(self)
 

@@ -5,7 +5,12 @@
     then: SYNCED
 
 A message tells a key's state as it is read now, so later ones never tell an older state: also where the walk is ahead of the feed (an item
-that went and is there again by now is not told to have gone while the copy is under way). What the client missed makes the copy begin anew.
+that went and is there again by now is not told to have gone while the copy is under way).
+
+What the client missed makes the copy begin anew, but where the walk stands: it is complete once the walk has gone full circle since the
+last loss. So all items get their turn even where losses come faster than a circle takes.
+
+A touch brings the value along: the client may have let its item expire before it hears of it.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -20,7 +25,7 @@ from memcache_shm.server.handlers.subscribing cimport say_why
 from memcache_shm.server.news cimport NO_MEMORY, is_outdated, put_change, put_item
 from memcache_shm.server.streams cimport FILLED_IDLE, FILLED_LAST, FILLED_LATER, FILLED_MORE, STREAM_BYTES, Stream
 from memcache_shm.storage.atomics cimport load_acquire64
-from memcache_shm.storage.feed cimport FEED_DELETE, FEED_EVICT, FEED_EXPIRE, now_ms
+from memcache_shm.storage.feed cimport FEED_DELETE, FEED_EVICT, FEED_EXPIRE, FEED_SET, FEED_TOUCH, now_ms
 from memcache_shm.storage.listening cimport RENEW_MS, Event, Listener, new_listener, next_event, renew, start, told
 from memcache_shm.storage.results cimport BUSY, LOST, NOT_FOUND, OK, POLL, RETIRED, TRY, WOULD_BLOCK
 from memcache_shm.storage.walk cimport Batch, Walk, next_batch
@@ -48,6 +53,8 @@ cdef struct Copy:
     bint held                   # `event` is not told yet
     Event event
     Walk walk
+    Walk mark                   # where the walk stood when this copy began
+    bint turned                 # it has come by the table's end since then
     Batch batch
     uint32_t next               # the batch's item that is to be told next
     uint64_t *target            # a shard: the head of its feed at the walk's end
@@ -81,9 +88,23 @@ cdef bint take_table(Copy *copy, Executor self) noexcept nogil:
 
 
 cdef void begin_copy(Copy *copy) noexcept nogil:
+    """All from where the walk stands, full circle. What is left of the batch at hand is told twice then."""
+    copy.mark = copy.walk
+    copy.turned = False
+    copy.phase = COPYING
+
+
+cdef void rewind(Copy *copy) noexcept nogil:
+    """A walk's position is of one table."""
     memset(&copy.walk, 0, sizeof(Walk))
     copy.batch.n = copy.next = 0
-    copy.phase = COPYING
+
+
+cdef bint is_full_circle(const Copy *copy) noexcept nogil:
+    """Buckets may have split or merged meanwhile, so the walk may have come further than exactly to the mark."""
+    if not copy.turned or copy.walk.shard < copy.mark.shard:
+        return False
+    return copy.walk.shard > copy.mark.shard or copy.walk.at >= copy.mark.at
 
 
 cdef bint put_loss(Executor self, uint64_t since, uint64_t until) noexcept nogil:
@@ -115,6 +136,7 @@ cdef int change_tables(Copy *copy, Executor self) noexcept nogil:
         return NO_MEMORY
     if result == OK:
         copy.moved = False
+        rewind(copy)
         begin_copy(copy)
     return result
 
@@ -127,6 +149,8 @@ cdef int tell_change(Copy *copy, Executor self) noexcept nogil:
         result = is_outdated(self.table, &copy.event)
         if result != NOT_FOUND:
             return NOT_FOUND if result == OK else result
+    if kind == FEED_TOUCH:
+        copy.event.kind = FEED_SET
     return put_change(self.table, self.own, &self.out, &copy.event, self.uses_cas)
 
 
@@ -170,21 +194,26 @@ cdef int put_batch(Copy *copy, Executor self) noexcept nogil:
 
 
 cdef int copy_some(Copy *copy, Executor self) noexcept nogil:
-    """A piece of the walk. OK: it goes on; NOT_FOUND: that was its end; WOULD_BLOCK, RETIRED, NO_MEMORY."""
+    """A piece of the walk. OK: it goes on; NOT_FOUND: that was the full circle; WOULD_BLOCK, RETIRED, NO_MEMORY."""
     cdef int result, _bucket
     for _bucket in range(BUCKETS_A_TURN):
         result = put_batch(copy, self)
         if result != NOT_FOUND:
             return result
-        copy.next = 0
+        copy.batch.n = copy.next = 0
+        if is_full_circle(copy):
+            return NOT_FOUND
         result = next_batch(&self.table.view, &copy.walk, &copy.batch, TRY)
-        if result != OK:
+        if result == NOT_FOUND:
+            rewind(copy)
+            copy.turned = True
+        elif result != OK:
             return result
     return OK
 
 
 cdef void set_target(Copy *copy, Executor self) noexcept nogil:
-    """The walk is at its end: the copy is complete when all that has changed until now is told."""
+    """The walk has gone full circle: the copy is complete when all that has changed until now is told."""
     cdef uint32_t i
     for i in range(copy.listener.shards):
         copy.target[i] = load_acquire64(&self.table.view.shard[i].control.feed_head)
