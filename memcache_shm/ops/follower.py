@@ -94,13 +94,11 @@ class _Follower:
             try:
                 self._refuse_itself(table)
                 with RemoteFeed(self._leader, _ANSWER_S).sync() as stream:
-                    following.note_connected(table, True)
                     self._apply(stream, table, copier)
             except (RemoteError, FeedOffError, BusyError, NoSpaceError) as error:
                 self._outage.goes_on(f"cannot follow {_about(error, self._where)}; trying again and again, the copy serves meanwhile")
             except ReadOnlyError:
                 raise _Promoted from None
-            following.note_connected(table, False)
             self._pause()
 
     def _look_at(self, table: Table) -> None:
@@ -123,6 +121,13 @@ class _Follower:
 
     def _apply(self, stream: RemoteStream, table: Table, copier: Copier) -> NoReturn:
         """Do here what the stream tells, until that breaks off: RemoteError."""
+        try:
+            following.note_connected(table, True)
+            self._do(stream, table, copier)
+        finally:
+            following.note_connected(table, False)
+
+    def _do(self, stream: RemoteStream, table: Table, copier: Copier) -> NoReturn:
         step = _Step(self._where, table, copier)
         while True:
             changes = stream.read(_LOOK_EVERY_S)

@@ -279,6 +279,17 @@ def test_the_following_process_is_killed(leader: Daemon, copy: Daemon) -> None:
     assert figures(copy)["follow_copies"] == 4
 
 
+def test_the_following_process_is_told_to_end_by_somebody(leader: Daemon, copy: Daemon) -> None:
+    victim = companion_of(copy)
+    os.kill(victim, signal.SIGSTOP)  # so that nothing else happens before it ends
+    os.kill(victim, signal.SIGTERM)
+    os.kill(victim, signal.SIGCONT)
+    assert f"follower (pid {victim}) killed by SIGTERM; starting another" in await_line(copy, rf"follower \(pid {victim}\)")
+    with Client(leader) as client:
+        client.set(b"after", b"v")
+    assert await_equal(copy, leader)[b"after"].value == b"v"
+
+
 def test_a_worker_of_the_follower_is_killed(leader: Daemon, copy: Daemon) -> None:
     companion = companion_of(copy)
     os.kill(next(pid for pid in copy.workers if pid != companion), signal.SIGKILL)
