@@ -152,6 +152,7 @@ class _Step:
         self._table = table
         self._copier = copier
         self._refused = copier.refused
+        self._untouched = self._told_untouched = 0  # touches of what is not here
         self._begin()
 
     def _begin(self) -> None:
@@ -164,7 +165,8 @@ class _Step:
         kind, key = change.kind, change.key
         if key is not None:
             if kind == "touch":
-                self._copier.touch(key, change.exptime)
+                # Evicted here, or it had expired before the touch came, and a touch does not bring the value: the item is missing from now on.
+                self._untouched += not self._copier.touch(key, change.exptime)
             else:
                 self._copier.drop(key)  # delete, expire, evict
         elif kind == "flush":
@@ -188,10 +190,13 @@ class _Step:
         self._note(position)
 
     def _note(self, position: int) -> None:
-        following.note_in_step(self._table, position, self._copier.refused)
+        following.note_in_step(self._table, position, self._copier.refused + self._untouched)
         if self._copier.refused > self._refused:
             log.warning("%d items of %s are too large for this table, or it has no room for them", self._copier.refused, self._where)
             self._refused = self._copier.refused
+        if self._untouched > self._told_untouched:
+            log.info("%d items that %s touched are missing here until it sets them", self._untouched, self._where)
+            self._told_untouched = self._untouched
 
 
 def _about(error: MemcacheError, where: str) -> str:
