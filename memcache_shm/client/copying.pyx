@@ -6,19 +6,25 @@
 leaves exactly what the source has, whatever was there before: what is put gets a new version here, so what has an older one at the end has
 not come again. In between, and afterwards, `put`, `touch`, `drop` and `flush` bring single changes. The table serves meanwhile.
 
+Outside of a copy what is so already is not done again, and not told by this table's feed: two that follow each other would tell each other
+one change for ever. Within a copy everything is written, since the new version says that it came.
+
 The rule for the GIL is that of `reading`.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
+from libc.string cimport memcmp, memset
 
 from memcache_shm.client.reading cimport LARGE_BYTES, failure
 from memcache_shm.storage.atomics cimport load_relaxed64
-from memcache_shm.storage.results cimport EXISTS, NO_SPACE, NOT_FOUND, OK, TOO_LARGE, TRY, WAIT, WOULD_BLOCK, Change
+from memcache_shm.storage.layout cimport STATE_STALE, STATE_TOKEN_SENT
+from memcache_shm.storage.results cimport (
+    EXISTS, NO_COUNT, NO_SPACE, NO_TRACE, NOT_FOUND, OK, TOO_LARGE, TRY, WAIT, WOULD_BLOCK, Change, Found,
+)
 from memcache_shm.storage.table cimport Table
-from memcache_shm.storage.unixtime cimport expiry_at
+from memcache_shm.storage.unixtime cimport expiry_at, exptime_of
 from memcache_shm.storage.view cimport View
 from memcache_shm.storage.walk cimport Batch, Walk, Walked, next_batch
 
@@ -36,6 +42,24 @@ cdef inline int _aim(Change *change, bytes key) except -1:
     if change.klen - 1 >= KEY_MAX:
         raise IllegalInputError(f"a key has 1 to 250 bytes, not {change.klen}")
     return 0
+
+
+cdef bint _is_there(Table table, const Change *change, int64_t exptime, char *room) noexcept nogil:
+    """Whether the table has just the item of the change; False when that cannot be told at once. `room` for its value."""
+    cdef Found found
+    cdef bint same
+    memset(&found, 0, sizeof(Found))
+    found.omit = NO_TRACE | NO_COUNT
+    if table.find(&found, change.key, change.klen, TRY) != OK:
+        return False
+    same = (
+        found.version == change.foreign and found.flags == change.flags and found.vlen == change.vlen
+        and exptime_of(found.expiry) == max(exptime, <int64_t> 0) and not found.state & (STATE_STALE | STATE_TOKEN_SENT)
+    )
+    if same:
+        table.copy(&found, room)
+        same = memcmp(room, change.value, change.vlen) == 0
+    return table.confirm(&found) and same
 
 
 cdef int _remove_older(Table table, const uint64_t *since, Batch *batch, uint64_t *removed) noexcept nogil:
@@ -108,6 +132,8 @@ cdef class Copier:
         change.flags = flags
         change.expiry = expiry_at(exptime)
         change.foreign = cas
+        if self.since == NULL and cas != 0 and self.is_there(table, &change, exptime):
+            return True
         if change.vlen < LARGE_BYTES:
             result = table.store(&change, TRY)
         if result == WOULD_BLOCK:
@@ -151,6 +177,8 @@ cdef class Copier:
         """Remove all items."""
         cdef Table table = self.live()
         cdef int result
+        if not table.view.exempt and len(table) == 0 and not table.is_removed():
+            return              # where others write, too: see above
         with nogil:
             result = table.flush(0, WAIT)
         self.happened(result)
@@ -196,6 +224,16 @@ cdef class Copier:
         if self.table is None:
             raise ClosedError(f"the copier of table {self.name!r} is closed")
         return self.table
+
+    cdef bint is_there(self, Table table, const Change *change, int64_t exptime) except -1:
+        cdef bytes room = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>change.vlen)
+        cdef char *data = PyBytes_AS_STRING(room)
+        cdef bint there
+        if change.vlen < LARGE_BYTES:
+            return _is_there(table, change, exptime, data)
+        with nogil:
+            there = _is_there(table, change, exptime, data)
+        return there
 
     cdef bint happened(self, int result) except -1:
         """Whether something was changed. Raises what went wrong."""

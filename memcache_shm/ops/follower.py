@@ -94,13 +94,11 @@ class _Follower:
             try:
                 self._refuse_itself(table)
                 with RemoteFeed(self._leader, _ANSWER_S).sync() as stream:
-                    following.note_connected(table, True)
                     self._apply(stream, table, copier)
             except (RemoteError, FeedOffError, BusyError, NoSpaceError) as error:
                 self._outage.goes_on(f"cannot follow {_about(error, self._where)}; trying again and again, the copy serves meanwhile")
             except ReadOnlyError:
                 raise _Promoted from None
-            following.note_connected(table, False)
             self._pause()
 
     def _look_at(self, table: Table) -> None:
@@ -123,6 +121,13 @@ class _Follower:
 
     def _apply(self, stream: RemoteStream, table: Table, copier: Copier) -> NoReturn:
         """Do here what the stream tells, until that breaks off: RemoteError."""
+        try:
+            following.note_connected(table, True)
+            self._do(stream, table, copier)
+        finally:
+            following.note_connected(table, False)
+
+    def _do(self, stream: RemoteStream, table: Table, copier: Copier) -> NoReturn:
         step = _Step(self._where, table, copier)
         while True:
             changes = stream.read(_LOOK_EVERY_S)
@@ -147,6 +152,7 @@ class _Step:
         self._table = table
         self._copier = copier
         self._refused = copier.refused
+        self._untouched = self._told_untouched = 0  # touches of what is not here
         self._begin()
 
     def _begin(self) -> None:
@@ -159,7 +165,8 @@ class _Step:
         kind, key = change.kind, change.key
         if key is not None:
             if kind == "touch":
-                self._copier.touch(key, change.exptime)
+                # Evicted here, or it had expired before the touch came, and a touch does not bring the value: the item is missing from now on.
+                self._untouched += not self._copier.touch(key, change.exptime)
             else:
                 self._copier.drop(key)  # delete, expire, evict
         elif kind == "flush":
@@ -183,10 +190,13 @@ class _Step:
         self._note(position)
 
     def _note(self, position: int) -> None:
-        following.note_in_step(self._table, position, self._copier.refused)
+        following.note_in_step(self._table, position, self._copier.refused + self._untouched)
         if self._copier.refused > self._refused:
             log.warning("%d items of %s are too large for this table, or it has no room for them", self._copier.refused, self._where)
             self._refused = self._copier.refused
+        if self._untouched > self._told_untouched:
+            log.info("%d items that %s touched are missing here until it sets them", self._untouched, self._where)
+            self._told_untouched = self._untouched
 
 
 def _about(error: MemcacheError, where: str) -> str:

@@ -1,7 +1,8 @@
 """Companions: children of the supervisor besides the workers, each with one task of its own, which is handed in.
 
 They are started once the workers serve, and again with a delay when they die; one whose exit status is 0 is done and stays away. A
-stop ends them by SIGTERM, which raises SystemExit in their task, and by SIGKILL when that takes too long. They die with their parent.
+stop ends them by SIGTERM, which raises SystemExit in their task, and by SIGKILL when that takes too long. One that somebody else ends so
+dies by that signal, and is not done. They die with their parent.
 What goes wrong with one never ends the daemon.
 """
 
@@ -91,7 +92,7 @@ class Companions:
             if os.getppid() == self._parent:
                 status = companion.run()
         except SystemExit:
-            status = EXIT_OK  # it was told to end
+            _die_by_sigterm()  # told to end, which is not to be done: only the supervisor knows whether that is for good
         except Exception:
             log.exception("%s (pid %d) failed", companion.name, os.getpid())
         finally:
@@ -147,3 +148,9 @@ def _take_signals() -> None:
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit
+
+
+def _die_by_sigterm() -> None:
+    """As the wait status is to say it."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)

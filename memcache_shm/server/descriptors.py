@@ -47,7 +47,8 @@ class DescriptorWatch:
             self._accepting.is_over("accepting goes on")
         lost = self._counters.lost()
         if lost != self._lost:
-            self._taking.goes_on(f"{lost - self._lost} connections lost: a worker is out of descriptors (see ulimit -n, -c)")
+            reason = "a worker is out of descriptors (see ulimit -n, -c)"
+            self._taking.goes_on(f"{lost - self._lost} connections lost: {reason}", reason)
         else:
             self._taking.is_over("no more connections lost")
         self._pauses, self._lost = pauses, lost

@@ -1,4 +1,4 @@
-"""A trouble that lasts is told twice: when it begins, and when it is over."""
+"""A trouble that lasts is told when it begins, when its reason becomes another one, and when it is over."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ class Outage:
 
     def __init__(self) -> None:
         self._since_s: float | None = None
+        self._reason = ""
 
-    def goes_on(self, text: str) -> None:
-        """Log ``text`` unless the trouble is known."""
+    def goes_on(self, text: str, reason: str = "") -> None:
+        """Log ``text`` unless the trouble is known by the same reason, which is the text where none is given."""
         if self._since_s is None:
             self._since_s = time.monotonic()
-            log.warning("%s", text)
+        elif self._reason == (reason or text):
+            return
+        self._reason = reason or text
+        log.warning("%s", text)
 
     def is_over(self, text: str) -> None:
         """Log ``text`` and how long it took, if there was a trouble."""

@@ -142,6 +142,64 @@ def test_a_smaller_table_evicts(state_dir: Path) -> None:
         copier.close()
 
 
+# What is so already
+
+
+SAME = (b"key", b"value", 3, FAR, 7)
+
+
+def stored(cache: memcache_shm.Cache) -> int:
+    return int(cache.stats()[b"total_items"])
+
+
+@pytest.mark.parametrize("value", [b"value", b"", bytes(60_000)], ids=["usual", "empty", "large"])
+def test_an_item_that_is_there_already_is_not_stored_again(cache: memcache_shm.Cache, copier: Copier, value: bytes) -> None:
+    same = (b"key", value, 3, FAR, 7)
+    copier.put(*same)
+    before = stored(cache)
+    with cache.subscribe("*") as changes:
+        assert copier.put(*same)
+        assert copier.put(*same)
+        copier.put(b"other", b"v", 0, 0, 1)
+        assert next(changes).key == b"other"
+    assert stored(cache) == before + 1
+    assert cache.gets("key") == (value, b"7")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [(b"key", b"valuf", 3, FAR, 7), (b"key", b"value2", 3, FAR, 7), (*SAME[:2], 4, *SAME[3:]), (*SAME[:3], 0, 7), (*SAME[:3], FAR + 1, 7),
+     (*SAME[:4], 8), (*SAME[:4], 0)],
+    ids=["value", "length", "flags", "never", "exptime", "cas", "own cas"],
+)  # fmt: skip
+def test_an_item_with_something_else_is_stored(
+    cache: memcache_shm.Cache, copier: Copier, other: tuple[bytes, bytes, int, int, int]
+) -> None:
+    copier.put(*SAME)
+    before = stored(cache)
+    assert copier.put(*other)
+    assert stored(cache) == before + 1
+    assert cache.get("key") == other[1]
+
+
+def test_in_a_copy_everything_comes_again(cache: memcache_shm.Cache, copier: Copier) -> None:
+    copier.put(*SAME)
+    copier.put(b"gone", b"v", 0, 0, 8)
+    copier.begin_copy()
+    copier.put(*SAME)
+    assert copier.end_copy() == 1
+    assert cache.get_many(["key", "gone"]) == {"key": b"value"}
+
+
+def test_a_flush_of_nothing_is_not_told(cache: memcache_shm.Cache, copier: Copier) -> None:
+    with cache.subscribe("*") as changes:
+        copier.flush()
+        copier.put(*SAME)
+        assert next(changes).kind == "set"
+        copier.flush()
+        assert next(changes).kind == "flush"
+
+
 # A whole copy
 
 

@@ -73,6 +73,15 @@ def test_changes(leader: FakeLeader, copy: Daemon, cache: memcache_shm.Cache) ->
     assert cache.get("stays") is None
 
 
+def test_a_touch_of_what_is_not_here_is_counted(leader: FakeLeader, copy: Daemon) -> None:
+    """Its value does not come with it."""
+    stream = copied(leader, copy, b"here")
+    stream.send(b"NOTIFY touch here 0 0 0 1", b"NOTIFY touch missing 0 0 0 9", b"NOTIFY touch other 0 0 0 9", b"ALIVE 11")
+    until(lambda: figures(copy)["follow_position"] == 11, "the position")
+    assert figures(copy)["follow_refused"] == 2
+    await_line(copy, f"2 items that {leader.where} touched are missing here")
+
+
 def test_what_was_copied_once_is_served_until_the_next_copy_is_complete(
     leader: FakeLeader, copy: Daemon, cache: memcache_shm.Cache
 ) -> None:
@@ -108,6 +117,18 @@ def test_words_that_make_no_sense(leader: FakeLeader, copy: Daemon, cache: memca
     stream.set(b"a", b"w", 2)
     until(lambda: cache.get("a") == b"w", "the next copy")
     assert len(said(copy, "trying again and again")) == 1
+
+
+def test_why_it_does_not_follow_now(state_dir: Path) -> None:
+    """Each reason is told once, as long as it lasts."""
+    with FakeLeader() as leader, Daemon("--name", "copy", "-m", "16", "--follow", leader.where) as daemon:
+        copied(leader, daemon, b"a").close()
+        await_line(daemon, f"cannot follow {leader.where}: connection lost")
+        leader.stream()
+        leader.stop()
+        await_line(daemon, f"cannot follow {leader.where}: Connection refused")
+        until(lambda: figures(daemon)["follow_lag_ms"] > 2000, "some tries more")
+        assert len(said(daemon, "cannot follow")) == 2
 
 
 def test_its_own_table_by_another_way(leader: FakeLeader, copy: Daemon, state_dir: Path) -> None:

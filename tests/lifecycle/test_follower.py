@@ -211,6 +211,27 @@ def test_a_follower_that_takes_writes(leader: Daemon) -> None:
         assert figures(copy)["follow_connected"] == 1
 
 
+def test_two_that_follow_each_other_and_take_writes(state_dir: Path, tmp_path: Path) -> None:
+    """What one tells comes back to it, and goes no further."""
+    path = str(tmp_path / "s")
+    options = ("-m", "16", "--follow-writable", "--follow")
+    with (
+        Daemon("--name", "one", *options, path) as one,
+        Daemon("--name", "two", "-s", path, *options, one.unix_path) as two,
+        Client(one) as ours,
+        Client(two) as theirs,
+    ):
+        for daemon in (one, two):
+            await_copies(daemon, 1)
+        ours.ask(b"set first 1 1000 5\r\nvalue")
+        for number in range(20):
+            here, there = (theirs, ours) if number % 2 else (ours, theirs)
+            here.set(b"key", b"%d" % number)
+            until(lambda: there.get(b"key") == b"%d" % number, "the change to come over")  # noqa: B023
+        for client in (ours, theirs):
+            assert client.stats()["total_items"] == "21"
+
+
 # How it stands
 
 
@@ -277,6 +298,17 @@ def test_the_following_process_is_killed(leader: Daemon, copy: Daemon) -> None:
             client.set(b"turn", b"%d" % turn)
         assert await_equal(copy, leader)[b"turn"].value == b"%d" % turn
     assert figures(copy)["follow_copies"] == 4
+
+
+def test_the_following_process_is_told_to_end_by_somebody(leader: Daemon, copy: Daemon) -> None:
+    victim = companion_of(copy)
+    os.kill(victim, signal.SIGSTOP)  # so that nothing else happens before it ends
+    os.kill(victim, signal.SIGTERM)
+    os.kill(victim, signal.SIGCONT)
+    assert f"follower (pid {victim}) killed by SIGTERM; starting another" in await_line(copy, rf"follower \(pid {victim}\)")
+    with Client(leader) as client:
+        client.set(b"after", b"v")
+    assert await_equal(copy, leader)[b"after"].value == b"v"
 
 
 def test_a_worker_of_the_follower_is_killed(leader: Daemon, copy: Daemon) -> None:

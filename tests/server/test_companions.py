@@ -89,13 +89,15 @@ def test_one_that_raises(companions: Callable[..., Companions]) -> None:
     assert made.due_s < NEVER
 
 
-def test_one_that_is_killed(companions: Callable[..., Companions], caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_one_that_is_killed(companions: Callable[..., Companions], caplog: pytest.LogCaptureFixture, number: signal.Signals) -> None:
     made = companions(sleep_on)
     made.fill()
     (pid,) = pids(made)
-    os.kill(pid, signal.SIGKILL)
+    until(lambda: _sleeps(pid), "the task to run")
+    os.kill(pid, number)
     made.reap([Ending(*os.waitpid(pid, 0)), Ending(1, 0)])  # and somebody unknown
-    assert f"task0 (pid {pid}) killed by SIGKILL; starting another" in caplog.text
+    assert f"task0 (pid {pid}) killed by {number.name}; starting another" in caplog.text
     until(lambda: made.due_s <= time.monotonic(), "the next try to be due")
     made.fill()
     assert len(pids(made)) == 1
@@ -116,7 +118,7 @@ def test_an_end_is_no_failure(companions: Callable[..., Companions], caplog: pyt
     made.end()
     endings = [Ending(*os.waitpid(pid, 0)) for pid in living]
     made.reap(endings)
-    assert [ending.status for ending in endings] == [0, 0]
+    assert [ending.status for ending in endings] == [signal.SIGTERM, signal.SIGTERM]
     assert made.due_s == NEVER
     assert caplog.text == ""
 
