@@ -1,7 +1,8 @@
 from memcache_shm.client.changes import Change
+from memcache_shm.client.place import Place
 from memcache_shm.client.reading import Reading
 
-class AttachedFeed:
+class AttachedFeed(Place):
     closed: bool
 
     def __init__(self, cache: Reading, patterns: tuple[str | bytes, ...], copies: bool = False) -> None: ...

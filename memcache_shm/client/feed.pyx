@@ -18,31 +18,31 @@ Who polls holds the lock; the table is unmapped with the last reference to it, a
 since a signal handler may call it in the very thread that holds it: whoever gives it back looks whether that is the end.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memset
+from libc.stdlib cimport calloc
+from libc.string cimport memset
 from posix.unistd cimport getpid, usleep
 
+from memcache_shm.client.place cimport AGAIN, Place
 from memcache_shm.client.reading cimport LARGE_BYTES, Reading
-from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquire64
+from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns
 from memcache_shm.storage.feed cimport FEED_FLUSH, FEED_SET, FEED_TOUCH
-from memcache_shm.storage.listening cimport RENEW_MS, new_listener, next_event, renew, sleep_until_news, start, told
+from memcache_shm.storage.listening cimport RENEW_MS, Event, new_listener, renew, sleep_until_news, start, told
 from memcache_shm.storage.results cimport (
     EXPIRED, LOST, NO_COUNT, NO_FEED, NO_TRACE, NOT_FOUND, OK, POLL, RETIRED, WAIT, WOULD_BLOCK, Found,
 )
 from memcache_shm.storage.table cimport Table
 from memcache_shm.storage.unixtime cimport exptime_of
-from memcache_shm.storage.walk cimport Batch, Walk, Walked, next_batch
+from memcache_shm.storage.walk cimport Batch, Walk, Walked
 
 import threading
 
-from memcache_shm.client.changes import ALIVE as _ALIVE, SYNCED as _SYNCED, Change as _Change, check_patterns, encode_pattern
+from memcache_shm.client.changes import ALIVE as _ALIVE, SYNCED as _SYNCED, Change as _Change
 from memcache_shm.errors import ClosedError, FeedOffError, ReadOnlyError
 
 cdef enum:
-    AGAIN = 100             # beside the table's results: there is more, but this is a good moment for others
     SEEK_MOST = 1024        # events that are looked at while the GIL is held: about 50 us
     SEEK_MORE = 65536       # ... and without it
     WALK_MOST = 64          # buckets, the same
@@ -65,7 +65,7 @@ cdef inline object _position(str kind, uint64_t first, uint64_t last):
     return _new(_Change, (kind, None, None, 0, 0, 0, first, last))
 
 
-cdef class AttachedFeed:
+cdef class AttachedFeed(Place):
     """A place in the feed of `cache`'s table, from now on; `patterns` are keys, or prefixes with ``*`` at the end (none: all keys).
 
     With `copies` all items come first, as `set`, mixed with what changes meanwhile, then SYNCED; later ALIVE, once a second while all is
@@ -77,19 +77,6 @@ cdef class AttachedFeed:
     """
 
     def __cinit__(self, Reading cache not None, tuple patterns not None, bint copies=False):
-        options = cache.options
-        self.encoded = tuple([
-            encode_pattern(pattern, options["allow_unicode_keys"], options["key_prefix"]) for pattern in check_patterns(patterns)
-        ])
-        self.patterns = <Pattern *> calloc(len(self.encoded), sizeof(Pattern))
-        if self.patterns == NULL:
-            raise MemoryError("no room to listen")
-        for pattern in self.encoded:
-            self.patterns[self.pattern_count].data = PyBytes_AS_STRING(pattern)
-            self.patterns[self.pattern_count].prefix = (<bytes> pattern).endswith(b"*")
-            self.patterns[self.pattern_count].size = PyBytes_GET_SIZE(pattern) - self.patterns[self.pattern_count].prefix
-            self.pattern_count += 1
-        self.prefix_size = len(options["key_prefix"])
         self.cache = cache
         self.lock = threading.Lock()
         self.pid = getpid()
@@ -107,10 +94,6 @@ cdef class AttachedFeed:
         while result == RETIRED:
             result = self.begin(WAIT)
             self.cache.settle(self.table, result, &renewed)
-
-    def __dealloc__(self):
-        self.drop()
-        free(self.patterns)
 
     def poll(self):
         """The next change, None when there is none by now. It never waits. Raises ClosedError; TableRemovedError, BusyError, FeedOffError,
@@ -400,82 +383,3 @@ cdef class AttachedFeed:
                 self.lock = threading.Lock()
                 self.leave()
         return 0
-
-    cdef int note_goal(self) except -1:
-        """How far the shards' feeds go now."""
-        cdef uint32_t i
-        self.goal = <uint64_t *> malloc(self.listener.shards * sizeof(uint64_t))
-        if self.goal == NULL:
-            raise MemoryError("no room to listen")
-        for i in range(self.listener.shards):
-            self.goal[i] = load_acquire64(&self.table.view.shard[i].control.feed_head)
-        return 0
-
-    cdef bint reached(self) noexcept nogil:
-        cdef uint32_t i
-        for i in range(self.listener.shards):
-            if self.listener.at[i] < self.goal[i]:
-                return False
-        return not self.pending
-
-    cdef bint wants(self, const char *key, size_t klen) noexcept nogil:
-        cdef Pattern *pattern
-        cdef size_t i
-        for i in range(self.pattern_count):
-            pattern = self.patterns + i
-            if (klen >= pattern.size if pattern.prefix else klen == pattern.size) and memcmp(key, pattern.data, pattern.size) == 0:
-                return True
-        return False
-
-    cdef int seek(self, uint32_t most) noexcept nogil:
-        """Go on to the next event that is wanted: OK; NOT_FOUND, AGAIN after so many others, LOST, RETIRED, WOULD_BLOCK, BUSY."""
-        cdef uint32_t _n
-        cdef int result
-        for _n in range(most):
-            result = next_event(&self.table.view, self.listener, &self.event, POLL)
-            if result != OK or self.event.kind == FEED_FLUSH or self.wants(self.event.key, self.event.klen):
-                return result
-        return AGAIN
-
-    cdef int walk_on(self, uint32_t most) noexcept nogil:
-        """Go on to the next item that is wanted, `at` in the batch: OK; NOT_FOUND at the end, AGAIN after so many buckets, or a failure."""
-        cdef uint32_t _n
-        cdef int result
-        for _n in range(most):
-            while self.at < self.batch.n:
-                if self.wants(self.batch.item[self.at].key, self.batch.item[self.at].klen):
-                    return OK
-                self.at += 1
-            self.at = 0
-            self.batch.n = 0
-            if self.walked():
-                return NOT_FOUND
-            result = next_batch(&self.table.view, &self.walk, self.batch, POLL)
-            if result != OK:
-                return result
-        return AGAIN
-
-    cdef bint walked(self) noexcept nogil:
-        """Whether the walk has been all around; behind the table's end it goes on at its beginning."""
-        if self.walk.shard >= self.listener.shards and not self.wrapped:
-            self.wrapped = True
-            memset(&self.walk, 0, sizeof(Walk))
-        if not self.wrapped or self.walk.shard < self.mark.shard:
-            return False
-        return self.walk.shard > self.mark.shard or self.walk.at >= self.mark.at
-
-    cdef void drop(self) noexcept:
-        """Without a place from now on."""
-        free(self.listener)
-        self.listener = NULL
-        self.drop_copy()
-        self.started = False
-        self.pending = False
-
-    cdef void drop_copy(self) noexcept:
-        """What only a copy needs."""
-        free(self.batch)
-        free(self.goal)
-        self.batch = NULL
-        self.goal = NULL
-        self.at = 0
