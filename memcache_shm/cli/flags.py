@@ -214,9 +214,13 @@ def _add_commands(group: argparse._ArgumentGroup) -> None:
     group.add_argument("-A", "--enable-shutdown", dest="allow_shutdown", action="store_true", help="allow the command shutdown")
     group.add_argument("-F", "--disable-flush-all", dest="allow_flush", action="store_false", help="forbid flush_all")
     group.add_argument(
-        "-X", "--disable-dumping", dest="allow_dump", action="store_false", help="forbid stats cachedump and lru_crawler metadump"
+        "-X",
+        "--disable-dumping",
+        dest="allow_dump",
+        action="store_false",
+        help="forbid stats cachedump, lru_crawler metadump and sync (so mirrors and followers, too)",
     )
-    group.add_argument("-W", "--disable-watch", dest="allow_watch", action="store_false", help="forbid watch")
+    group.add_argument("-W", "--disable-watch", dest="allow_watch", action="store_false", help="forbid watch and subscribe")
     group.add_argument("-C", "--disable-cas", dest="use_cas", action="store_false", help="no CAS ids")
     group.add_argument("-D", dest="delimiter", type=_delimiter, metavar="CHAR", help="ends a key's prefix (default :); stats detail is on")
     group.add_argument("-Y", "--auth-file", metavar="FILE", help="ask for a user and a password, of the lines user:password in FILE")

@@ -178,8 +178,8 @@ cdef class Patterns:
         return at != NULL
 
     cdef size_t gather(self, const char *key, size_t klen, uint64_t match, Subscriber **into) noexcept nogil:
-        """All subscribers of a key but for those with pending patterns, each once, to `into`; how many. `match` is another number at each call; `into` has room for all
-        subscribers."""
+        """All subscribers of a key, each once, to `into`; how many. Pending patterns do not count. `match` is another number at each call;
+        `into` has room for all subscribers."""
         cdef Pattern *p = self._look(self._hash(key, klen, PATTERN_KEY), key, klen, PATTERN_KEY)
         cdef Subscription *at
         cdef size_t found = 0

@@ -6,9 +6,10 @@
     Clients: sends that, or puts it behind replies, where no reply is cut in two by it (next_owed, hand_over)
 
 All of it in bounded pieces: a look stops in the midst of an event with many subscribers, and goes on there in the next round. What waits
-for a subscriber is bounded as well; a look stops, too, where one is to be sent what waits first. One that does not take that is told of nothing further until it has taken what waits, and then that it has
-LOST something; so it holds nobody up and needs no more memory. When the worker itself has missed something (it was stopped for longer than
-its lease, the ring went round, the table is another) all its subscribers have.
+for a subscriber is bounded as well; a look stops, too, where one is to be sent what waits first. One that does not take that is told of
+nothing further until it has taken what waits, and then that it has LOST something; so it holds nobody up and needs no more memory. When
+the worker itself has missed something (it was stopped for longer than its lease, the ring went round, the table is another) all its
+subscribers have.
 
 The listener is there while anybody of the worker subscribes, or copies (syncing.pyx): it keeps the lease for them, too.
 """

@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import sysv_ipc
 from support.client import Client
+from support.feeding import subscribe
 from support.servers import Daemon, Server
 from support.supervision import await_line, said, shm_stats
 from support.tables import names, state
@@ -158,6 +160,32 @@ def test_a_refused_fork_is_tried_again() -> None:
         for client in clients:
             client.close()
         assert daemon.stop() == 0
+
+
+def test_a_worker_without_a_thread_to_listen_with_tries_at_leisure() -> None:
+    """The next table needs another one; until there is one the worker does not look for it all the time, since each try takes locks."""
+    with UnprivilegedDaemon("--name", "app", "64", "100") as daemon, Client(daemon) as client, subscribe(daemon, b"k") as hearer:
+        (worker,) = daemon.workers
+        _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+        _limit_processes(worker, "0")
+        ids = shm_stats(client)
+        subprocess.run(["ipcrm", "-m", ids["shm_id"], "-s", ids["sem_id"]], check=True)
+        until(lambda: len(os.listdir(f"/proc/{worker}/task")) == 1, "the thread that listened to the old table to end")
+        until(lambda: shm_stats(client)["shm_id"] != ids["shm_id"], "the new table")
+        begin_s, sleeps = time.monotonic(), _sleeps(worker)
+        until(lambda: _sleeps(worker) - sleeps >= 30, "further tries")
+        assert time.monotonic() - begin_s > 1.0
+        _limit_processes(worker, str(hard))
+        hearer.until_lost()
+        client.set(b"k", b"w")
+        hearer.until_told(b"k", b"w")
+        assert daemon.workers == [worker]
+
+
+def _sleeps(pid: int) -> int:
+    """How often its main thread has waited."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])
 
 
 def test_a_fork_refused_at_boot_ends_the_daemon() -> None:

@@ -130,7 +130,11 @@ def test_unsubscribed_is_not_told(daemon: Daemon) -> None:
 
 def test_unsubscribed_while_an_event_is_being_told_is_not_told() -> None:
     """An event with many subscribers and a large value is told bit by bit; who has subscribed first comes last."""
-    with Daemon("-m", "64", "-o", "read_buf_mem_limit=256") as daemon, subscribe(daemon, b"large", b"other") as leaving, ExitStack() as stack:
+    with (
+        Daemon("-m", "64", "-o", "read_buf_mem_limit=256") as daemon,
+        subscribe(daemon, b"large", b"other") as leaving,
+        ExitStack() as stack,
+    ):
         staying = [stack.enter_context(subscribe(daemon, b"large", door="unix")) for _ in range(60)]
         client = stack.enter_context(Client(daemon))
         value = b"v" * 1_000_000
@@ -146,7 +150,12 @@ def test_unsubscribed_while_an_event_is_being_told_is_not_told() -> None:
 def test_a_subscribe_line_tells_nothing_before_its_end() -> None:
     """A line that is read in pieces, and what changes in between: its reply comes first, and one that is refused has told nothing."""
     many = b" ".join(b"many%0240d" % number for number in range(300))
-    with Daemon("-m", "16") as daemon, Client(daemon) as client, subscribe(daemon, b"new*") as witness, subscribe(daemon, b"old*") as hearer:
+    with (
+        Daemon("-m", "16") as daemon,
+        Client(daemon) as client,
+        subscribe(daemon, b"new*") as witness,
+        subscribe(daemon, b"old*") as hearer,
+    ):
         for end, reply in ((b"q" * 300, b"CLIENT_ERROR pattern too long: a key or prefix has at most 250 bytes"), (b"last", b"OK 303")):
             hearer.send(b"subscribe new* %b " % many)
             until(lambda: _figures(client)["shm_patterns"] > 300, "the line's patterns to be there")

@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Iterator
 
-import memcache_shm
 import pytest
 from support.client import Client
 from support.feeding import Copy, Told, stored, subscribe
 from support.servers import Daemon
 from support.waiting import until
+
+import memcache_shm
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["one worker", "three workers"])
