@@ -54,6 +54,8 @@ def main(words: Sequence[str]) -> int:
     space = parser.parse_args(words)
     if not 0 < space.timeout <= _TIMEOUT_MOST_S:
         raise UsageError(f"--timeout: must be more than 0 and at most {_TIMEOUT_MOST_S}, not {space.timeout:g}")
+    if sys.stdin is None or sys.stdout is None:  # '<&-', '>&-'
+        raise MemcacheError(f"standard {'input' if sys.stdin is None else 'output'} is closed; a console needs both")
     table = _open(space.target or _only_table(), space.timeout)
     try:
         if sys.stdin.isatty() and sys.stdout.isatty():

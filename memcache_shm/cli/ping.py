@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from memcache_shm.cli.arguments import Parser
 from memcache_shm.cli.messages import EXIT_FAILURE, EXIT_OK, PROGRAM, error
-from memcache_shm.client.addresses import remote_address
+from memcache_shm.client.addresses import source_address
 from memcache_shm.errors import MemcacheError
 from memcache_shm.ops.ping import Answer, ping_socket, ping_table
 
@@ -34,5 +34,5 @@ def main(words: Sequence[str]) -> int:
 
 
 def _ping(target: str, timeout_s: float) -> Answer:
-    address = remote_address(target)
+    address = source_address(target)
     return ping_table(target) if address is None else ping_socket(address, timeout_s)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TypeAlias
 
 from memcache_shm.errors import IllegalInputError
+from memcache_shm.storage.statefile import search_directories, state_path
 
 DEFAULT_PORT = 11211
 PORT_MAX = 65535
 Address: TypeAlias = str | tuple[str, int]  # a UNIX socket's path; or host and port
+
+
+def source_address(text: str) -> Address | None:
+    """As `remote_address`, but a table of this host goes first that has such a name: "app:1", "localhost"."""
+    return None if "/" not in text and _is_table(text) else remote_address(text)
+
+
+def _is_table(text: str) -> bool:
+    return any(os.path.exists(state_path(directory, text)) for directory in search_directories())
 
 
 def remote_address(text: str) -> Address | None:
@@ -34,7 +45,7 @@ def host_port(text: str) -> tuple[str, int | None]:
     if not host:
         raise IllegalInputError(f"{text!r} names no host; write 0.0.0.0 or * for every interface")
     if port is not None and int(port) > PORT_MAX:
-        raise IllegalInputError(f"must be from 0 to {PORT_MAX}, not {int(port)}")
+        raise IllegalInputError(f"{text!r}: a port must be from 0 to {PORT_MAX}, not {int(port)}")
     return host, None if port is None else int(port)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
-from memcache_shm.client.addresses import remote_address
+from memcache_shm.client.addresses import source_address
 from memcache_shm.client.api import attach
 from memcache_shm.client.changes import SYNCED, Change
 from memcache_shm.client.feed import AttachedFeed
@@ -68,7 +68,7 @@ class AttachedStream:
 
 def opener(source: str) -> Callable[[], Stream]:
     """What connects to `source`: a table's NAME, HOST:PORT or a socket's path. IllegalInputError."""
-    address = remote_address(source)
+    address = source_address(source)
     if address is None:
         return lambda: AttachedStream(source)
     return RemoteFeed(address, SILENCE_S).sync

@@ -14,6 +14,10 @@ from memcache_shm.storage import registry
 class LocalTable(RawTable):
     """An attached table; keys are bytes of any kind. Methods raise what `Cache`'s do; the next call finds a removed table's successor."""
 
+    def can_ask(self, key: bytes) -> bool:
+        """Whether `key` can be asked for: always."""
+        return True
+
     def values(self, keys: Sequence[bytes]) -> Iterator[bytes | None]:
         """The value of each of `keys` in turn, None for those that are not there."""
         for key in keys:

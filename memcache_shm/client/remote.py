@@ -24,6 +24,7 @@ from memcache_shm.errors import IllegalInputError, RemoteError
 
 DEFAULT_TIMEOUT_S = 5.0
 _KEY_MAX_BYTES = 250  # of a key in base64, too
+_ODD_KEY_MAX_BYTES = _KEY_MAX_BYTES // 4 * 3  # of one that goes in base64
 _VALUE_MAX_BYTES = 1 << 30
 _PIPELINED = 64  # requests sent before the first reply is read: less than any socket's buffer takes
 _WORDS_MAX_BYTES = 500  # of a refusal
@@ -59,14 +60,22 @@ class RemoteTable:
 
     def get(self, key: bytes) -> bytes | None:
         """The value of `key`; None when there is none."""
+        _named(key)
         (value,) = self.values([key])
         return value
 
+    def can_ask(self, key: bytes) -> bool:
+        """Whether the protocol can name `key`, which a dump or an attached program may know all the same."""
+        return _PLAIN_KEY.fullmatch(key) is not None or len(key) <= _ODD_KEY_MAX_BYTES
+
     def values(self, keys: Sequence[bytes]) -> Iterator[bytes | None]:
-        """The value of each of `keys` in turn, None for those that are not there."""
-        requests = [b"mg %b%b v u\r\n" % _named(key) for key in keys]
-        for start in range(0, len(requests), _PIPELINED):
-            yield from self._answers(requests[start : start + _PIPELINED])
+        """The value of each of `keys` in turn, None for those that are not there or that `can_ask` tells not to be asked for."""
+        for start in range(0, len(keys), _PIPELINED):
+            some = keys[start : start + _PIPELINED]
+            answers = self._answers([b"mg %b%b v u\r\n" % _named(key) for key in some if self.can_ask(key)])
+            for key in some:
+                yield next(answers) if self.can_ask(key) else None
+            next(answers, None)  # to its end: the connection is kept for the next ones
 
     def keys(self, prefix: bytes = b"") -> Iterator[bytes]:
         """The keys that begin with `prefix`, in no order, as they come. Those that come or go meanwhile may be told or not."""
@@ -79,7 +88,7 @@ class RemoteTable:
                 yield key
 
     def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) of what begins with `prefix`, in no order, as it comes."""
+        """(key, value) of what begins with `prefix` and can be asked for, in no order, as it comes."""
         keys = self.keys(prefix)
         while some := list(islice(keys, _PIPELINED)):
             for key, value in zip(some, self.values(some), strict=True):
@@ -242,7 +251,6 @@ def _named(key: bytes) -> tuple[bytes, bytes]:
         refuse_key(key)
     if _PLAIN_KEY.fullmatch(key):
         return key, b""
-    word = base64.b64encode(key)
-    if len(word) > _KEY_MAX_BYTES:
-        raise IllegalInputError(f"a key with blanks or control characters has 186 bytes at most, not {len(key)}")
-    return word, b" b"
+    if len(key) > _ODD_KEY_MAX_BYTES:
+        raise IllegalInputError(f"a key with blanks or control characters has {_ODD_KEY_MAX_BYTES} bytes at most, not {len(key)}")
+    return base64.b64encode(key), b" b"

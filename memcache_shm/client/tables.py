@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from memcache_shm.client.addresses import remote_address
+from memcache_shm.client.addresses import source_address
 from memcache_shm.client.changes import Change
 from memcache_shm.client.local import attach_local
 from memcache_shm.client.remote import DEFAULT_TIMEOUT_S, RemoteTable
@@ -36,7 +36,10 @@ class AnyTable(Protocol):
         """The value; None when there is none."""
 
     def values(self, keys: Sequence[bytes], /) -> Iterator[bytes | None]:
-        """Each one's value in turn."""
+        """Each one's value in turn; None for those that are not there or cannot be asked for."""
+
+    def can_ask(self, key: bytes, /) -> bool:
+        """Whether a key that `keys` told can be asked for, too; the protocol cannot name every one."""
 
     def keys(self, prefix: bytes, /) -> Iterator[bytes]:
         """The keys that begin with `prefix`, in no order, one by one: the whole list is nowhere in memory."""
@@ -62,7 +65,7 @@ class AnyTable(Protocol):
 
 def open_table(source: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> AnyTable:
     """The table at `source`: a NAME of this host, HOST:PORT, or a socket's path. Raises what `attach` does, or RemoteError."""
-    address = remote_address(source)
+    address = source_address(source)
     if address is None:
         return attach_local(source)
     return RemoteTable(address, timeout_s)

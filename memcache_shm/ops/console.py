@@ -136,14 +136,19 @@ class Console(cmd.Cmd):
         if more:
             raise IllegalInputError(f"one prefix at a time, with blanks in quotes: {TOPICS['show'].usage}")
         keys, total = self._sorted(self.table.keys(prefix))
-        lines = self._lines(keys)
+        bare: list[bytes] = []
+        lines = self._lines(keys, bare)
         if self.face.pager is None:
             for line, _ in lines:
                 self._say(line)
-            return
-        count, complete = self.face.pager.show(lines, total)
-        remark = "" if complete else "; there are more" if total is None else f" of {total}"
-        self._say(f"{count} item{'' if count == 1 else 's'}{remark}")
+        else:
+            count, complete = self.face.pager.show(lines, total)
+            remark = "" if complete else "; there are more" if total is None else f" of {total}"
+            self._say(f"{count} item{'' if count == 1 else 's'}{remark}")
+        if bare:
+            raise MemcacheError(
+                f"{len(bare)} shown without the value: the protocol cannot name a long key with blanks or control characters"
+            )
 
     def do_watch(self, rest: str) -> None:
         """WATCH [prefix [count]]"""
@@ -246,12 +251,16 @@ class Console(cmd.Cmd):
             return iter(sorted(first)), len(first)
         return _chain(first, keys), None
 
-    def _lines(self, keys: Iterator[bytes]) -> Iterator[tuple[str, int]]:
-        """A line for each key that is still there, and how many columns it takes."""
+    def _lines(self, keys: Iterator[bytes], bare: list[bytes]) -> Iterator[tuple[str, int]]:
+        """A line for each key that is still there, and how many columns it takes; the key alone for one that cannot be asked for, which
+        is put into `bare`."""
         while some := list(islice(keys, _AT_ONCE)):
             for key, value in zip(some, self.table.values(some), strict=True):
                 if value is not None:
                     yield self._line(key, value)
+                elif not self.table.can_ask(key):
+                    bare.append(key)
+                    yield self.face.paint(self._word(key), _KEY_COLOUR), width(self._word(key))
 
     def _told(self, changes: Changes, prefix: bytes) -> Iterator[str]:
         """A line for each change."""

@@ -165,7 +165,7 @@ class _Step:
         kind, key = change.kind, change.key
         if key is not None:
             if kind == "touch":
-                # Evicted here, or it had expired before the touch came, and a touch does not bring the value: the item is missing from now on.
+                # Evicted here, or expired before the touch came, which does not bring the value: the item is missing from now on.
                 self._untouched += not self._copier.touch(key, change.exptime)
             else:
                 self._copier.drop(key)  # delete, expire, evict

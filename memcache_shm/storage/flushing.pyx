@@ -7,7 +7,7 @@ from memcache_shm.storage.atomics cimport load_relaxed64, store_release64
 from memcache_shm.storage.counters cimport CMD_FLUSH
 from memcache_shm.storage.locks cimport LOCKED, give, take
 from memcache_shm.storage.results cimport OK, READ_ONLY, TRY
-from memcache_shm.storage.view cimport View, count, is_dismissed, refuses, table_ns, wall_s
+from memcache_shm.storage.view cimport View, count, refuses, table_ns, wall_s
 from memcache_shm.storage.writer cimport FAR_S, RELATIVE_MAX_S
 
 
@@ -38,7 +38,7 @@ cdef int flush(View *v, int64_t delay_s, int wait) noexcept nogil:
     r = take(v, v.shard, wait)
     if r != LOCKED:
         return r
-    if is_dismissed(v):
+    if refuses(v):                      # as in `aim`
         give(v, v.shard)
         return READ_ONLY
     r = settle_due_flush(v, wait)

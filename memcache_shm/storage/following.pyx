@@ -108,10 +108,17 @@ cdef int check_writable(Table table) except -1:
 
 
 def follow(Table table not None):
-    """From now on nobody may change the table but who keeps it in step. ReadOnlyError: no right to write to it."""
+    """From now on nobody may change the table but who keeps it in step. Changes that others are amid are waited for, about a second at most
+    for one that is stopped. ReadOnlyError: no right to write to it."""
+    cdef View *v = &table.view
+    cdef uint32_t i
     check_writable(table)
-    store_relaxed64(&table.view.header.followed_online, 0)
-    store_release32(&table.view.header.follows, 1)
+    store_relaxed64(&v.header.followed_online, 0)
+    store_release32(&v.header.follows, 1)
+    with nogil:
+        for i in range(v.shards):
+            if take(v, v.shard + i, WAIT) == LOCKED:
+                give(v, v.shard + i)
 
 
 def promote_table(Table table not None):

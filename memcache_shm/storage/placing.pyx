@@ -28,7 +28,7 @@ from memcache_shm.storage.recovery cimport OP_EXPIRE, OP_STORE, OP_TOUCH, begin,
 from memcache_shm.storage.results cimport NO_SPACE, OK, READ_ONLY
 from memcache_shm.storage.room cimport allocate, reserve_index
 from memcache_shm.storage.view cimport (
-    Shard, View, count, hash_key, is_dismissed, note_expiry, refuses, shard_of, table_ns, ticks,
+    Shard, View, count, hash_key, note_expiry, refuses, shard_of, table_ns, ticks,
 )
 
 cdef enum:
@@ -52,7 +52,7 @@ cdef int aim(View *v, Target *t, const char *key, size_t klen, int operation, in
     r = take(v, t.shard, wait)
     if r != LOCKED:
         return r
-    if is_dismissed(v):
+    if refuses(v):                      # it may follow another, or be independent again, since it was looked at and the lock waited for
         give(v, t.shard)
         return READ_ONLY
     begin(v, t.shard, operation)

@@ -145,13 +145,9 @@ cdef inline bint is_retired(View *v) noexcept nogil:
 
 cdef inline bint refuses(View *v) noexcept nogil:
     """Whether this process has to leave the items as they are. A table that follows another is changed by who keeps it in step and by
-    nobody else; once it is independent again, by everybody but who kept it in step."""
+    nobody else; once it is independent again, by everybody but who kept it in step. What holds is what is found under a shard's lock: both
+    `follow` and `promote` take every lock once the word is set, or before."""
     return v.readonly or (load_relaxed32(&v.header.follows) != 0) != (v.exempt != 0)
-
-
-cdef inline bint is_dismissed(View *v) noexcept nogil:
-    """The same once more under a shard's lock, for who keeps a table in step: it may have become independent meanwhile."""
-    return v.exempt and refuses(v)
 
 
 cdef inline void count(View *v, int counter, uint64_t n) noexcept nogil:

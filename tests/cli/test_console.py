@@ -154,6 +154,22 @@ def test_many_keys(daemon_with: Callable[..., Daemon]) -> None:
     daemon.flush()
 
 
+def test_a_key_that_the_protocol_cannot_name(daemon_with: Callable[..., Daemon]) -> None:
+    """An attached program may have set it: it is shown, and so is all else."""
+    daemon = daemon_with("-m", "64")
+    daemon.flush()
+    long = "a b" * 80
+    assert session(daemon.name, f'ADD "{long}" v', "ADD zzz 1", "ADD 0 2", f'ADD "{long[:186]}" w')[1] == ["OK"] * 4
+    odd = [f'"{long[:186]}" w', f'"{long}"']
+    until(lambda: len(session(daemon.unix_path, "SHOW")[1]) == 4, "all keys to be listed")
+    status, out, err = session(daemon.unix_path, "SHOW", "SHOW z")
+    assert (status, out) == (1, ["0 2", *odd, "zzz 1", "zzz 1"])
+    assert [line.partition("error: ")[2] for line in err] == [
+        "line 1: 1 shown without the value: the protocol cannot name a long key with blanks or control characters"
+    ]
+    assert session(daemon.name, "SHOW") == (0, ["0 2", odd[0], odd[1] + " v", "zzz 1"], [])
+
+
 def test_the_readers_end(daemon_with: Callable[..., Daemon]) -> None:
     """As with `| head`: no trace of Python, and no waiting for the input's end."""
     daemon = daemon_with("-m", "64")
@@ -228,6 +244,20 @@ def test_no_such_target(state_dir: Path, tmp_path: Path) -> None:
         status, out, err = session(target, "SHOW")
         assert (status, out, len(err)) == (1, [], 1)
         assert told in err[0]
+
+
+@pytest.mark.parametrize(("closed", "told"), [("<&-", "input"), (">&-", "output")])
+def test_without_a_standard_stream(state_dir: Path, closed: str, told: str) -> None:
+    with memcache_shm.open("app", elements=4, element_size=10):
+        words = ["sh", "-c", f'"$@" {closed}', "sh", *WORDS, "app"]
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"memcache-shm: error: standard {told} is closed; a console needs both\n"
+
+
+def test_a_port_out_of_range(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["console", "x:99999"]) == 2
+    assert "'x:99999': a port must be from 0 to 65535, not 99999" in capsys.readouterr().err
 
 
 def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

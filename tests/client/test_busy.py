@@ -16,6 +16,7 @@ from support.segments import Segment
 from support.waiting import until
 
 import memcache_shm
+from memcache_shm.storage import following
 
 SLOT_BITS = 12  # of a lock word
 WRITER = """
@@ -192,3 +193,28 @@ def test_a_waiter_that_was_stopped_itself_tries_again(cache: memcache_shm.Cache,
         os.kill(waiter.pid, signal.SIGCONT)
         assert waiter.wait(10) == 0
     assert cache.get("late") == b"1"
+
+
+def test_a_table_that_begins_to_follow_while_a_writer_waits(cache: memcache_shm.Cache, stopped_owner: int) -> None:
+    """The writer has looked whether it may write, and looks again once it has the lock."""
+    table = cache.attached_table
+    waits = cache.stats("shm")[b"lock_waits"]
+    found: list[BaseException | bool] = []
+
+    def write() -> None:
+        try:
+            found.append(cache.set("stray", b"v"))
+        except memcache_shm.MemcacheError as error:
+            found.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    until(lambda: cache.stats("shm")[b"lock_waits"] > waits, "the writer to wait for the lock", every_s=0.001)
+    follower = threading.Thread(target=following.follow, args=(table,))
+    follower.start()
+    until(lambda: table.follows, "the table to follow", every_s=0.001)
+    os.kill(stopped_owner, signal.SIGCONT)
+    for thread in (writer, follower):
+        thread.join()
+    assert [type(each) for each in found] == [memcache_shm.ReadOnlyError]
+    assert cache.get("stray") is None

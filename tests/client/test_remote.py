@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,13 @@ from support.scripted import VERSION, Scripted
 from support.servers import Daemon, Memcached, Server
 from support.waiting import until
 
+import memcache_shm
 from memcache_shm import IllegalInputError, MemcacheError, RemoteError
+from memcache_shm.cli.main import main
 from memcache_shm.client.addresses import host_port, remote_address, written
+from memcache_shm.client.local import attach_local
 from memcache_shm.client.remote import RemoteTable
+from memcache_shm.client.tables import open_table
 
 ODD_KEYS = [b"a b", b"new\nline", b"\0\x7f", b" ", b"x" * 180 + b" "]
 KEYS = [b"k", b"user:1", b"user:2", "ключ".encode(), b"\xff\xfe", b'"quoted"', b"x" * 250, b"b", b"mg", b"EN"]
@@ -86,6 +91,22 @@ def test_keys_that_cannot_be(server: tuple[Server, str], key: bytes) -> None:
             with pytest.raises(IllegalInputError):
                 refused()
         assert table.get(b"key") is None
+
+
+def test_keys_that_others_have(daemon_with: Callable[..., Daemon]) -> None:
+    """An attached program sets what the protocol cannot name; the rest is asked for over the same connection."""
+    daemon = daemon_with("-m", "64")
+    daemon.flush()
+    odd, plain = b" " * 187, b"k" * 250
+    with closing(attach_local(daemon.name)) as table:
+        table.set(odd, b"1")
+        table.set(plain, b"2")
+    with RemoteTable(daemon.unix_path) as remote:
+        until(lambda: set(remote.keys()) == {odd, plain}, "all keys to be listed")
+        assert [remote.can_ask(key) for key in (odd, odd[1:], plain)] == [False, True, True]
+        assert list(remote.values([odd, plain, odd])) == [None, b"2", None]
+        assert list(remote.values([odd])) == [None]
+        assert list(remote.items()) == [(plain, b"2")]
 
 
 # What the server says
@@ -275,6 +296,20 @@ def test_addresses(text: str, address: object, again: str | None) -> None:
     assert found == address
     if found is not None:
         assert written(found) == again
+
+
+@pytest.mark.parametrize("name", ["localhost", "app:1", "app:1:2"])
+def test_a_table_that_is_there_comes_first(state_dir: Path, name: str) -> None:
+    with memcache_shm.open(name, elements=4, element_size=10) as cache:
+        cache["key"] = b"v"
+        with closing(open_table(name)) as table:
+            assert table.get(b"key") == b"v"
+        with memcache_shm.Mirror(name) as mirror:
+            assert mirror["key"] == b"v"
+        assert main(["ping", name]) == 0
+    memcache_shm.unlink(name)
+    with pytest.raises(MemcacheError):
+        open_table(name, 0.5)
 
 
 @pytest.mark.parametrize("text", ["host:", "host:x", "host:65536", ":1", "[::1", "[::1]x"])
