@@ -1,11 +1,12 @@
-"""A state directory of its own for every test, and nothing left behind."""
+"""A state directory of its own for every test, with nothing left behind, and tables to begin with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.servers import Daemon
 
 import memcache_shm
 from memcache_shm.storage import registry, statefile
@@ -38,3 +39,13 @@ def roomy(state_dir: Path) -> Iterator[memcache_shm.Cache]:
     """An empty cache whose feed takes thousands of changes before a listener would be too late."""
     with memcache_shm.open("roomy", memory="4m", feed="1m") as cache:
         yield cache
+
+
+@pytest.fixture(params=["attached", "tcp", "unix"])
+def source(request: pytest.FixtureRequest, daemon_with: Callable[..., Daemon]) -> Iterator[tuple[str, memcache_shm.Cache]]:
+    """A source as users write it, and the table behind it, empty."""
+    daemon = daemon_with("-m", "16", workers=2)
+    with memcache_shm.attach(daemon.name) as cache:
+        cache.flush_all()
+        addresses = {"attached": daemon.name, "tcp": f"{daemon.host}:{daemon.port}", "unix": daemon.unix_path}
+        yield addresses[request.param], cache

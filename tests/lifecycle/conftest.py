@@ -1,12 +1,15 @@
-"""Every test here ends with an empty host: no segment, no semaphore set, no process of its own."""
+"""Every test here ends with an empty host: no segment, no semaphore set, no process of its own. Also here: a leader and its follower."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.client import Client
+from support.following import await_copies, follower_of
 from support.isolation import ipc_ids
+from support.servers import Daemon
 
 
 @pytest.fixture(autouse=True)
@@ -27,3 +30,19 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = tmp_path / "tables"
     monkeypatch.setenv("MEMCACHE_SHM_DIR", str(directory))
     return directory
+
+
+@pytest.fixture
+def leader(state_dir: Path) -> Iterator[Daemon]:
+    with Daemon("--name", "lead", "-m", "16", workers=2) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def copy(leader: Daemon) -> Iterator[Daemon]:
+    """A follower that is in step."""
+    with Client(leader) as client:
+        client.set(b"key", b"1")
+    with follower_of(leader) as daemon:
+        await_copies(daemon, 1)
+        yield daemon

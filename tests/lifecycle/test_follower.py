@@ -1,56 +1,22 @@
-"""A daemon that follows another: what it copies, what it refuses, and what it does when one of the two or the way between them fails."""
+"""A daemon that follows another: what it copies, what it refuses, and how it stands."""
 
 from __future__ import annotations
 
-import itertools
-import os
 import random
-import signal
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.client import Client
-from support.following import (
-    PATIENCE_S,
-    await_copies,
-    await_equal,
-    companion_of,
-    contents,
-    figures,
-    follower_of,
-    has_companion,
-    is_in_step,
-    where,
-)
-from support.isolation import is_running
+from support.following import PATIENCE_S, REFUSED, await_copies, await_equal, contents, figures, follower_of, is_in_step, where
 from support.servers import Daemon
-from support.supervision import await_line, said
-from support.tables import state, verb
+from support.supervision import said
+from support.tables import verb
 from support.waiting import until
 
 import memcache_shm
 
-REFUSED = b"SERVER_ERROR this table follows another: write to that one, or promote it"
 FAR = 2_000_000_000  # unix time
-
-
-@pytest.fixture
-def leader(state_dir: Path) -> Iterator[Daemon]:
-    with Daemon("--name", "lead", "-m", "16", workers=2) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def copy(leader: Daemon) -> Iterator[Daemon]:
-    """A follower that is in step."""
-    with Client(leader) as client:
-        client.set(b"key", b"1")
-    with follower_of(leader) as daemon:
-        await_copies(daemon, 1)
-        yield daemon
 
 
 # What it copies
@@ -254,139 +220,6 @@ def test_figures(leader: Daemon, copy: Daemon) -> None:
     assert figures(leader) == dict.fromkeys(found, 0) | {"follow_lag_ms": -1}
 
 
-# What fails
-
-
-def test_a_leader_that_is_not_there_yet(leader: Daemon) -> None:
-    port = leader.port
-    assert leader.stop() == 0
-    with Daemon("--name", "copy", "-m", "16", "--follow", f"127.0.0.1:{port}") as copy, Client(copy) as theirs:
-        line = await_line(copy, "cannot follow")
-        assert line.endswith(f"127.0.0.1:{port}: Connection refused; trying again and again, the copy serves meanwhile")
-        assert theirs.get(b"key") is None
-        assert theirs.set(b"key", b"v") == REFUSED
-        assert figures(copy)["follow_lag_ms"] == -1
-        with Daemon("--name", "lead", "-m", "16", "-p", str(port)) as late, Client(late) as ours:
-            ours.set(b"key", b"v")
-            until(lambda: theirs.get(b"key") == b"v", "the copy", PATIENCE_S)
-            await_line(copy, f"in step with 127.0.0.1:{port} again after")
-        told = said(copy, "cannot follow")  # one that is starting may break a connection off
-        assert all(earlier != later for earlier, later in itertools.pairwise(told))
-
-
-def test_the_leader_restarts_empty(leader: Daemon, copy: Daemon) -> None:
-    with Client(copy) as theirs:
-        assert leader.stop() == 0
-        until(lambda: not figures(copy)["follow_connected"], "the loss to be noticed")
-        assert theirs.get(b"key") == b"1"
-        with Daemon("--name", "lead", "-m", "16", "-p", str(leader.port)) as again, Client(again) as ours:
-            ours.set(b"other", b"v")
-            assert set(await_equal(copy, again)) == {b"other"}
-            assert figures(copy)["follow_copies"] == 2
-
-
-def test_the_leader_is_killed_and_takes_its_table_over(leader: Daemon, copy: Daemon) -> None:
-    os.kill(leader.pid, signal.SIGKILL)
-    leader.wait()
-    until(lambda: not figures(copy)["follow_connected"], "the loss to be noticed")
-    with memcache_shm.attach("lead") as cache:
-        cache.set("meanwhile", b"v")
-        cache.delete("key")
-    with Daemon("--name", "lead", "-m", "16", "-p", str(leader.port)) as again:
-        assert set(await_equal(copy, again)) == {b"meanwhile"}
-
-
-def test_the_following_process_is_killed(leader: Daemon, copy: Daemon) -> None:
-    for turn in range(3):
-        victim = companion_of(copy)
-        os.kill(victim, signal.SIGKILL)
-        line = await_line(copy, rf"follower \(pid {victim}\)")
-        assert f"follower (pid {victim}) killed by SIGKILL; starting another" in line
-        with Client(leader) as client:
-            client.set(b"turn", b"%d" % turn)
-        assert await_equal(copy, leader)[b"turn"].value == b"%d" % turn
-    assert figures(copy)["follow_copies"] == 4
-
-
-def test_the_following_process_is_told_to_end_by_somebody(leader: Daemon, copy: Daemon) -> None:
-    victim = companion_of(copy)
-    os.kill(victim, signal.SIGSTOP)  # so that nothing else happens before it ends
-    os.kill(victim, signal.SIGTERM)
-    os.kill(victim, signal.SIGCONT)
-    assert f"follower (pid {victim}) killed by SIGTERM; starting another" in await_line(copy, rf"follower \(pid {victim}\)")
-    with Client(leader) as client:
-        client.set(b"after", b"v")
-    assert await_equal(copy, leader)[b"after"].value == b"v"
-
-
-def test_a_worker_of_the_follower_is_killed(leader: Daemon, copy: Daemon) -> None:
-    companion = companion_of(copy)
-    os.kill(next(pid for pid in copy.workers if pid != companion), signal.SIGKILL)
-    await_line(copy, "worker 0 .* killed by SIGKILL")
-    with Client(leader) as client:
-        client.set(b"after", b"v")
-    await_equal(copy, leader)
-    assert companion_of(copy) == companion
-
-
-def test_a_stop_is_clean(leader: Daemon, copy: Daemon) -> None:
-    companion = companion_of(copy)
-    began = time.monotonic()
-    assert copy.stop() == 0
-    assert time.monotonic() - began < 5
-    assert not is_running(companion)
-    assert len(copy.lines) == 1  # the start line
-
-
-def test_the_following_process_dies_with_its_daemon(copy: Daemon) -> None:
-    companion = companion_of(copy)
-    os.kill(copy.pid, signal.SIGKILL)
-    copy.wait()
-    until(lambda: not is_running(companion), "the follower's process to go")
-    assert verb("rm", "copy").returncode == 0
-
-
-def test_a_table_removed_under_it(leader: Daemon, copy: Daemon) -> None:
-    ids = state(Path(os.environ["MEMCACHE_SHM_DIR"]), "copy")
-    os.system(f"ipcrm -m {ids['shmid']} -s {ids['semid']}")
-    await_line(copy, "an empty one took its place")
-    assert await_equal(copy, leader)[b"key"].value == b"1"
-    with Client(copy) as client:
-        assert client.set(b"key", b"v") == REFUSED
-
-
-def test_behind_by_more_than_the_feed(state_dir: Path) -> None:
-    """The leader has a tiny feed and is written to as fast as it goes: the follower falls behind, copies anew, and both end up equal."""
-    with Daemon("--name", "lead", "-m", "16", "--feed", "64k", workers=1) as leader, follower_of(leader) as copy:
-        over = threading.Event()
-        writers = [threading.Thread(target=_write_on, args=(leader, over, seed)) for seed in range(2)]
-        for writer in writers:
-            writer.start()
-        try:
-            with memcache_shm.attach("lead") as cache:
-                end = time.monotonic() + 3
-                number = 0
-                while time.monotonic() < end:
-                    cache.set(f"k{number % 20000}", b"%d" % number)
-                    number += 1
-        finally:
-            over.set()
-            for writer in writers:
-                writer.join()
-        await_equal(copy, leader)
-
-
-def _write_on(leader: Daemon, over: threading.Event, seed: int) -> None:
-    choose = random.Random(seed)
-    with Client(leader) as client:
-        while not over.is_set():
-            key = b"k%d" % choose.randrange(20000)
-            if choose.random() < 0.2:
-                client.ask(b"delete " + key)
-            else:
-                client.set(key, b"%d" % choose.randrange(10**6))
-
-
 # Itself
 
 
@@ -404,53 +237,3 @@ def test_its_own_socket(state_dir: Path, tmp_path: Path) -> None:
     found = verb("--name", "copy", "16", "16", "-s", path, "--follow", path)
     assert found.returncode == 2
     assert "is this daemon's own socket" in found.stderr
-
-
-# Promotion
-
-
-def test_promotion(leader: Daemon, copy: Daemon) -> None:
-    with Client(leader) as ours, Client(copy) as theirs:
-        for number in range(2000):
-            ours.set(b"k%d" % number, b"v")
-        items = await_equal(copy, leader)
-        found = verb("promote", "copy")
-        assert (found.returncode, found.stderr) == (0, "")
-        assert found.stdout.startswith("copy is independent with 2001 items, in step with its leader ")
-        until(lambda: not has_companion(copy), "the follower's process to end")
-        await_line(copy, "table copy is independent and follows .* no longer")
-        assert theirs.set(b"new", b"v") == b"STORED"
-        assert theirs.ask(b"incr key 1") == b"2"
-        assert int(theirs.gets(b"new")[1]) > max(item.cas for item in items.values())
-        ours.set(b"late", b"v")
-        assert theirs.get(b"late") is None
-        assert figures(copy)["following"] == figures(copy)["follow_connected"] == 0
-    again = verb("promote", "copy")
-    assert again.returncode == 1
-    assert "table 'copy' follows no other" in again.stderr
-    assert copy.stop() == 0
-
-
-def test_a_promoted_table_stays_independent(leader: Daemon, copy: Daemon) -> None:
-    """Also when it is removed from outside, and made anew."""
-    assert verb("promote", "copy").returncode == 0
-    until(lambda: not has_companion(copy), "the follower's process to end")
-    ids = state(Path(os.environ["MEMCACHE_SHM_DIR"]), "copy")
-    os.system(f"ipcrm -m {ids['shmid']} -s {ids['semid']}")
-    await_line(copy, "an empty one took its place")
-    with Client(copy) as client:
-        until(lambda: client.set(b"key", b"v") == b"STORED", "the new table to be used")
-
-
-def test_a_start_without_follow_promotes(leader: Daemon, state_dir: Path) -> None:
-    with Client(leader) as client, follower_of(leader, "--keep") as copy:
-        client.set(b"key", b"v")
-        cas = await_equal(copy, leader)[b"key"].cas
-        assert copy.stop() == 0
-    with pytest.raises(memcache_shm.ReadOnlyError), memcache_shm.attach("copy") as cache:
-        cache.set("key", b"w")
-    with Daemon("--name", "copy", "-m", "16") as daemon, Client(daemon) as client:
-        assert "table copy followed another daemon and is independent now" in daemon.lines[0]
-        assert client.gets(b"key") == (b"v", b"%d" % cas)
-        assert client.set(b"key", b"w") == b"STORED"
-        assert int(client.gets(b"key")[1]) > cas

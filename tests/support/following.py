@@ -13,6 +13,7 @@ from support.supervision import shm_stats
 from support.waiting import until
 
 PATIENCE_S = 30.0
+REFUSED = b"SERVER_ERROR this table follows another: write to that one, or promote it"
 
 
 class Item(NamedTuple):
