@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import multiprocessing
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -38,7 +39,8 @@ def test_names_are_memcacheds(daemon: Daemon, memcached_with: Callable[..., Memc
             client.set(b"k", b"v")
             client.get(b"k")
             stats = client.stats(group)
-            names.append(set(stats))
+            # memcached has a class for each size that it has ever held, ours is one for all
+            names.append({re.sub(r"^(items:)?\d+:", r"\g<1>1:", name) for name in stats})
             assert all(value.isdigit() for value in stats.values())
     assert names[0] >= names[1]
 
