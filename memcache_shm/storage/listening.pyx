@@ -203,8 +203,8 @@ cdef void note_flushes(View *v) noexcept nogil:
 
 
 cdef void see_to_others(View *v, Listener *listener) noexcept nogil:
-    """Ten times a second at most, what may be left to nobody else: a dead owner's change that took effect and was not told yet (which the next
-    owner of its shard does), flushes that are due, a table that was removed."""
+    """Ten times a second at most, what may be left to nobody else: a dead owner's change that took effect and was not told yet (which the
+    next owner of its shard does), flushes that are due, a table that was removed."""
     cdef uint64_t now = now_ms()
     if now - listener.seen_ms >= SEE_MS:
         listener.seen_ms = now
