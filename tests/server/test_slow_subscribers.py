@@ -221,7 +221,7 @@ def test_a_table_made_anew_is_a_loss(workers: int) -> None:
 def test_three_hundred_subscribers_hear_their_own_last_values() -> None:
     count, rounds = 300, 20
     allow_descriptors(1024)
-    with Daemon("-m", "64", workers=2) as daemon, Client(daemon) as client, ExitStack() as stack:
+    with Daemon("-m", "64", "--feed", "4m", workers=2) as daemon, Client(daemon) as client, ExitStack() as stack:
         hearers = [stack.enter_context(subscribe(daemon, b"own%d" % number, b"all")) for number in range(count)]
         for turn in range(rounds):
             client.send(b"".join(b"set own%d 0 0 2 noreply\r\n%2d\r\n" % (number, turn) for number in range(count)))
