@@ -13,10 +13,9 @@ A worker that dies takes its watching clients with it: the supervisor zeroes its
 import mmap
 import os
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
-from libc.time cimport time
 from posix.unistd cimport close, read, write
 
 from memcache_shm.protocol.request cimport WATCH_EVICTIONS
@@ -25,8 +24,8 @@ from memcache_shm.storage.atomics cimport (
     CLOCK_REALTIME, clock_ns, fence_full, fence_release, fetch_add64, load_acquire64, store_relaxed64, store_release64,
 )
 from memcache_shm.storage.layout cimport FETCHED_AT
-from memcache_shm.storage.view cimport Evicted, View, table_ns
-from memcache_shm.storage.walk cimport idle_s, unix_expiry
+from memcache_shm.storage.view cimport Evicted, View, left_s, table_ns
+from memcache_shm.storage.walk cimport idle_s
 
 assert sizeof(Event) == 320 and sizeof(Shared) == 64
 assert sizeof(WorkerEvents) % 64 == 0, "a worker's figures share no cache line with another's"
@@ -166,9 +165,7 @@ cdef void saw_eviction(void *log, View *v, const Evicted *item) noexcept nogil:
         memcpy(event.text, item.key, item.klen)
         event.number = 0
         event.status = (item.word >> FETCHED_AT) & 1
-        event.ttl_s = unix_expiry(v, item.expiry)
+        event.ttl_s = left_s(v, item.expiry)
         event.idle_s = idle_s(v, item.word, <uint32_t> (table_ns(v) // 1000000000))
         event.size = item.vlen
-        if event.ttl_s >= 0:
-            event.ttl_s = max(event.ttl_s - <int64_t> time(NULL), 0)
         end_event(<Writer *> log)

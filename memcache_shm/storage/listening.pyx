@@ -92,11 +92,13 @@ cdef inline bint holds(View *v, const Listener *listener) noexcept nogil:
 
 
 cdef void pass_flush(View *v, Listener *listener) noexcept nogil:
-    """Whatever is read from now on is the state after a flush that is due by now: shards that note it later tell nothing new."""
+    """Whatever is read from now on is the state after a flush that is due by now: shards that note it later tell nothing new.
+
+    What was told before counts no more: its deadline may lie ahead, when the clock was put back.
+    """
     cdef uint64_t deadline = load_acquire64(&v.header.flush_ns)
     listener.shift_ns = v.header.clock_shift_ns
-    if deadline != 0 and deadline <= table_ns(v):
-        listener.flushed = deadline
+    listener.flushed = deadline if deadline <= table_ns(v) else 0
 
 
 cdef int start(View *v, Listener *listener, int wait) noexcept nogil:
@@ -181,6 +183,8 @@ cdef int look(View *v, Listener *listener, Event *out) noexcept nogil:
             empty = 0
             if out.kind != FEED_FLUSH:
                 return OK
+            if out.version > table_ns(v):
+                return LOST             # the clock was put back since: the next flush will have an earlier deadline
             if out.version > listener.flushed:
                 listener.flushed = out.version
                 listener.shift_ns = v.header.clock_shift_ns

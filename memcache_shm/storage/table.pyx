@@ -10,14 +10,14 @@ from memcache_shm.storage.atomics cimport (
     CLOCK_MONOTONIC, clock_ns, fetch_add64, load_acquire64, load_relaxed64, store_relaxed32, store_release32,
 )
 from memcache_shm.storage.feed cimport is_heard
-from memcache_shm.storage.layout cimport BUCKET_SLOTS, EXPIRY_HZ, NODE_SLOTS, Record, split_buckets
+from memcache_shm.storage.layout cimport BUCKET_SLOTS, NODE_SLOTS, Record, split_buckets
 from memcache_shm.storage.listening cimport heads
 from memcache_shm.storage.reaping cimport may_have_dead, reclaim
 from memcache_shm.storage.recovery cimport OP_EXPIRE, begin, end
 from memcache_shm.storage.results cimport Change, Claim, Found, NO_COUNT, NO_EXPIRY, OK, TRY
 from memcache_shm.storage.segment cimport close_view, open_view
 from memcache_shm.storage.locks cimport LOCKED, give, objects_gone, sweep, take
-from memcache_shm.storage.view cimport Shard, Witness, flush_pending, is_retired, table_ns, ticks
+from memcache_shm.storage.view cimport Shard, Witness, flush_pending, is_retired, left_s, table_ns
 from memcache_shm.storage cimport claims, flushing, reader, writer
 
 from memcache_shm.storage import segment
@@ -114,11 +114,7 @@ cdef class Table:
         return writer.expiry_from(&self.view, exptime)
 
     cdef int64_t seconds_left(self, uint32_t expiry) noexcept nogil:
-        """Whole seconds until an expiry, rounded up; 0 when it is over, -1 when there is none."""
-        cdef int64_t left = <int64_t> expiry - ticks(table_ns(&self.view))
-        if expiry == 0:
-            return -1
-        return (left + EXPIRY_HZ - 1) // EXPIRY_HZ if left > 0 else 0
+        return left_s(&self.view, expiry)
 
     cdef uint32_t idle_s(self, const Found *f) noexcept nogil:
         return reader.idle_s(&self.view, f)

@@ -112,6 +112,14 @@ cdef inline uint32_t ticks(uint64_t ns) noexcept nogil:
     return <uint32_t> (ns // (1000000000 // EXPIRY_HZ)) + 2
 
 
+cdef inline int64_t left_s(View *v, uint32_t expiry) noexcept nogil:
+    """Whole seconds until an expiry, rounded up; 0 when it is over, -1 when there is none."""
+    cdef int64_t left = <int64_t> expiry - ticks(table_ns(v))
+    if expiry == 0:
+        return -1
+    return (left + EXPIRY_HZ - 1) // EXPIRY_HZ if left > 0 else 0
+
+
 cdef inline uint32_t records_end(Shard *s) noexcept nogil:
     """Records lie in granules [0, records_end)."""
     cdef uint32_t zone = s.control.zone

@@ -29,3 +29,24 @@ def test_a_flush_after_the_clock_was_put_back() -> None:
         assert client.ask(b"get k") == b"END"
         assert hearer.told().kind in ("lost", "flush")
         until(lambda: b"k" not in mirror, "the mirror to lose it")
+
+
+def test_a_flush_that_is_heard_of_after_the_clock_was_put_back() -> None:
+    """The listener comes late: by its time the first flush lies ahead, and the second one still has to be told."""
+    with (
+        Daemon("-m", "8", "-o", "debugtime") as daemon,
+        Client(daemon) as client,
+        memcache_shm.attach(daemon.name) as cache,
+        cache.subscribe() as changes,
+    ):
+        client.ask(b"debugtime 100")
+        assert client.ask(b"flush_all") == b"OK"
+        client.ask(b"debugtime -100")
+        client.set(b"k", b"x")
+        for change in changes:
+            if change.kind == "set":
+                break
+        assert client.ask(b"flush_all") == b"OK"
+        told = changes.get(timeout=10)
+        assert told is not None
+        assert told.kind in ("lost", "flush")
