@@ -92,9 +92,16 @@ def _mirror(words: Sequence[str]) -> int:
     return mirror(words)
 
 
+def _run(words: Sequence[str]) -> int:
+    from memcache_shm.cli.run import main as run
+
+    return run(words)
+
+
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "console": (_console, "look at a table and change it, by hand or from a script"),
     "mirror": (_mirror, "print what changes in a table, as it happens"),
+    "run": (_run, "carry out job files: many keys in one step, backups"),
     "ls": (_ls, "list the tables and how they stand"),
     "rm": (_rm, "remove tables"),
     "promote": (_promote, "make a table independent that follows another"),

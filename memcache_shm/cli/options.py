@@ -69,7 +69,7 @@ def parse(words: Sequence[str], commands: str) -> Options:
         unix_mask=space.unix_mask,
         backlog=space.backlog,
         tls=_tls(space, told),
-        geometry=_geometry(space),
+        geometry=table_geometry(space),
         evict=space.evict,
         name=space.name,
         keep=space.keep,
@@ -146,7 +146,8 @@ def _endpoints(space: argparse.Namespace) -> tuple[Endpoint, ...]:
     return tuple(endpoints)
 
 
-def _geometry(space: argparse.Namespace) -> Geometry:
+def table_geometry(space: argparse.Namespace) -> Geometry:
+    """What `shape`, `memory_bytes`, `max_item_bytes` and `feed_bytes` of `space` come to. UsageError."""
     try:
         if not space.shape:
             return _by_memory(space)
