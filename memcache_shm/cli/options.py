@@ -153,7 +153,7 @@ def table_geometry(space: argparse.Namespace) -> Geometry:
             return _by_memory(space)
         numbers = [_positional(word) for word in space.shape]
         if len(numbers) != 2:
-            raise UsageError(f"NUM_ELEMENTS ELEMENT_SIZE: give two numbers, not {' '.join(space.shape)!r}")
+            raise UsageError(f"NUM_ELEMENTS ELEMENT_SIZE: give two numbers, not {' '.join(map(str, space.shape))!r}")
         if space.memory_bytes is not None or space.max_item_bytes is not None:
             raise UsageError("NUM_ELEMENTS ELEMENT_SIZE: they fix the size already; leave -m and -I out")
         return Geometry.by_elements(numbers[0], numbers[1], space.feed_bytes)

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from memcache_shm.cli.arguments import Parser, size, table_name, whole
 from memcache_shm.cli.attaching import attach_named
@@ -20,12 +20,17 @@ from memcache_shm.cli.messages import EXIT_FAILURE, EXIT_OK, PROGRAM, UsageError
 from memcache_shm.cli.options import table_geometry
 from memcache_shm.client.cache import Cache
 from memcache_shm.errors import TableNotFoundError
+from memcache_shm.ops import job_lines
 from memcache_shm.ops.job_directory import JobDirectory
 from memcache_shm.ops.job_report import Report
 from memcache_shm.ops.noted_signals import NotedSignals
 from memcache_shm.ops.runner import Ran, Runner
 from memcache_shm.storage import registry
+from memcache_shm.storage.namelock import daemon_pid
 from memcache_shm.storage.units import DEFAULT_MEMORY_BYTES, MIB
+
+if TYPE_CHECKING:
+    from memcache_shm.ops.pipe_companion import PipeCompanion
 
 _HELP = """\
 Carry out every *.job file in a directory, MAX_THREADS of them at a time, on one table.
@@ -35,15 +40,7 @@ most MAX_BACKUPS processes write backups while the jobs go on.
 _EXAMPLES = f"""\
 A job file has one command a line:
 
-  WRITE [(key,value)(key,value)]  store values
-  READ [key,key]                  print the pairs, KVSERROR where there is no such key
-  DELETE [key,key]                remove keys; print those that are missing, with KVSMISSING
-  SHOW                            print all pairs, sorted by key
-  WAIT <milliseconds>             print "Waiting...", and wait
-  BACKUP                          write all pairs to a file; the job goes on at once
-  HELP                            print this list on standard output
-  # text                          a comment
-
+{job_lines.HELP}
 The keys of one command are handled in one step: nobody's change falls in between. SHOW
 and BACKUP are the state of one instant. A line that is no command is told on standard
 error, with file and line, and the job goes on.
@@ -67,16 +64,25 @@ examples:
 _MOST_THREADS = 1024
 _MOST_BACKUPS = 1024
 _MOST = 2**48  # the geometry has its own limits, and tells them
-_SHAPE_HELP = "the table: this many items up to this size"
+_SESSIONS = 8
+_MOST_SESSIONS = 1024
 _BAR_WIDTH = 30
 
 
 def main(words: Sequence[str]) -> int:
     """Run all jobs of a directory. 0 when everything was done, else 1."""
-    space = _parser().parse_args(words)
+    space = _parser().parse_intermixed_args(words)
     logging.basicConfig(format=f"{PROGRAM}: %(message)s")
-    with NotedSignals() as signals, JobDirectory(space.jobs_dir) as directory, _table(space) as cache:
-        return _run(space, signals, directory, cache)
+    with (
+        NotedSignals() as signals,
+        JobDirectory(space.jobs_dir) as directory,
+        _table(space) as cache,
+        _pipes(space, signals, directory, cache) as pipes,
+    ):
+        status = _run(space, signals, directory, cache, pipes)
+        if pipes is not None and not signals.stops:
+            pipes.serve()
+    return status
 
 
 def _parser() -> Parser:
@@ -84,24 +90,17 @@ def _parser() -> Parser:
     parser.add_argument("jobs_dir", metavar="JOBS_DIR", help="the directory with the files *.job")
     parser.add_argument("max_threads", metavar="MAX_THREADS", type=whole(1, _MOST_THREADS), help="jobs at a time")
     parser.add_argument("max_backups", metavar="MAX_BACKUPS", type=whole(1, _MOST_BACKUPS), help="processes that write backups at a time")
-    parser.add_argument("shape", nargs="*", type=whole(1, _MOST), metavar="NUM_ELEMENTS ELEMENT_SIZE", help=_SHAPE_HELP)
-    parser.add_argument("--name", type=table_name, metavar="NAME", help=f"use this table, as '{PROGRAM} ls' shows it, a daemon's for example")
-    parser.add_argument(
-        "-m",
-        "--memory-limit",
-        dest="memory_bytes",
-        type=size(MIB),
-        metavar="MIB",
-        help=f"size of the table in MiB, or with k, m, g (default {DEFAULT_MEMORY_BYTES // MIB})",
-    )
-    parser.add_argument(
-        "-I",
-        "--max-item-size",
-        dest="max_item_bytes",
-        type=size(1),
-        metavar="SIZE",
-        help="largest value in bytes, or with k, m, g (default 1m)",
-    )
+    shape = parser.add_argument("shape", nargs="*", default=[], type=whole(1, _MOST), help="the table: this many items up to this size")
+    shape.metavar = "NUM_ELEMENTS ELEMENT_SIZE"
+    parser.add_argument("--name", type=table_name, metavar="NAME", help=f"use this table, as '{PROGRAM} ls' shows it")
+    memory_help = f"size of the table in MiB, or with k, m, g (default {DEFAULT_MEMORY_BYTES // MIB})"
+    parser.add_argument("-m", "--memory-limit", dest="memory_bytes", type=size(MIB), metavar="MIB", help=memory_help)
+    item_help = "largest value in bytes, or with k, m, g (default 1m)"
+    parser.add_argument("-I", "--max-item-size", dest="max_item_bytes", type=size(1), metavar="SIZE", help=item_help)
+    fifo_help = "serve pipe sessions on a named pipe there (see pipe-client), also after the jobs, until Ctrl-C"
+    parser.add_argument("--fifo", metavar="PATH", help=fifo_help)
+    sessions_help = f"pipe sessions at a time (default {_SESSIONS})"
+    parser.add_argument("--fifo-sessions", type=whole(1, _MOST_SESSIONS), default=None, metavar="N", help=sessions_help)
     return parser
 
 
@@ -126,7 +125,38 @@ def _table(space: argparse.Namespace) -> Iterator[Cache]:
             registry.remove(name)
 
 
-def _run(space: argparse.Namespace, signals: NotedSignals, directory: JobDirectory, cache: Cache) -> int:
+@contextlib.contextmanager
+def _pipes(space: argparse.Namespace, signals: NotedSignals, directory: JobDirectory, cache: Cache) -> Iterator[PipeCompanion | None]:
+    """The child that serves pipe sessions, forked before there are threads."""
+    if space.fifo is None:
+        if space.fifo_sessions is not None:
+            raise UsageError("--fifo-sessions: goes with --fifo PATH")
+        yield None
+        return
+    from memcache_shm.ops.fifo import make_fifo, remove_fifo
+    from memcache_shm.ops.pipe_companion import PipeCompanion
+
+    def forget() -> None:
+        signals.forget()
+        directory.close()
+        cache.close()
+
+    sessions = _SESSIONS if space.fifo_sessions is None else space.fifo_sessions
+    swept = daemon_pid(cache.directory, cache.name) is not None
+    make_fifo(space.fifo)
+    try:
+        pipes = PipeCompanion(cache.name, space.fifo, sessions, reclaims=not swept, signals=signals, forget=forget)
+        pipes.start()
+        try:
+            yield pipes
+        finally:
+            pipes.end()
+    finally:
+        remove_fifo(space.fifo)
+
+
+def _run(space: argparse.Namespace, signals: NotedSignals, directory: JobDirectory, cache: Cache, pipes: PipeCompanion | None) -> int:
+    """The jobs, to their end."""
     progress = Progress(sys.stderr)
     report = Report(progress.say)
     jobs = directory.jobs()
@@ -141,10 +171,11 @@ def _run(space: argparse.Namespace, signals: NotedSignals, directory: JobDirecto
         signals=signals,
         print_help=_printer(sys.stdout),
         progress=progress.show,
-        on_signal=lambda: None,
+        on_signal=(lambda: None) if pipes is None else pipes.look,
     )
     started_s = time.monotonic()
     ran = runner.run()
+    directory.close()
     progress.end(f"{_of(ran)}, {plural(ran.backups, 'backup')} in {time.monotonic() - started_s:.2f} s" if jobs else "")
     if signals.stops and ran.ended < ran.jobs:
         report.failure(f"{PROGRAM}: stopped by {signal.Signals(signals.stops[0]).name}: {_of(ran)} were done")

@@ -2,7 +2,7 @@
 """A file written by a child process, while this one goes on.
 
 The child is a copy of a process with threads, whose locks - the interpreter's, the allocator's - may be held by threads that it does not
-have. So it makes system calls that are async-signal-safe (signal-safety(7)) and nothing else; its memory, the data too, is the kernel's copy.
+have. So it makes calls that are async-signal-safe (signal-safety(7)) and nothing else; its memory, the data too, is the kernel's copy.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE

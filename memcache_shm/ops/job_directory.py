@@ -35,7 +35,7 @@ class JobDirectory:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise MemcacheError(f"JOBS_DIR {self.path}: another run is at work there; wait for its end, or copy the jobs elsewhere") from None
+            raise MemcacheError(f"JOBS_DIR {self.path}: another run is at work there; wait for it, or copy the jobs elsewhere") from None
         except OSError:
             return  # a file system without such locks: nobody can tell whose temporary files are there
         for name in os.listdir(self._descriptor):

@@ -2,7 +2,8 @@
 
     WRITE [(key,value)(key,value)]    READ [key,key]    DELETE [key,key]    SHOW    WAIT <ms>    BACKUP    HELP
 
-Keys and values are any bytes but ``( ) [ ] ,`` and the line feed, blanks too: those around a command, its brackets and its pairs do not count.
+Keys and values are any bytes but ``( ) [ ] ,`` and the line feed, blanks too; those around a command, its brackets and its pairs do not
+count.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from memcache_shm.ops.job_lines import Backup, Command, Delete, Help, InvalidLin
 from memcache_shm.ops.job_report import Report
 
 JOB_SUFFIX = ".job"
+_MADE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 _INVALID = "Invalid command. See HELP for usage"
 
 
@@ -47,9 +48,8 @@ class Job:
         """Carry it out; False when it was stopped or could not be read or written to its end. What went wrong is reported."""
         out_path = f"{self._stem}.out"
         try:
-            with _open(self._path, os.O_RDONLY, "rb") as lines:
-                with _open(out_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "wb") as self._out:
-                    return self._run(lines)
+            with _open(self._path, os.O_RDONLY, "rb") as lines, _open(out_path, _MADE, "wb") as self._out:
+                return self._run(lines)
         except OSError as problem:  # one of a write has no name
             self._means.report.failure(f"{problem.filename or out_path}: {problem.strerror}")
             return False
