@@ -259,10 +259,12 @@ def test_the_example_of_the_help_is_true(tmp_path: Path, no_leaks: None, state_d
 def test_help_without_a_reader(tmp_path: Path, no_leaks: None, state_dir: Path) -> None:
     """Standard output that nobody reads fails the command, not the job."""
     jobs = JobDirectory(tmp_path / "jobs", {"one": b"HELP\n" * 3 + b"READ [a]\n"})
-    process = jobs.start(1, 1)
-    assert process.stdout is not None
-    process.stdout.close()
-    _, errors = process.communicate(timeout=30)
+    with jobs.started(1, 1) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        errors = process.stderr.read()
+        process.wait(30)
     assert process.returncode == 1
     assert jobs.out("one") == b"[(a,KVSERROR)]\n"
     assert errors.decode().splitlines()[:1] == [f"{jobs.path}/one.job:1: standard output: Broken pipe"]

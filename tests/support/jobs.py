@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from support.isolation import children
@@ -43,9 +46,26 @@ class JobDirectory:
         """Run them, to their end."""
         return subprocess.run(self.words(threads, backups, *options), capture_output=True, timeout=RUN_TIMEOUT_S, check=False)
 
-    def start(self, threads: int, backups: int, *options: str) -> subprocess.Popen[bytes]:
-        """Run them; the caller waits for the end."""
-        return subprocess.Popen(self.words(threads, backups, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    @contextmanager
+    def started(self, threads: int, backups: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run them meanwhile; a run that has not ended at the end of the context is killed, with its children."""
+        words = self.words(threads, backups, *options)
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    for pid in (*offspring(process.pid), process.pid):
+                        send(pid, signal.SIGKILL)
+
+
+def send(pid: int, number: int) -> bool:
+    """A signal to a child of a run; False when that has just been reaped."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def offspring(pid: int) -> dict[int, str]:
