@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""All live items of a table, or of one of its shards, as they are at one instant: that at which every shard is held. Each is given back when
-it was copied to private memory.
+"""All live items of a table, or of one of its shards, as they are at one instant: that at which every shard is held. Each is given back
+when it was copied to private memory.
 
 A fork does not freeze a shared segment, so that is how a consistent backup is made. Readers go on; writers wait for as long as the copying
 takes (docs/performance.md), those of the last shard for all of it. So the memory for it is there, and touched, before. Expired and flushed
