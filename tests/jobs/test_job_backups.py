@@ -18,7 +18,7 @@ JOBS = 64
 THREADS = 16
 MOST = 4
 TURNS = 2
-VALUE = b"v" * 20_000
+VALUE = b"v" * 10_000
 KEYS = 64
 TORTURE_S = float(os.environ.get("TORTURE_S", "60"))
 _KILLED = re.compile(r"(?P<path>.*\.bck): backup not written: its child was killed by SIGKILL")
@@ -26,7 +26,7 @@ _KILLED = re.compile(r"(?P<path>.*\.bck): backup not written: its child was kill
 
 @pytest.fixture
 def jobs(tmp_path: Path) -> JobDirectory:
-    """64 jobs, each with several backups of about a megabyte, which a child takes a moment to write."""
+    """64 jobs, each with several backups of over half a megabyte, which a child takes a moment to write."""
     directory = JobDirectory(tmp_path / "jobs")
     pairs = b"".join(b"(key%02d,%b)" % (number, VALUE) for number in range(KEYS))
     for number in range(JOBS):

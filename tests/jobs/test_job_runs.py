@@ -41,6 +41,11 @@ def stopped_child(process: subprocess.Popen[bytes]) -> int:
     return until(stop, "a backup child", every_s=0.0005)
 
 
+def is_alone_with(pid: int, child: int) -> bool:
+    """Whether the process has one thread and this child."""
+    return len(os.listdir(f"/proc/{pid}/task")) == 1 and offspring(pid).keys() == {child}
+
+
 @pytest.fixture
 def backing(tmp_path: Path) -> JobDirectory:
     """Jobs whose backups are large enough to meet a child that writes one, and one that waits after its backup."""
@@ -71,7 +76,7 @@ def test_stopped_run_waits_for_its_backups(backing: JobDirectory, no_leaks: None
     with backing.started(16, 2) as process:
         child = stopped_child(process)
         process.send_signal(signal.SIGTERM)
-        until(lambda: len(offspring(process.pid)) == 1, "the other children to end")
+        until(lambda: is_alone_with(process.pid, child), "jobs and other children to end")
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.3)
         os.kill(child, signal.SIGCONT)
@@ -86,9 +91,9 @@ def test_stopped_run_waits_for_its_backups(backing: JobDirectory, no_leaks: None
 
 def test_second_signal_ends_the_backups_too(backing: JobDirectory, no_leaks: None, state_dir: Path) -> None:
     with backing.started(16, 2) as process:
-        stopped_child(process)
+        child = stopped_child(process)
         process.send_signal(signal.SIGINT)
-        until(lambda: len(offspring(process.pid)) == 1, "the other children to end")
+        until(lambda: is_alone_with(process.pid, child), "jobs and other children to end")
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
@@ -106,6 +111,7 @@ def killed(backing: JobDirectory, no_leaks: None, state_dir: Path) -> Iterator[i
     with backing.started(16, 1) as process:
         child = stopped_child(process)
         process.kill()
+        process.wait()
     yield child
     if is_running(child):
         os.kill(child, signal.SIGKILL)
@@ -149,11 +155,10 @@ def test_one_run_a_directory(killed: int, backing: JobDirectory, state_dir: Path
 
 
 def test_table_that_is_removed_ends_the_jobs(tmp_path: Path, no_leaks: None, state_dir: Path) -> None:
-    jobs = JobDirectory(
-        tmp_path / "jobs", {"one": b"READ [a]\n%bREAD [a]\nREAD [a]\n" % b"WAIT 1\n" * 2, "two": b"READ [a]\nWAIT 1500\nSHOW\n"}
-    )
+    jobs = JobDirectory(tmp_path / "jobs", {"one": b"READ [a]\n", "two": b"READ [a]\nWAIT 1000\nSHOW\nSHOW\n"})
     with memcache_shm.open("app", memory="4m"), jobs.started(2, 1, "--name", "app") as process:
-        until(lambda: (jobs.path / "two.out").exists() and b"Waiting" in jobs.out("two"), "the second job to wait")
+        outs = jobs.path / "one.out", jobs.path / "two.out"
+        until(lambda: all(path.exists() and path.stat().st_size for path in outs), "one job to end and the other to wait")
         memcache_shm.unlink("app")
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
