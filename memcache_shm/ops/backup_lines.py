@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 from zlib import crc32
 
 from memcache_shm.client.items import Item, pack, unpack
-from memcache_shm.client.remote import key_words
+from memcache_shm.client.remote import PLAIN_KEY
 from memcache_shm.errors import BackupError
 from memcache_shm.ops.backup_item_lines import item_object, read_item
 from memcache_shm.ops.backup_parts import PIECE_BYTES, VERSION, Facts, Piece, Totals
@@ -63,7 +64,7 @@ class KeysWriter:
 
     def add(self, keys: list[bytes]) -> None:
         """A line a key."""
-        self._write(b"".join(b"mg %b%b\r\n" % key_words(key) for key in keys))
+        self._write(b"".join(b"mg %b\r\n" % (key if PLAIN_KEY.fullmatch(key) else b64encode(key) + b" b") for key in keys))
 
     def end(self) -> None:
         """The last line."""
