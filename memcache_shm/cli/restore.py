@@ -55,22 +55,21 @@ def main(words: Sequence[str]) -> int:
             f"--replace: only for a table of this host by its name; empty {space.target} before ('{PROGRAM} console {space.target}', FLUSH)"
         )
     with interruptible("interrupted; a part of the backup may be in the table"), ProgressBar(space.target) as bar:
-        loaded, keeps_cas = _restore(space.file, space.target, space.replace, bar)
+        loaded = _restore(space.file, space.target, space.replace, bar)
     if space.json:
-        print(json.dumps({"file": space.file, "target": space.target} | _object(loaded, keeps_cas)))
+        print(json.dumps({"file": space.file, "target": space.target} | _object(loaded)))
     else:
         print(_summary(space.target, loaded))
-        if not keeps_cas:
+        if not loaded.keeps_cas:
             note(f"{space.target} gave the items CAS ids of its own: it does not let clients choose them")
     return EXIT_FAILURE if loaded.refused or loaded.unnamed else EXIT_OK
 
 
-def _restore(path: str, target: str, replace: bool, bar: ProgressBar) -> tuple[Loaded, bool]:
-    """What became of it, and whether the items have the CAS ids of the backup."""
+def _restore(path: str, target: str, replace: bool, bar: ProgressBar) -> Loaded:
     with _target(target, replace) as found, _input(path) as file:
         reader = backups.reader_of(file, _shown(path))
         backups.verify(reader, file, bar.tell)
-        return backups.restore(reader, file, found, bar.tell), found.keeps_cas
+        return backups.restore(reader, file, found, bar.tell)
 
 
 @contextmanager
@@ -101,8 +100,8 @@ def _shown(path: str) -> str:
     return "standard input" if path == STANDARD else path
 
 
-def _object(loaded: Loaded, keeps_cas: bool) -> dict[str, object]:
-    return loaded._asdict() | {"facts": loaded.facts.to_dict(), "keeps_cas": keeps_cas}
+def _object(loaded: Loaded) -> dict[str, object]:
+    return loaded._asdict() | {"facts": loaded.facts.to_dict()}
 
 
 def _summary(target: str, loaded: Loaded) -> str:

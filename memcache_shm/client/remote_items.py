@@ -1,7 +1,7 @@
 """Whole items out of a table behind a socket and into one: with flags, expiry, CAS id and the marks of the meta commands.
 
-Any memcached since 1.6.18 will do. Its expiries are whole seconds. CAS ids can be given to a later one only (meta `E`); elsewhere the server
-chooses them.
+Any memcached since 1.6.18 will do. Its expiries are whole seconds. CAS ids can be given to a later one only (meta `E`); elsewhere the
+server chooses them.
 """
 
 from __future__ import annotations
@@ -85,8 +85,9 @@ class RemoteItems:
         requests = []
         for item in won:
             word, flag = key_words(item.key)
+            same = b" C%d" % item.cas if item.cas else b""  # 0 where the server runs without CAS ids
             keeps = b" E%d" % item.cas if self._sets_cas and item.cas else b""
-            requests.append(b"md %b%b I C%d%b\r\n" % (word, flag, item.cas, keeps))
+            requests.append(b"md %b%b I%b%b\r\n" % (word, flag, same, keeps))
         for reply in self._table.replies(requests, Connection.line, False):
             if reply not in (b"HD", b"NF", b"EX"):
                 raise self._table.refusal(reply)

@@ -2,8 +2,8 @@
 
     {"key": "user:1", "value": "Alice", "flags": 0, "exptime": 1795678975.125, "cas": 17, "stale": true, "token_sent": true}
 
-`exptime` is unix time in seconds, 0 for never; the marks are there only where they are set. Whoever writes such lines by hand may leave out all
-but key and value.
+`exptime` is unix time in seconds, 0 for never; the marks are there only where they are set. Whoever writes such lines by hand may leave
+out all but key and value.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def read_item(line: bytes) -> Item:
 
 def _bytes(found: dict[str, Any], name: str) -> bytes:
     """The bytes of a field that is there as text or as base64."""
-    text, encoded = found.get(name), found.get(f"{name}_base64")
+    text: Any = found.get(name)
+    encoded: Any = found.get(f"{name}_base64")
     if (text is None) == (encoded is None):
         raise ValueError(f"has {'no' if text is None else 'both'} {name}{' or ' if text is None else ' and '}{name}_base64")
     if not isinstance(text if encoded is None else encoded, str):

@@ -125,12 +125,13 @@ class LinesReader:
         self._file.seek(0)
         self._said: dict[str, Any] | None = None
         chain = 0
-        for self._number, line in enumerate(self._file, 1):
+        for number, line in enumerate(self._file, 1):
+            self._number = number
             if self._said is not None:
                 raise self._wrong("is behind the end")
             if line.startswith(b'{"end": '):
                 self._said = self._end(line, chain)
-            elif self._number > 1 or self._by_hand:
+            elif number > 1 or self._by_hand:
                 item = self._item(line)
                 if item is not None:
                     seen.highest_cas = max(seen.highest_cas, item.cas)

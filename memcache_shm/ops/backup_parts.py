@@ -43,7 +43,7 @@ class Facts:
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> Facts:
         """The reverse; what is missing or of another type is as in a file made by hand."""
-        created_s = found.get("created")
+        created_s: Any = found.get("created")
         return cls(
             str(found.get("source", "")),
             str(found.get("consistency", "")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from itertools import chain
 from typing import Protocol
@@ -20,6 +21,7 @@ class Source(Protocol):
 
     name: str  # as users write it
     consistency: str
+    began_s: float  # time.monotonic, before the first item was copied
     expected: int  # items, as far as can be told before
     highest_cas: int
     instants: int  # at which they were copied; 0: walked
@@ -37,6 +39,7 @@ class AttachedSource:
         """Copies it, or its first shard, at once."""
         self.name = cache.name
         self.highest_cas = self.instants = self.held_ns = self.held_sum_ns = self.unnamed = 0
+        self.began_s = time.monotonic()
         self.expected = len(cache)
         parts = snapshots(cache)
         first = next(parts)
@@ -63,19 +66,13 @@ class AttachedSource:
 class RemoteSource:
     """A table behind a socket, a memcached's too. Raises RemoteError."""
 
-    consistency = WALKED
-    instants = held_ns = held_sum_ns = 0
-
     def __init__(self, table: RemoteTable) -> None:
         self.name = table.name
-        self.highest_cas = 0
+        self.consistency = WALKED
+        self.highest_cas = self.instants = self.held_ns = self.held_sum_ns = self.unnamed = 0
+        self.began_s = time.monotonic()
         self.expected = table.count()
         self._items = RemoteItems(table)
-
-    @property
-    def unnamed(self) -> int:
-        """Items left out, because the protocol cannot name their keys."""
-        return self._items.unnamed
 
     def pieces(self) -> Iterator[Piece]:
         """Put together as they come."""
@@ -91,3 +88,4 @@ class RemoteSource:
                 items = 0
         if items:
             yield Piece(bytes(packed), items)
+        self.unnamed = self._items.unnamed

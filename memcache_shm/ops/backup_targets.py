@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from memcache_shm.client.cache import Cache
 from memcache_shm.client.copying import Copier
@@ -13,44 +13,41 @@ from memcache_shm.errors import ReadOnlyError
 from memcache_shm.ops.backup_parts import Piece
 
 
-class Target(Protocol):
-    """Takes items. The counts are complete after `end`."""
+class Outcome(NamedTuple):
+    """What became of the items."""
 
-    name: str  # as users write it
     items: int  # stored
     refused: int  # for want of room, or as too large
     expired: int  # over when their turn came
-    removed: int  # that were there before and are not in the backup, where those go
-    evicted: int  # while it was done, by whomsoever
-    unnamed: int  # with a key that the protocol cannot name
-    keeps_cas: bool  # whether items have the CAS ids of the backup
+    removed: int = 0  # that were there before and are not in the backup, where those go
+    evicted: int = 0  # while it was done, by whomsoever
+    unnamed: int = 0  # with a key that the protocol cannot name
+    keeps_cas: bool = True  # whether they have the CAS ids of the backup
+
+
+class Target(Protocol):
+    """Takes items: `begin`, `put` each piece, `end`."""
 
     def begin(self, highest_cas: int) -> None: ...
 
     def put(self, piece: Piece) -> None: ...
 
-    def end(self) -> None: ...
-
-    def close(self) -> None: ...
+    def end(self) -> Outcome: ...
 
 
 class AttachedTarget:
     """An attached table. Raises ReadOnlyError, TableRemovedError, BusyError, NoSpaceError for too many writers."""
 
-    unnamed = 0
-    keeps_cas = True
-
     def __init__(self, cache: Cache, replace: bool) -> None:
         """`replace`: what is not in the backup goes, at the end; otherwise it stays."""
-        self.name = cache.name
-        self.items = self.refused = self.expired = self.removed = self.evicted = 0
-        self._table = cache.attached_table
+        name, self._table = cache.name, cache.attached_table
         if self._table.follows:
-            raise ReadOnlyError(f"table {cache.name!r} follows another and is changed by that alone; restore to its leader, or promote it first")
+            raise ReadOnlyError(f"table {name!r} follows another and is changed by that alone; restore to its leader, or promote it first")
         if cache.readonly:
-            raise ReadOnlyError(f"table {cache.name!r} is attached read-only; attach it with the right to write")
+            raise ReadOnlyError(f"table {name!r} is attached read-only; attach it with the right to write")
         self._replace = replace
         self._evicted_before = self._evictions()
+        self._stored = 0
         self._copier = Copier(cache)
 
     def begin(self, highest_cas: int) -> None:
@@ -61,15 +58,13 @@ class AttachedTarget:
 
     def put(self, piece: Piece) -> None:
         """Store its items over what is there."""
-        self.items += self._copier.put_packed(piece.data)
+        self._stored += self._copier.put_packed(piece.data)
 
-    def end(self) -> None:
+    def end(self) -> Outcome:
         """After the last one."""
-        if self._replace:
-            self.removed = self._copier.end_copy()
-        self.refused = self._copier.refused
-        self.expired = self._copier.expired
-        self.evicted = self._evictions() - self._evicted_before
+        removed = self._copier.end_copy() if self._replace else 0
+        evicted = self._evictions() - self._evicted_before
+        return Outcome(self._stored, self._copier.refused, self._copier.expired, removed, evicted)
 
     def close(self) -> None:
         """Idempotent."""
@@ -82,44 +77,19 @@ class AttachedTarget:
 class RemoteTarget:
     """A table behind a socket, a memcached's too. Raises RemoteError."""
 
-    removed = evicted = 0
-
     def __init__(self, table: RemoteTable) -> None:
-        self.name = table.name
         self._putter = RemotePutter(table)
-        self.keeps_cas = self._putter.sets_cas
 
     def begin(self, highest_cas: int) -> None:
-        """Before the first piece."""
+        """Before the first piece. CAS ids that the server gives out later cannot be raised from here."""
 
     def put(self, piece: Piece) -> None:
         """Store its items over what is there."""
         for item in unpack(piece.data):
             self._putter.put(item)
 
-    def end(self) -> None:
+    def end(self) -> Outcome:
         """After the last one."""
-        self._putter.flush()
-
-    def close(self) -> None:
-        """Idempotent."""
-
-    @property
-    def items(self) -> int:
-        """Stored."""
-        return self._putter.stored
-
-    @property
-    def refused(self) -> int:
-        """For want of room, or as too large."""
-        return self._putter.refused
-
-    @property
-    def expired(self) -> int:
-        """Over when their turn came."""
-        return self._putter.expired
-
-    @property
-    def unnamed(self) -> int:
-        """With a key that the protocol cannot name."""
-        return self._putter.unnamed
+        putter = self._putter
+        putter.flush()
+        return Outcome(putter.stored, putter.refused, putter.expired, unnamed=putter.unnamed, keeps_cas=putter.sets_cas)

@@ -55,6 +55,7 @@ class Loaded(NamedTuple):
     removed: int  # that were there before, where the backup replaces all
     evicted: int  # meanwhile
     unnamed: int  # not: the protocol cannot name their keys
+    keeps_cas: bool  # the items have the CAS ids of the backup
     facts: Facts  # what the backup says of itself
 
 
@@ -71,7 +72,6 @@ def save(cache: Reading, path: str, progress: Progress | None = None) -> Saved:
 def write(source: Source, writer: Writer, progress: Progress | None = None) -> Saved:
     """Write what `source` has. Raises what source and writer raise."""
     tell = progress or no_progress
-    began = time.monotonic()
     totals = Totals()
     writer.begin(Facts.now(source.name, source.consistency))
     for piece in source.pieces():
@@ -84,7 +84,7 @@ def write(source: Source, writer: Writer, progress: Progress | None = None) -> S
         bytes=totals.size_bytes,
         instants=source.instants,
         held_ns=source.held_ns,
-        took_s=time.monotonic() - began,
+        took_s=time.monotonic() - source.began_s,
         held_sum_ns=source.held_sum_ns,
         consistency=source.consistency,
         unnamed=source.unnamed,
@@ -123,10 +123,10 @@ def load(path: str, cache: Cache, progress: Progress | None = None) -> Loaded:
 def opened(path: str) -> Iterator[BinaryIO]:
     """The file, to be read more than once: what is no regular one (a pipe) is spooled to a temporary file first. BackupError."""
     try:
-        file = open(path, "rb")
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise BackupError(f"{path}: {error.strerror}") from None
-    with file, seekable(file, path) as found:
+    with open(fd, "rb") as file, seekable(file, path) as found:
         yield found
 
 
@@ -171,15 +171,16 @@ def restore(reader: Reader, file: BinaryIO, target: Target, progress: Progress |
     began = time.monotonic()
     target.begin(reader.totals.highest_cas)
     _take(reader, file, "restoring", progress, target.put)
-    target.end()
+    outcome = target.end()
     return Loaded(
-        items=target.items,
-        refused=target.refused,
-        expired=target.expired,
+        items=outcome.items,
+        refused=outcome.refused,
+        expired=outcome.expired,
         took_s=time.monotonic() - began,
-        removed=target.removed,
-        evicted=target.evicted,
-        unnamed=target.unnamed,
+        removed=outcome.removed,
+        evicted=outcome.evicted,
+        unnamed=outcome.unnamed,
+        keeps_cas=outcome.keeps_cas,
         facts=reader.facts,
     )
 

@@ -1,7 +1,7 @@
 """A file that appears whole or not at all, and takes an older one's place in one step.
 
-It has no name until everything is written (O_TMPFILE), so that not even SIGKILL leaves a part of it; where the file system cannot do that, a
-hidden one beside it. Then: fsync, a name, rename over the old one, fsync of the directory.
+It has no name until everything is written (O_TMPFILE), so that not even SIGKILL leaves a part of it; where the file system cannot do
+that, a hidden one beside it. Then: fsync, a name, rename over the old one, fsync of the directory.
 """
 
 from __future__ import annotations
