@@ -90,7 +90,9 @@ def _output(path: str, form: str) -> Iterator[Write]:
     if sys.stdout is None:
         raise BackupError("standard output is closed; name a FILE")
     if form == "binary" and sys.stdout.isatty():
-        raise BackupError(f"a binary backup is nothing for a terminal; name a FILE, write '| {PROGRAM} restore - TARGET', or --format jsonl")
+        raise BackupError(
+            f"a binary backup is nothing for a terminal; name a FILE, write '| {PROGRAM} restore - TARGET', or --format jsonl"
+        )
     yield _write_out
 
 

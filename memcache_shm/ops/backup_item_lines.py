@@ -65,7 +65,7 @@ def _bytes(found: dict[str, Any], name: str) -> bytes:
     if (text is None) == (encoded is None):
         raise ValueError(f"has {'no' if text is None else 'both'} {name}{' or ' if text is None else ' and '}{name}_base64")
     if not isinstance(text if encoded is None else encoded, str):
-        raise ValueError(f"has a {name} that is no text; write \"{name}\": \"...\"")
+        raise ValueError(f'has a {name} that is no text; write "{name}": "..."')
     try:
         return text.encode() if text is not None else base64.b64decode(encoded, validate=True)
     except (UnicodeEncodeError, binascii.Error, ValueError):
