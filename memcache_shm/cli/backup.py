@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from memcache_shm.cli.arguments import Parser
@@ -108,16 +108,18 @@ def _write_out(data: bytes | memoryview) -> None:
 def _items(source: str, form: str, write: Write, bar: ProgressBar) -> dict[str, Any]:
     writer = FileWriter(write) if form == "binary" else LinesWriter(write)
     address = source_address(source)
-    with ExitStack() as opened:
-        if address is None:
-            denied = (
-                f"no right to write to table {source!r}, whose writers must wait for a moment; "
-                "back it up through its daemon (HOST:PORT or a socket's path)"
-            )
-            saved = backups.write(AttachedSource(opened.enter_context(attach_named(source, False, denied))), writer, bar.tell)
-        else:
-            saved = backups.write(RemoteSource(opened.enter_context(RemoteTable(address))), writer, bar.tell)
-    return saved._asdict()
+    if address is not None:
+        with RemoteTable(address) as table:
+            return backups.write(RemoteSource(table), writer, bar.tell)._asdict()
+    denied = (
+        f"no right to write to table {source!r}, whose writers must wait for a moment; "
+        "back it up through its daemon (HOST:PORT or a socket's path)"
+    )
+    with attach_named(source, False, denied) as cache:
+        try:
+            return backups.write(AttachedSource(cache), writer, bar.tell)._asdict()
+        except MemoryError as problem:
+            raise MemcacheError(f"{problem}; free some, or back it up through its daemon (HOST:PORT or a socket's path)") from None
 
 
 def _keys(source: str, write: Write, bar: ProgressBar) -> dict[str, Any]:
