@@ -61,7 +61,8 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--format", choices=("binary", "jsonl", "keys"), default="binary", help="see above")
     parser.add_argument("--json", action="store_true", help="say what was done as a JSON object")
     space = parser.parse_args(words)
-    with interruptible("interrupted; no backup was made"), ProgressBar(space.source) as bar, _output(space.file, space.format) as write:
+    bar = ProgressBar(space.source, space.file == STANDARD)
+    with interruptible("interrupted; no backup was made"), bar, _output(space.file, space.format) as write:
         said = _keys(space.source, write, bar) if space.format == "keys" else _items(space.source, space.format, write, bar)
     said = {"source": space.source, "file": space.file, "format": space.format} | said
     _say(json.dumps(said) if space.json else _summary(said), space)

@@ -103,8 +103,8 @@ def as_somebody_else(words: list[str], said: TextIO, out: TextIO) -> None:
 def test_rights() -> None:
     """Who may only read a table may list its keys; for the rest there is its daemon. And a directory that is not ours."""
     denied = (
-        "no right to write to table 'app', whose writers must wait for a moment; back it up through its daemon (HOST:PORT or a socket's path)"
-        "; run it as the table's owner"
+        "no right to write to table 'app', whose writers must wait for a moment; "
+        "back it up through its daemon (HOST:PORT or a socket's path); run it as the table's owner"
     )
     cases: dict[tuple[str, ...], str | None] = {
         ("backup", "app", "-"): denied,

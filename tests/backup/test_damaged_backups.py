@@ -1,4 +1,4 @@
-"""A file that is not whole is refused before anything is written: whatever byte is altered, wherever it is cut, whichever block is missing."""
+"""A file that is not whole is refused before anything is written: whatever is altered, wherever it is cut, whichever block is missing."""
 
 from __future__ import annotations
 

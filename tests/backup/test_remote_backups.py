@@ -167,7 +167,7 @@ def cas_ids(server: Server) -> dict[bytes, int]:
 
 
 def test_cas_ids(source: Server, other: Daemon, here: Path) -> None:
-    """They are the source's where the server lets us say so; also after a stale item was looked at, but for a memcached, which renews its."""
+    """They are the source's where the server lets us say so; also after a stale item was looked at, but a memcached renews its."""
     before = cas_ids(source)
     if isinstance(source, Daemon):
         assert cas_ids(source) == before
@@ -251,7 +251,8 @@ def test_a_follower(ours: Daemon, here: Path) -> None:
         result = verb("restore", str(here / "missing"), follower.name)
         assert (result.returncode, result.stdout) == (1, "")
         assert result.stderr == (
-            "memcache-shm: error: table 'follower' follows another and is changed by that alone; restore to its leader, or promote it first\n"
+            "memcache-shm: error: table 'follower' follows another and is changed by that alone; "
+            "restore to its leader, or promote it first\n"
         )
         result = verb("restore", str(here / "b"), where(follower))
         assert (result.returncode, result.stdout) == (1, "")
