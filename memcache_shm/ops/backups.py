@@ -170,7 +170,10 @@ def restore(reader: Reader, file: BinaryIO, target: Target, progress: Progress |
     """Put what was verified into `target`. Raises what that raises; BackupError: the file was changed since."""
     began = time.monotonic()
     target.begin(reader.totals.highest_cas)
-    _take(reader, file, "restoring", progress, target.put)
+    try:
+        _take(reader, file, "restoring", progress, target.put)
+    except BackupError as error:
+        raise BackupError(f"{error}; it was whole before, and a part of it is in the table now") from None
     outcome = target.end()
     return Loaded(
         items=outcome.items,
