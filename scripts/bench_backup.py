@@ -72,12 +72,13 @@ def _section(samples: dict[str, dict[str, list[float]]], in_use_mib: int, count:
     def ours(name: str) -> dict[str, list[float]]:
         return {OURS: samples[OURS][name]}
 
-    how = f"{count:,} items of {VALUE_BYTES} bytes; {CONNECTIONS} connections set random ones of them, {EACH_S} a second each, -t {workers};\n"
+    what = (
+        f"{count:,} items of {VALUE_BYTES} bytes; {CONNECTIONS} connections set random ones of them, {EACH_S} a second each, -t {workers}"
+    )
     return Section(
         f"A backup of {in_use_mib} MiB in use",
-        how
-        + f"in each {ROUND_S:g} s one backup to a file, or none; {rounds} rounds: median (lowest-highest). Daemon, writers and backup share\n"
-        "the machine. Differ: items of the restored table, in any field, from a backup that nobody wrote beside.",
+        f"{what};\nin each {ROUND_S:g} s one backup to a file, or none; {rounds} rounds: median (lowest-highest). Daemon, writers\n"
+        "and backup share the machine. Differ: items of the restored table, in any field, from a backup that nobody wrote beside.",
         [
             Figure("a set's round trip, median", "ms", both("middle"), CALM),
             Figure("a set's round trip, 99 %", "ms", both("slow"), CALM),
