@@ -147,7 +147,10 @@ def _add_following(group: argparse._ArgumentGroup) -> None:
 
 def _add_pipes(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--fifo", dest="fifo_path", metavar="PATH", help="make a registration pipe there ('pipe-client ID PATH' speaks to it; SIGUSR1 ends all)"
+        "--fifo",
+        dest="fifo_path",
+        metavar="PATH",
+        help="make a registration pipe there, for 'pipe-client ID PATH' (SIGUSR1 ends all sessions)",
     )
     group.add_argument(
         "--fifo-sessions",

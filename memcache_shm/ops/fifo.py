@@ -62,8 +62,8 @@ def remove_fifo(path: str) -> None:
 
 
 def hold_fifo(path: str) -> int:
-    """A descriptor through which it is read, and written, too: it never ends for want of writers, and what is written stays in it as long as
-    some process holds it. MemcacheError."""
+    """A descriptor to read it, and to write: so it never ends for want of writers. What is written stays in it as long as some process
+    holds it. MemcacheError."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:

@@ -4,8 +4,8 @@
                                                                                                |
                                              table's feed --> Hub --- what changed of its keys -+
 
-One loop serves all and waits for nobody. Registrations stay in their pipe, in their order, as long as there is no place for them. A client that does not
-open its side of a pipe, such as one that died while it waited, takes no place from others until it does.
+One loop serves all and waits for nobody. Registrations stay in their pipe, in their order, as long as there is no place for them. A client
+that does not open its side of a pipe, such as one that died while it waited, takes no place from others until it does.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ _NEVER = float("inf")
 
 
 def serve_pipes(name: str, path: str, sessions: int, reclaims: bool) -> int:
-    """The life of a process that serves up to `sessions` sessions at a time with the table `name`, on the registration pipe `path`, which exists. It
-    goes on until SystemExit, which a signal's handler may raise; SIGUSR1 ends all sessions. `reclaims`: nobody else sweeps the table.
+    """The life of a process that serves up to `sessions` sessions at a time with the table `name`, on the registration pipe `path`, which
+    exists. It goes on until SystemExit, which a signal's handler may raise; SIGUSR1 ends all sessions. `reclaims`: nobody else sweeps
+    the table.
 
     Returns the exit status of a failure. Raises as `attach`.
     """
@@ -223,7 +224,11 @@ class Host:
         self._remarks.say(f"registration pipe: {problem}")
 
     def _is_in_use(self, identity: tuple[int, int]) -> bool:
-        return identity == self._identity or any(identity in each.identities for each in (*self._sessions, *self._openings))
+        return (
+            identity == self._identity
+            or any(identity in session.identities for session in self._sessions)
+            or any(identity in opening.identities for opening in self._openings)
+        )
 
 
 def _drain(descriptor: int) -> None:

@@ -2,8 +2,8 @@
 
     writers -> feed -> Bell (a thread, asleep in a futex) -> hear: what happened, what the key holds now -> the sessions that subscribed it
 
-For each session and key the version is kept of which it knows. Versions of a key only grow, so what happened before it subscribed is told from what
-happens after, and nothing is told twice.
+For each session and key the version is kept of which it knows. Versions of a key only grow, so what happened before it subscribed is told
+from what happens after, and nothing is told twice.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@
 
 Codes and results are byte values. A text is padded with NUL and has at least one.
 
-A path has no control bytes. So the code of `connect`, which is one, can begin a message and nothing else, and after bytes that are no message the
-next one is found for certain.
+A path has no control bytes. So the code of `connect`, which is one, can begin a message and nothing else, and after bytes that are no
+message the next one is found for certain.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A client that has registered and whose pipes are opened, one side by us, the other by it, in any order and without waiting for each other.
+"""A client that has registered, and whose pipes are opened: one side by us, the other by it, in any order, neither waiting for the other.
 
-The reading side of the requests opens at once, which lets a client go on that waits there; the writing sides open as soon as the client has opened its
-own. Who has died meanwhile never does: it costs a few descriptors for some seconds.
+The reading side of the requests opens at once, which lets a client go on that waits there; the writing sides open as soon as the client has
+opened its own. Who has died meanwhile never does: it costs a few descriptors for some seconds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One client's session over its three pipes: requests in, answers and notifications out, nothing ever waited for.
 
-Requests are read only while the answers are taken, so a client that does not read its answers is not heard. Notifications that it does not take
-wait here by their keys: the newest value of each, so there are never more than it has keys, but for those that have gone.
+Requests are read only while the answers are taken, so a client that does not read its answers is not heard. Notifications that it does not
+take wait here by their keys: the newest value of each, so there are never more than it has keys, but for those that have gone.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ class Session:
             self._loop.watch(self._opening.responses, WRITE, self._on_responses)
             return False
         except OSError:
-            self.end("its responses have no reader any more")
+            self._part("its responses have no reader any more")
             return False
         self._answer = b""
         self._loop.watch(self._opening.responses, 0, self._on_responses)
