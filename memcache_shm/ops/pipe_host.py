@@ -23,8 +23,7 @@ from memcache_shm.ops.bell import silence
 from memcache_shm.ops.descriptor_loop import READ, DescriptorLoop
 from memcache_shm.ops.fifo import hold_fifo
 from memcache_shm.ops.pipe_hub import Hub
-from memcache_shm.ops.pipe_messages import BadMessage
-from memcache_shm.ops.pipe_messages import RegistrationReader
+from memcache_shm.ops.pipe_messages import BadMessage, RegistrationReader
 from memcache_shm.ops.pipe_opening import Opening
 from memcache_shm.ops.pipe_session import Session
 from memcache_shm.ops.remarks import Remarks
