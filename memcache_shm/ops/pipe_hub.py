@@ -75,7 +75,10 @@ class Hub:
             return False
         who.keys.add(key)
         self._idle_s = _NEVER
-        self._known.setdefault(key, {}).setdefault(who, seen[1])
+        known = self._known.setdefault(key, {})
+        if known.get(who, seen[1]) != seen[1]:  # again, before it was told that the key is another one by now
+            self._tell(who, key, seen[0])
+        known[who] = seen[1]
         self._note_expiry(key, seen[3])
         return True
 
@@ -195,17 +198,19 @@ class Hub:
         for who, knows in known.items():
             if knows != version:
                 known[who] = version
-                who.notify(key, value[:TEXT_MAX_BYTES])
-                self._restless.add(who)
+                self._tell(who, key, value)
+
+    def _tell(self, who: Session, key: bytes, value: bytes | None) -> None:
+        who.notify(key, value if value is None else value[:TEXT_MAX_BYTES])
+        self._restless.add(who)
 
     def _tell_gone(self, keys: Iterable[bytes], version: int | None = None) -> None:
         """Who knows of a later version than the one that went has subscribed the key since; None: there is none now."""
         for key in keys:
             for who, knows in list(self._known.get(key, {}).items()):
                 if version is None or knows <= version:
-                    who.notify(key, None)
-                    self._restless.add(who)
                     self._forget(who, key)
+                    self._tell(who, key, None)
 
     def _tell_flushed(self) -> None:
         """What is there again, or was not reached, is told from what went by the version up to which its shard was flushed."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 
-_AT_ONCE = 20
-_A_LINE_S = 1.0
+_AT_ONCE = 100
+_A_LINE_S = 0.1
 
 
 class Remarks:
-    """Twenty lines at once, then one a second; those left out are counted in the next one."""
+    """A hundred lines at once, then ten a second; those left out are counted in the next one."""
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
