@@ -80,7 +80,7 @@ class Opening:
                 self._let_go()
         if now_s >= self._limit_s and self.problem is None and not self.is_complete:
             self.problem = f"it did not open its side of a pipe within {OPEN_LIMIT_S:.0f} s"
-        if now_s >= self._limit_s and self.problem is not None and self.responses < 0:
+        if self.is_complete or (now_s >= self._limit_s and self.problem is not None and self.responses < 0):
             self._let_go()
         self.due_s = now_s + self._retry_s
         self._retry_s = min(2 * self._retry_s, _RETRY_MOST_S)
