@@ -187,6 +187,8 @@ class PipeClient:
         except OSError as error:
             raise MemcacheError(f"cannot make the pipe {path}: {error.strerror}") from None
         self._made.append(path)
+        if os.geteuid() == 0:  # a daemon of another user (-u) could not open what is root's
+            os.chown(path, os.fstat(self._registration).st_uid, -1, follow_symlinks=False)
 
     def _open(self, path: str, flags: int) -> int:
         descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.pipes import PipeDaemon, connect_message, write_to
+from support.pipes import PipeDaemon, stopped
 from support.tables import verb
 from support.terminal import Terminal
 from support.waiting import until
@@ -221,14 +221,32 @@ def test_the_daemon_ends() -> None:
             )
 
 
-def test_refused(piped: PipeDaemon, cache: memcache_shm.Cache) -> None:
-    """A client that the server does not like: its pipes are another session's."""
+def test_refused(piped: PipeDaemon) -> None:
+    """By a server that does not like its pipes: here somebody has put a file in the place of one."""
+    with stopped(piped.pipe_server):
+        process = client(piped.fifo)
+        running = process.__enter__()
+        until(lambda: len(left()) == 3, "its pipes")
+        path = Path(f"/tmp/memcache_shm-{IDENTITY}.not")
+        path.unlink()
+        path.write_text("text")
+    try:
+        assert line(running) == "Server returned 1 for operation: connect"
+        assert running.wait(10) == 1
+    finally:
+        process.__exit__(None, None, None)
+
+
+def test_an_operation_without_an_answer(piped: PipeDaemon) -> None:
     with client(piped.fifo) as process:
         assert line(process) == CONNECTED
-        paths = [f"/tmp/memcache_shm-{IDENTITY}.{suffix}".encode() for suffix in ("req", "res", "not")]
-        write_to(piped.fifo, connect_message(paths))
-        say(process, "SUBSCRIBE [key]")
-        assert line(process) == "Server returned 1 for operation: subscribe"
+        server = piped.pipe_server
+        with stopped(server):
+            say(process, "SUBSCRIBE [key]")
+            os.kill(server, signal.SIGKILL)
+            assert process.wait(10) == 1
+            assert process.stderr is not None
+            assert process.stderr.read() == "memcache-shm: the server ended the session\n"
 
 
 def test_no_server_is_one_line_at_once(piped: PipeDaemon, tmp_path: Path) -> None:

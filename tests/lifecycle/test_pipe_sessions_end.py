@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from support.isolation import is_running
 from support.pipes import DELETED, PipeDaemon, PipeUser, open_pipes, users
 from support.servers import Daemon
 from support.supervision import await_line, said
-from support.tables import state
+from support.tables import state, verb
 from support.waiting import until
 
 import memcache_shm
@@ -170,8 +172,28 @@ def test_a_table_that_was_removed_from_outside(piped: PipeDaemon, cache: memcach
             assert user.note() == (b"key", b"3")
 
 
-def test_in_the_background_and_for_a_follower(piped: PipeDaemon, cache: memcache_shm.Cache) -> None:
-    """A follower's clients hear of what changes at its leader."""
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_daemon_of_another_user_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registration pipe is that user's, its path as it was meant before the daemon left its directory; root's clients are served."""
+    with tempfile.TemporaryDirectory(prefix="ms") as place:
+        os.chmod(place, 0o777)
+        monkeypatch.setenv("MEMCACHE_SHM_DIR", f"{place}/tables")
+        command = [sys.executable, "-m", "memcache_shm", "-d", "-P", f"{place}/pid", "-p", "0", "-t", "1", "-u", "nobody", "--fifo", "f"]
+        started = subprocess.run(command, cwd=place, stderr=subprocess.PIPE, text=True, timeout=30, check=True)
+        assert "serving" in started.stderr
+        pid = int(Path(place, "pid").read_text())
+        try:
+            assert Path(place, "f").stat().st_uid == pwd.getpwnam("nobody").pw_uid
+            found = verb("pipe-client", f"u{os.getpid()}", f"{place}/f", text="SUBSCRIBE [key]\n")
+            assert (found.returncode, found.stderr) == (0, "")
+            assert found.stdout.splitlines()[1] == "Server returned 0 for operation: subscribe"
+        finally:
+            os.kill(pid, signal.SIGTERM)
+            until(lambda: not is_running(pid), "the daemon to end", 20.0)
+        assert not os.path.exists(f"{place}/f")
+
+
+def test_a_followers_clients_hear_what_its_leader_changes(piped: PipeDaemon, cache: memcache_shm.Cache) -> None:
     with PipeDaemon("-m", "16", "--follow", piped.unix_path) as follower, memcache_shm.attach(follower.name) as copy:
         until(lambda: copy.get("key") == b"1", "the copy")
         with follower.user() as user:

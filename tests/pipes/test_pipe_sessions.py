@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from support.client import Client
-from support.pipes import DELETED, PipeDaemon, PipeUser, subscribe_message, unsubscribe_message, users
+from support.pipes import DELETED, PipeDaemon, PipeUser, stopped, subscribe_message, unsubscribe_message, users
 from support.supervision import await_line, said
 from support.waiting import until
 
@@ -201,6 +201,25 @@ def test_the_last_of_many_changes(user: PipeUser, cache: memcache_shm.Cache) -> 
     assert values == sorted(set(values))
 
 
+def test_what_happened_while_the_server_was_stopped() -> None:
+    """More than the feed holds: what is there by now is told, and what is not; what did not change is not told."""
+    with PipeDaemon("-m", "16", "--feed", "64k") as daemon, memcache_shm.attach(daemon.name) as cache, daemon.user() as user:
+        for key in ("changed", "gone", "same", "expired"):
+            cache.set(key, b"1", expire=1 if key == "expired" else 0)
+            assert user.subscribe(key.encode()) == 1
+        with stopped(daemon.pipe_server):
+            cache.set("changed", b"2")
+            cache.delete("gone")
+            for number in range(20_000):
+                cache.set(f"other{number % 100}", b"x")
+            until(lambda: cache.get("expired") is None, "the expiry")
+        assert {user.note() for _ in range(3)} == {(b"changed", b"2"), (b"gone", DELETED), (b"expired", DELETED)}
+        cache.set("changed", b"3")
+        assert user.note() == (b"changed", b"3")
+        assert user.unsubscribe(b"gone") == 1
+        assert user.unsubscribe(b"same") == 0
+
+
 def test_all_sessions_that_subscribed_are_told(piped: PipeDaemon, cache: memcache_shm.Cache) -> None:
     cache.set_many({"both": b"1", "first": b"1"})
     with users(piped, 2) as (first, second):
@@ -288,10 +307,9 @@ def test_fuzz_of_the_requests(piped: PipeDaemon, cache: memcache_shm.Cache) -> N
     with piped.user() as other:
         assert other.subscribe(b"key") == 1
         for number in range(100):
-            with piped.user() as user:
-                with contextlib.suppress(BrokenPipeError, BlockingIOError):
-                    for part in chance.choices(parts, k=chance.randrange(1, 6)):
-                        user.send(part[: chance.randrange(1, len(part) + 1)])
+            with piped.user() as user, contextlib.suppress(BrokenPipeError, BlockingIOError):
+                for part in chance.choices(parts, k=chance.randrange(1, 6)):
+                    user.send(part[: chance.randrange(1, len(part) + 1)])
             cache.set("key", b"%d" % number)
             other.notes_until(b"key", b"%d" % number)
 
