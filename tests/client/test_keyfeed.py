@@ -52,10 +52,11 @@ def test_every_event_with_its_version(cache: memcache_shm.Cache, feed: KeyFeed) 
     for value in (b"1", b"2"):
         cache.set("a", value)
     cache.delete("a")
-    cache.flush_all()
-    (first, second, gone, flush) = told(feed)
-    assert (first[0], second[0], gone[0], flush) == ("set", "set", "delete", ("flush", None, 0))
+    first, second, gone = told(feed)
+    assert (first[0], second[0], gone[0]) == ("set", "set", "delete")
     assert first[2] < second[2] == gone[2]
+    cache.flush_all()
+    assert told(feed) == [("flush", None, 0)]
 
 
 def test_wanted_when_it_is_told_not_when_it_happened(cache: memcache_shm.Cache, feed: KeyFeed) -> None:
@@ -107,7 +108,7 @@ def test_many_keys(cache: memcache_shm.Cache, feed: KeyFeed) -> None:
         feed.discard(name)
     for name in names[:60]:
         cache.set(name, b"1")
-    assert [key for _, key, _ in told(feed)] == names[1:60:2]
+    assert {key for _, key, _ in told(feed)} == set(names[1:60:2])
 
 
 def test_lost_is_told_once_without_a_copy(cache: memcache_shm.Cache, feed: KeyFeed) -> None:
