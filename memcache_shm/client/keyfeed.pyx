@@ -69,6 +69,11 @@ cdef class KeyFeed(AttachedFeed):
         """Whether nothing is missed from now on: it is so from some `poll` on, which has to find each shard unlocked."""
         return self.started
 
+    @property
+    def table_uuid(self):
+        """Of the table in whose feed it has its place, or had it last; versions are of that one. None before the first `poll`."""
+        return None if self.table is None else self.table.uuid
+
     def add(self, bytes key not None):
         """Tell of `key` from now on; once for all who add it. IllegalInputError for a key that no table has."""
         cdef Wanted *new

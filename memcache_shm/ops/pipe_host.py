@@ -21,23 +21,24 @@ from memcache_shm.client.local import attach_local
 from memcache_shm.errors import BusyError, MemcacheError
 from memcache_shm.ops.bell import silence
 from memcache_shm.ops.descriptor_loop import READ, DescriptorLoop
-from memcache_shm.ops.fifo import hold_fifo
+from memcache_shm.ops.fifo import hold_fifo, make_fifo
 from memcache_shm.ops.pipe_hub import Hub
 from memcache_shm.ops.pipe_messages import BadMessage, RegistrationReader
 from memcache_shm.ops.pipe_opening import Opening
 from memcache_shm.ops.pipe_session import Session
 from memcache_shm.ops.remarks import Remarks
 from memcache_shm.server.children import EXIT_FAILED
+from memcache_shm.server.outage import Outage
 
 log = logging.getLogger(__name__)
 
 #: Clients whose pipes are half open, besides those that have a place.
-_OPENINGS_MOST = 16
+_OPENINGS_MOST = 64
 #: The rest of a registration message.
 _REST_LIMIT_S = 2.0
 _MESSAGES_A_TURN = 64
-_PAUSE_MOST_S = 5.0
 _RESTLESS_S = 0.01
+_PATH_EVERY_S = 2.0
 _NEVER = float("inf")
 
 
@@ -66,10 +67,12 @@ class Host:
         self._most = sessions
         self._table = attach_local(name)
         self._check_feed()
+        self._path = path
+        self._path_s = time.monotonic() + _PATH_EVERY_S
         self._registrations = hold_fifo(path)
-        found = os.fstat(self._registrations)
-        self._identity = found.st_dev, found.st_ino
+        self._identity = _identity(os.fstat(self._registrations))
         self._remarks = Remarks(log)
+        self._path_outage = Outage()
         self._loop = DescriptorLoop()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._wake, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -138,7 +141,7 @@ class Host:
 
     def _pause_s(self) -> float:
         now_s = time.monotonic()
-        due_s = min(self._rest_s, self._hub.due_s, *(session.due_s for session in self._sessions), now_s + _PAUSE_MOST_S)
+        due_s = min(self._rest_s, self._hub.due_s, *(session.due_s for session in self._sessions), self._path_s)
         due_s = min(due_s, *(opening.due_s for opening in self._openings if not opening.is_ready), due_s)
         if any(session.is_restless for session in self._sessions):
             due_s = min(due_s, now_s + _RESTLESS_S)
@@ -157,6 +160,35 @@ class Host:
             if opening.due_s <= now_s and not opening.is_ready:
                 opening.attempt(now_s)
         self._admit(now_s)
+        if now_s >= self._path_s:
+            self._path_s = now_s + _PATH_EVERY_S
+            self._look_after_path()
+
+    def _look_after_path(self) -> None:
+        """Somebody may have removed the registration pipe, as programs do that clean /tmp: then it is made anew."""
+        try:
+            if _identity(os.lstat(self._path)) == self._identity:
+                self._path_outage.is_over("the registration pipe is back")
+                return
+            self._path_outage.goes_on(f"somebody has replaced {self._path}: no more clients can register; restart")
+        except FileNotFoundError:
+            self._renew_path()
+        except OSError as error:
+            self._path_outage.goes_on(f"the registration pipe {self._path}: {error.strerror}: no more clients can register")
+
+    def _renew_path(self) -> None:
+        try:
+            make_fifo(self._path)
+            fresh = hold_fifo(self._path)
+        except MemcacheError as error:
+            self._path_outage.goes_on(f"the registration pipe is gone: {error}")
+            return
+        log.warning("the registration pipe %s was removed; it is made anew", self._path)
+        self._loop.forget(self._registrations)
+        os.close(self._registrations)
+        self._registrations = fresh
+        self._identity = _identity(os.fstat(fresh))
+        self._reader = RegistrationReader()
 
     def _bury(self) -> None:
         """Take those away that are over."""
@@ -228,6 +260,10 @@ class Host:
             or any(identity in session.identities for session in self._sessions)
             or any(identity in opening.identities for opening in self._openings)
         )
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 def _drain(descriptor: int) -> None:

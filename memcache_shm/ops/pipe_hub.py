@@ -28,6 +28,7 @@ _SWEEP_EVERY_S = 0.5
 _RECLAIM_S = 0.002
 _BUSY_S = 0.01  # until a locked shard is tried again, and
 _OUTAGE_S = 0.1  # ... a table that is gone
+_LOOK_S = 1.0  # ... what the bell may have failed to ring for
 _LINGER_S = 1.0  # that the place in the feed is held when nobody is subscribed any more
 _NEVER = float("inf")
 
@@ -43,7 +44,7 @@ class Hub:
         self._outage = Outage()
         self._feed: KeyFeed | None = None
         self._bell: Bell | None = None
-        self._uuid = ""  # of the table that the versions are of
+        self._uuid: str | None = None  # of the table that the versions are of
         self._known: dict[bytes, dict[Session, int]] = {}  # by key, who has subscribed it and the version that each knows
         self._expiring: set[bytes] = set()  # those of them that will expire
         self._change: Change | None = None  # taken from the feed, not told yet
@@ -131,12 +132,12 @@ class Hub:
             self._examine(list(self._doubtful))
         except BusyError:
             self._due_s += _BUSY_S
-        except MemcacheError as error:  # the table was removed, and there is no other yet
+        except (MemcacheError, OSError) as error:  # the table was removed, and there is no other yet
             self._outage.goes_on(f"pipe sessions hear of no changes: {error}")
             self._due_s += _OUTAGE_S
         else:
             self._outage.is_over("pipe sessions hear of changes again")
-            self._due_s = _NEVER
+            self._due_s += _LOOK_S
             self._bell.arm()
         finally:
             self._send()
@@ -163,7 +164,7 @@ class Hub:
         if not self._feed.has_place:
             raise BusyError("the feed has a locked shard, or its table is gone")
         if not self._known:
-            self._uuid = self._table.attached_table.uuid
+            self._uuid = self._feed.table_uuid
             self._idle_s = time.monotonic()
         return self._feed
 
@@ -171,9 +172,9 @@ class Hub:
         """Tell one. BusyError, TableRemovedError: not yet, the same again."""
         kind, key = change.kind, change.key
         if kind == "lost":
-            if self._table.attached_table.uuid != self._uuid:
+            if self._feed is not None and self._feed.table_uuid != self._uuid:
                 self._tell_gone(list(self._known))  # another table: everything has gone, whatever is there by now
-                self._uuid = self._table.attached_table.uuid
+                self._uuid = self._feed.table_uuid
             self._doubtful.update(self._known)
         elif kind == "flush":
             self._tell_flushed()
@@ -241,7 +242,7 @@ class Hub:
             for key in list(self._expiring):
                 if self._feed.look(key) is None:
                     self._tell_gone([key])
-        except MemcacheError:
+        except (MemcacheError, OSError):
             self._due_s = time.monotonic()  # `hear` finds out, and says what is the matter
         self._send()
 

@@ -68,16 +68,10 @@ class Opening:
 
     def attempt(self, now_s: float) -> None:
         """Open what can be opened by now; `due_s` is when to try the next time."""
-        try:
-            if self.requests < 0 and self._pipes[0] is not None and self.problem is None:
-                self.requests = self._pipes[0].open_to_read()
-            self.responses = self._open(self.responses, 1)
-            if self.problem is None:
-                self.notifications = self._open(self.notifications, 2)
-        except BadPipe as problem:
-            self.problem = self.problem or f"one of its pipes {problem}"
-            if self.responses < 0:
-                self._let_go()
+        if self.problem is None:
+            self.requests = self._open(self.requests, 0, Pipe.open_to_read)
+            self.notifications = self._open(self.notifications, 2, Pipe.open_to_write)
+        self.responses = self._open(self.responses, 1, Pipe.open_to_write)
         if now_s >= self._limit_s and self.problem is None and not self.is_complete:
             self.problem = f"it did not open its side of a pipe within {OPEN_LIMIT_S:.0f} s"
         if self.is_complete or (now_s >= self._limit_s and self.problem is not None and self.responses < 0):
@@ -90,11 +84,18 @@ class Opening:
         self._limit_s = now_s + OPEN_LIMIT_S
         self._retry_s = _RETRY_FIRST_S
 
-    def _open(self, descriptor: int, which: int) -> int:
+    def _open(self, descriptor: int, which: int, how: Callable[[Pipe], int | None]) -> int:
+        """The descriptor of a pipe; -1: not yet, or, with a `problem`, never."""
         pipe = self._pipes[which]
         if descriptor >= 0 or pipe is None:
             return descriptor
-        opened = pipe.open_to_write()
+        try:
+            opened = how(pipe)
+        except BadPipe as problem:
+            self.problem = self.problem or f"one of its pipes {problem}"
+            self._pipes[which] = None
+            pipe.close()
+            return -1
         return -1 if opened is None else opened
 
     @property

@@ -156,6 +156,23 @@ def test_a_registration_pipe_in_use_or_no_pipe_is_refused(piped: PipeDaemon, tmp
         assert user.disconnect() == 0
 
 
+def test_a_registration_pipe_that_was_removed_is_made_anew(piped: PipeDaemon, cache: memcache_shm.Cache) -> None:
+    """Sessions go on; a file in its place is left alone."""
+    with piped.user() as user:
+        assert user.subscribe(b"key") == 1
+        os.unlink(piped.fifo)
+        await_line(piped, f"the registration pipe {piped.fifo} was removed; it is made anew")
+        with piped.user() as other:
+            assert other.subscribe(b"key") == 1
+        os.unlink(piped.fifo)
+        Path(piped.fifo).write_text("text")
+        await_line(piped, f"somebody has replaced {piped.fifo}: no more clients can register; restart")
+        cache.set("key", b"2")
+        assert user.note() == (b"key", b"2")
+        assert piped.stop() == 0
+        assert user.ends()
+
+
 def test_a_table_that_was_removed_from_outside(piped: PipeDaemon, cache: memcache_shm.Cache, state_dir: Path) -> None:
     """Its keys are gone, whatever is in the next one; the session goes on there."""
     with piped.user() as user:
