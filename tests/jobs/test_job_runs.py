@@ -59,7 +59,7 @@ def is_whole(content: bytes) -> bool:
     return listed(content) == {b"key%02d" % number: VALUE for number in range(SIZE)}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_a_run_after_its_commands(tmp_path: Path, no_leaks: None, state_dir: Path, number: signal.Signals) -> None:
     jobs = JobDirectory(tmp_path / "jobs", {name: b"READ [%b]\n%bREAD [never]\n" % (name.encode(), WAITING) for name in ("a", "b", "c")})
     with jobs.started(2, 1) as process:
