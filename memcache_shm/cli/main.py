@@ -38,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _serve(words: Sequence[str]) -> int:
     from memcache_shm.cli.options import parse
 
-    options = parse(words, "".join(f"  {verb:<9}{help_line}\n" for verb, (_, help_line) in VERBS.items()))
+    options = parse(words, "".join(f"  {verb:<12}{help_line}\n" for verb, (_, help_line) in VERBS.items()))
     from memcache_shm.cli.serve import serve  # after the options: --help needs no server
 
     return serve(options)
@@ -98,10 +98,17 @@ def _run(words: Sequence[str]) -> int:
     return run(words)
 
 
+def _pipe_client(words: Sequence[str]) -> int:
+    from memcache_shm.cli.pipe_client import main as pipe_client
+
+    return pipe_client(words)
+
+
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "console": (_console, "look at a table and change it, by hand or from a script"),
     "mirror": (_mirror, "print what changes in a table, as it happens"),
     "run": (_run, "carry out job files: many keys in one step, backups"),
+    "pipe-client": (_pipe_client, "hear of changes over named pipes (--fifo)"),
     "ls": (_ls, "list the tables and how they stand"),
     "rm": (_rm, "remove tables"),
     "promote": (_promote, "make a table independent that follows another"),

@@ -57,6 +57,8 @@ class Options:
     extended: Extended
     leader: Address | None  # the daemon to follow
     follow_writable: bool
+    fifo_path: str | None
+    fifo_sessions: int
 
 
 def parse(words: Sequence[str], commands: str) -> Options:
@@ -94,6 +96,8 @@ def parse(words: Sequence[str], commands: str) -> Options:
         extended=told,
         leader=_leader(space),
         follow_writable=space.follow_writable,
+        fifo_path=_fifo(space),
+        fifo_sessions=space.fifo_sessions or flags.FIFO_SESSIONS,
     )
 
 
@@ -109,6 +113,14 @@ def _leader(space: argparse.Namespace) -> Address | None:
     if address is None:
         raise UsageError(f"--follow: {space.follow!r} is no address; write HOST:PORT, [V6]:PORT or a socket's path with a /")
     return _path(space, address) if isinstance(address, str) else address
+
+
+def _fifo(space: argparse.Namespace) -> str | None:
+    if space.fifo_path is None and space.fifo_sessions is not None:
+        raise UsageError("--fifo-sessions: goes with --fifo PATH, which says where clients register")
+    if space.fifo_path is not None and space.feed_bytes == 0:
+        raise UsageError("--fifo: its clients are told of changes, which needs the feed; leave --feed 0 out")
+    return _path(space, space.fifo_path)
 
 
 def _path(space: argparse.Namespace, path: str | None) -> str | None:

@@ -70,6 +70,8 @@ def _serve(options: Options, user: struct_passwd | None, background: Background 
     path = options.unix_path
     if path is not None:
         listeners += _bind(options, remains, lambda: [bind_unix(path, options.unix_mask, options.backlog)])
+    if options.fifo_path is not None:
+        _make_fifo(options.fifo_path, remains)
     name = options.name or _default_name(listeners)
     guarded = options.leader is not None and not options.follow_writable
     claim = registry.claim(name, options.geometry, mode=options.mode, evict=options.evict, follows=guarded)
@@ -171,11 +173,26 @@ def _config(
 
 
 def _companions(options: Options, name: str) -> list[Companion]:
-    if options.leader is None:
-        return []
-    from memcache_shm.ops.follower import follow
+    companions = []
+    if options.leader is not None:
+        from memcache_shm.ops.follower import follow
 
-    return [Companion("follower", functools.partial(follow, name, options.leader, options.follow_writable))]
+        companions.append(Companion("follower", functools.partial(follow, name, options.leader, options.follow_writable)))
+    if options.fifo_path is not None:
+        from memcache_shm.ops.pipe_host import serve_pipes
+
+        serve_them = functools.partial(serve_pipes, name, options.fifo_path, options.fifo_sessions, False)
+        companions.append(Companion("server of named pipes", serve_them, user_signal=True))
+    return companions
+
+
+def _make_fifo(path: str, remains: contextlib.ExitStack) -> None:
+    """The registration pipe, held by this process as well: who has registered waits while the child that serves is started again."""
+    from memcache_shm.ops.fifo import hold_fifo, make_fifo, remove_fifo
+
+    make_fifo(path)
+    remains.callback(remove_fifo, path)
+    remains.callback(os.close, hold_fifo(path))
 
 
 def _tell_ports(addresses: Sequence[Address]) -> None:

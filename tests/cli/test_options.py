@@ -57,6 +57,8 @@ def test_defaults() -> None:
         extended=Extended(),
         leader=None,
         follow_writable=False,
+        fifo_path=None,
+        fifo_sessions=8,
     )
 
 
