@@ -49,7 +49,7 @@ def parser(commands: str) -> arguments.Parser:
     _add_listening(whole.add_argument_group("where to listen"))
     _add_table(whole.add_argument_group("the table"))
     _add_following(whole.add_argument_group("following another daemon"))
-    _add_pipes(whole.add_argument_group("sessions over named pipes"))
+    add_pipes(whole.add_argument_group("sessions over named pipes"))
     _add_process(whole.add_argument_group("the daemon"))
     _add_start(whole.add_argument_group("its start"))
     _add_commands(whole.add_argument_group("what clients may do"))
@@ -145,7 +145,8 @@ def _add_following(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--follow-writable", action="store_true", help="take writes all the same; the daemon followed does not get them")
 
 
-def _add_pipes(group: argparse._ArgumentGroup) -> None:
+def add_pipes(group: argparse._ActionsContainer) -> None:
+    """Those for sessions over named pipes."""
     group.add_argument(
         "--fifo",
         dest="fifo_path",

@@ -96,7 +96,7 @@ def parse(words: Sequence[str], commands: str) -> Options:
         extended=told,
         leader=_leader(space),
         follow_writable=space.follow_writable,
-        fifo_path=_fifo(space),
+        fifo_path=fifo_path(space),
         fifo_sessions=space.fifo_sessions or flags.FIFO_SESSIONS,
     )
 
@@ -115,7 +115,8 @@ def _leader(space: argparse.Namespace) -> Address | None:
     return _path(space, address) if isinstance(address, str) else address
 
 
-def _fifo(space: argparse.Namespace) -> str | None:
+def fifo_path(space: argparse.Namespace) -> str | None:
+    """Of `fifo_path`, `fifo_sessions` and `feed_bytes` of `space`. UsageError."""
     if space.fifo_path is None and space.fifo_sessions is not None:
         raise UsageError("--fifo-sessions: goes with --fifo PATH, which says where clients register")
     if space.fifo_path is not None and space.feed_bytes == 0:

@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from memcache_shm.cli import flags
 from memcache_shm.cli.arguments import Parser, size, table_name, whole
 from memcache_shm.cli.attaching import attach_named
 from memcache_shm.cli.messages import EXIT_FAILURE, EXIT_OK, PROGRAM, UsageError, note, plural
-from memcache_shm.cli.options import table_geometry
+from memcache_shm.cli.options import fifo_path, table_geometry
 from memcache_shm.client.cache import Cache
-from memcache_shm.errors import TableNotFoundError
+from memcache_shm.errors import FeedOffError, TableNotFoundError
 from memcache_shm.ops import job_lines
 from memcache_shm.ops.job_directory import JobDirectory
 from memcache_shm.ops.job_report import Report
@@ -64,8 +65,6 @@ examples:
 _MOST_THREADS = 1024
 _MOST_BACKUPS = 1024
 _MOST = 2**48  # the geometry has its own limits, and tells them
-_SESSIONS = 8
-_MOST_SESSIONS = 1024
 _BAR_WIDTH = 30
 
 
@@ -97,10 +96,8 @@ def _parser() -> Parser:
     parser.add_argument("-m", "--memory-limit", dest="memory_bytes", type=size(MIB), metavar="MIB", help=memory_help)
     item_help = "largest value in bytes, or with k, m, g (default 1m)"
     parser.add_argument("-I", "--max-item-size", dest="max_item_bytes", type=size(1), metavar="SIZE", help=item_help)
-    fifo_help = "serve pipe sessions on a named pipe there (see pipe-client), also after the jobs, until Ctrl-C"
-    parser.add_argument("--fifo", metavar="PATH", help=fifo_help)
-    sessions_help = f"pipe sessions at a time (default {_SESSIONS})"
-    parser.add_argument("--fifo-sessions", type=whole(1, _MOST_SESSIONS), default=None, metavar="N", help=sessions_help)
+    flags.add_pipes(parser)
+    parser.set_defaults(feed_bytes=None, daemon=False)  # that of the daemon which the options' meaning is asked of
     return parser
 
 
@@ -113,7 +110,6 @@ def _table(space: argparse.Namespace) -> Iterator[Cache]:
         with attach_named(space.name, False, f"no right to write to table {space.name!r}, as jobs do") as cache:
             yield cache
         return
-    space.feed_bytes = None
     geometry = table_geometry(space)
     name = f"run-{os.getpid()}-{secrets.token_hex(4)}"  # a pid alone may be that of one that was killed
     table, state = registry.open_or_create(name, geometry, evict=False)
@@ -128,12 +124,13 @@ def _table(space: argparse.Namespace) -> Iterator[Cache]:
 @contextlib.contextmanager
 def _pipes(space: argparse.Namespace, signals: NotedSignals, directory: JobDirectory, cache: Cache) -> Iterator[PipeCompanion | None]:
     """The child that serves pipe sessions, forked before there are threads."""
-    if space.fifo is None:
-        if space.fifo_sessions is not None:
-            raise UsageError("--fifo-sessions: goes with --fifo PATH")
+    path = fifo_path(space)
+    if path is None:
         yield None
         return
-    from memcache_shm.ops.fifo import make_fifo, remove_fifo
+    if not cache.attached_table.geometry.feed_bytes:
+        raise FeedOffError(f"--fifo: its clients are told of changes, and the feed of table {cache.name!r} is off; use another table")
+    from memcache_shm.ops.fifo import hold_fifo, make_fifo, remove_fifo
     from memcache_shm.ops.pipe_companion import PipeCompanion
 
     def forget() -> None:
@@ -141,18 +138,16 @@ def _pipes(space: argparse.Namespace, signals: NotedSignals, directory: JobDirec
         directory.close()
         cache.close()
 
-    sessions = _SESSIONS if space.fifo_sessions is None else space.fifo_sessions
     swept = daemon_pid(cache.directory, cache.name) is not None
-    make_fifo(space.fifo)
-    try:
-        pipes = PipeCompanion(cache.name, space.fifo, sessions, reclaims=not swept, signals=signals, forget=forget)
+    with contextlib.ExitStack() as remains:
+        make_fifo(path)
+        remains.callback(remove_fifo, path)
+        remains.callback(os.close, hold_fifo(path))  # who has registered waits while the child is started again
+        sessions = space.fifo_sessions or flags.FIFO_SESSIONS
+        pipes = PipeCompanion(cache.name, path, sessions, reclaims=not swept, signals=signals, forget=forget)
+        remains.callback(pipes.end)
         pipes.start()
-        try:
-            yield pipes
-        finally:
-            pipes.end()
-    finally:
-        remove_fifo(space.fifo)
+        yield pipes
 
 
 def _run(space: argparse.Namespace, signals: NotedSignals, directory: JobDirectory, cache: Cache, pipes: PipeCompanion | None) -> int:
@@ -178,7 +173,7 @@ def _run(space: argparse.Namespace, signals: NotedSignals, directory: JobDirecto
     directory.close()
     progress.end(f"{_of(ran)}, {plural(ran.backups, 'backup')} in {time.monotonic() - started_s:.2f} s" if jobs else "")
     if signals.stops and ran.ended < ran.jobs:
-        report.failure(f"{PROGRAM}: stopped by {signal.Signals(signals.stops[0]).name}: {_of(ran)} were done")
+        report.failure(f"{PROGRAM}: stopped by {signal.Signals(signals.stops[0]).name}: {_of(ran)} done")
     return EXIT_FAILURE if report.failed else EXIT_OK
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from memcache_shm.client.items import Item
+from memcache_shm.client.pair_lines import pair_lines
+from memcache_shm.client.snapshot import Snapshot
 from memcache_shm.client.steps import Steps
 from memcache_shm.errors import MemcacheError, TableRemovedError
 from memcache_shm.ops import job_lines
@@ -27,7 +28,7 @@ class Means:
     """What all jobs of a run work with."""
 
     steps: Steps
-    snapshot: Callable[[], Iterable[Item]]  # all items of one instant
+    snapshot: Callable[[], Snapshot]  # all items of one instant
     backups: BackupWriters
     report: Report
     print_help: Callable[[str], None]
@@ -102,7 +103,7 @@ class Job:
         self._out.write(b"[%b]\n" % b"".join(b"(%b,%b)" % pair for pair in pairs))
 
     def _show(self, command: Show) -> None:
-        self._out.write(listing(self._means.snapshot()))
+        self._out.write(pair_lines(self._means.snapshot()))
 
     def _wait(self, command: Wait) -> None:
         self._out.write(b"Waiting...\n")
@@ -114,7 +115,7 @@ class Job:
         self._backups += 1
         path = f"{self._stem}-{self._backups}.bck"
         try:
-            self._means.backups.write(path, lambda: listing(self._means.snapshot()))
+            self._means.backups.write(path, lambda: pair_lines(self._means.snapshot()))
         except OSError as problem:
             raise MemcacheError(f"{path}: no child process to write it: {problem.strerror}") from None
 
@@ -134,12 +135,6 @@ _ACTIONS: dict[type, Callable[[Job, Any], None]] = {
     Backup: Job._backup,
     Help: Job._help,
 }
-
-
-def listing(items: Iterable[Item]) -> bytes:
-    """SHOW's format: a line a pair, sorted by key."""
-    pairs = sorted((item.key, item.value) for item in items)
-    return b"".join(b"(%b, %b)\n" % pair for pair in pairs)
 
 
 def _open(path: str, flags: int, mode: str) -> Any:

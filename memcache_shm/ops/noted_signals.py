@@ -8,14 +8,14 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-NOTED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class NotedSignals:
     """A context of the main thread; the handlers from before come back at its end."""
 
     def __init__(self) -> None:
-        self.stops: list[int] = []  # each SIGINT and SIGTERM so far
+        self.stops: list[int] = []  # each SIGINT, SIGTERM and SIGHUP so far
         self.interrupts = 0  # each SIGUSR1 so far
         self._wake, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._previous: dict[int, Any] = {}
@@ -23,7 +23,10 @@ class NotedSignals:
 
     def __enter__(self) -> NotedSignals:
         self._previous_wake = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        self._previous = {number: signal.signal(number, self._note) for number in NOTED}
+        noted = [*_STOPS, signal.SIGUSR1, signal.SIGCHLD]
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            noted.remove(signal.SIGHUP)  # nohup: it goes on when its terminal goes
+        self._previous = {number: signal.signal(number, self._note) for number in noted}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -35,7 +38,7 @@ class NotedSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGUSR1:
             self.interrupts += 1
-        elif number != signal.SIGCHLD:
+        elif number in _STOPS:
             self.stops.append(number)
 
     def poke(self) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +26,7 @@ class PipeCompanion:
         self._signals = signals
         self._interrupts = 0  # SIGUSR1 that it was told of
         work = partial(serve_pipes, name, path, sessions, reclaims)
-        self._companions = Companions([Companion("child for pipe sessions", work)], forget)
+        self._companions = Companions([Companion("server of named pipes", work, user_signal=True)], forget)
 
     def start(self) -> None:
         """Fork it. For a process with one thread."""
@@ -37,8 +36,7 @@ class PipeCompanion:
         """Hand SIGUSR1 on, and reap."""
         if self._interrupts != self._signals.interrupts:
             self._interrupts = self._signals.interrupts
-            for place in self._companions.living:
-                os.kill(place.pid, signal.SIGUSR1)
+            self._companions.pass_on_user_signal()
         endings = [Ending(*os.waitpid(place.pid, os.WNOHANG)) for place in self._companions.living]
         self._companions.reap(ending for ending in endings if ending.pid)
 

@@ -3,19 +3,18 @@
     main thread: signals, SIGCHLD -> reap, progress      thread 1..N: next job -> its commands -> next job
                       ^---------- poke: a job or a thread has ended ------------+        +--- fork ---> backup child
 
-Nothing is left at the end: every thread is joined and every child reaped. SIGINT and SIGTERM let each job finish its command and each
-child its file; a second one kills the children.
+Nothing is left at the end: every thread is joined and every child reaped. SIGINT, SIGTERM and SIGHUP let each job finish its
+command and each child its file; a second one kills the children.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from memcache_shm.client.cache import Cache
-from memcache_shm.client.items import Item
 from memcache_shm.client.snapshot import Snapshot
 from memcache_shm.client.steps import Steps
 from memcache_shm.errors import MemcacheError
@@ -115,7 +114,7 @@ class Runner:
         self._stop.set()
         self._writers.stop()
 
-    def _snapshot(self) -> Iterable[Item]:
+    def _snapshot(self) -> Snapshot:
         return Snapshot(self._cache)
 
     # The threads

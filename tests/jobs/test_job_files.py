@@ -220,7 +220,7 @@ def test_errors_of_the_command_line(tmp_path: Path, no_leaks: None, state_dir: P
         (jobs, "1", "0"): (2, r"MAX_BACKUPS: must be from 1 .*"),
         (jobs, "1", "1", "5"): (2, r"NUM_ELEMENTS ELEMENT_SIZE: give two numbers, not '5'"),
         (jobs, "1", "1", "16", "100", "--name", "app"): (2, r"--name: .*leave .* out"),
-        (jobs, "1", "1", "--fifo-sessions", "3"): (2, r"--fifo-sessions: goes with --fifo PATH"),
+        (jobs, "1", "1", "--fifo-sessions", "3"): (2, r"--fifo-sessions: goes with --fifo PATH, .*"),
         (jobs, "1", "1", "--name", "nothing"): (1, r"no table 'nothing' in .*; 'memcache-shm ls' shows what there is"),
         (jobs + "/none", "1", "1"): (1, r"JOBS_DIR .*/none: No such file or directory; name a directory .*"),
         (jobs + "/one.job", "1", "1"): (1, r"JOBS_DIR .*/one.job: Not a directory; name a directory .*"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from memcache_shm.ops.job_lines import HELP, Backup, Command, Delete, Help, InvalidLineError, Read, Show, Wait, Write, parse
@@ -103,6 +103,7 @@ def test_help_names_every_command() -> None:
 text = st.binary(min_size=1, max_size=20).map(lambda data: data.translate(None, b"()[],\n")).filter(bool)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(text, st.just(b"") | text), min_size=1, max_size=9))
 def test_what_is_written_as_a_command_is_read_as_it_was(pairs: list[tuple[bytes, bytes]]) -> None:
     keys = [key for key, _ in pairs]
@@ -116,6 +117,7 @@ pieces = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.binary() | st.lists(pieces).map(b"".join))
 @example(b"WRITE [" + b"(a,b)" * 100_000 + b"]")
 @example(b"WRITE [" + b"(" * 100_000)

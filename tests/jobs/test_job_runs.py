@@ -59,7 +59,7 @@ def is_whole(content: bytes) -> bool:
     return listed(content) == {b"key%02d" % number: VALUE for number in range(SIZE)}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_a_run_after_its_commands(tmp_path: Path, no_leaks: None, state_dir: Path, number: signal.Signals) -> None:
     jobs = JobDirectory(tmp_path / "jobs", {name: b"READ [%b]\n%bREAD [never]\n" % (name.encode(), WAITING) for name in ("a", "b", "c")})
     with jobs.started(2, 1) as process:
@@ -67,7 +67,7 @@ def test_signal_ends_a_run_after_its_commands(tmp_path: Path, no_leaks: None, st
         process.send_signal(number)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert errors.decode() == f"memcache-shm: stopped by {number.name}: 0 of 3 jobs were done\n"
+    assert errors.decode() == f"memcache-shm: stopped by {number.name}: 0 of 3 jobs done\n"
     assert jobs.results == {f"{name}.out": b"[(%b,KVSERROR)]\nWaiting...\n" % name.encode() for name in ("a", "b")}
     assert names(state_dir) == []
 
@@ -82,7 +82,7 @@ def test_stopped_run_waits_for_its_backups(backing: JobDirectory, no_leaks: None
         os.kill(child, signal.SIGCONT)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert re.fullmatch(rb"memcache-shm: stopped by SIGTERM: \d of 9 jobs were done\n", errors)
+    assert re.fullmatch(rb"memcache-shm: stopped by SIGTERM: \d of 9 jobs done\n", errors)
     backups = list(backing.path.glob("*.bck"))
     assert backups
     assert all(is_whole(path.read_bytes()) for path in backups)
@@ -181,7 +181,7 @@ def test_ctrl_c_at_a_terminal_spares_the_backups(backing: JobDirectory, no_leaks
     with Terminal(backing.words(16, 4)) as terminal:
         until(lambda: list(backing.path.glob(".*")), "a backup that is being written", every_s=0.0005)
         terminal.type("\x03")
-        terminal.expect(r"stopped by SIGINT: \d of 9 jobs were done\r\n")
+        terminal.expect(r"stopped by SIGINT: \d of 9 jobs done\r\n")
         assert terminal.ends() == 1
     assert "not written" not in terminal.text
     backups = list(backing.path.glob("*.bck"))

@@ -94,8 +94,9 @@ def group_jobs(path: Path, groups: int, turns: int) -> JobDirectory:
         keys = [b"%b:%d" % (key, group) for key in GROUP]
         listed_keys = b",".join(keys)
         for writer in range(2):
-            marks = (b"%d.%d" % (writer, turn) for turn in range(turns))
-            jobs.add(f"write{group}.{writer}", b"".join(b"WRITE [%b]\n" % b"".join(b"(%b,%b)" % (k, mark) for k in keys) for mark in marks))
+            turns_of = (b"".join(b"(%b,%d.%d)" % (key, writer, turn) for key in keys) for turn in range(turns))
+            lines = (b"WRITE [%b]\n%b" % (pairs, b"" if turn % 4 else b"WAIT 1\n") for turn, pairs in enumerate(turns_of))
+            jobs.add(f"write{group}.{writer}", b"".join(lines))
         jobs.add(f"read{group}", b"READ [%b]\n" % listed_keys * turns)
         jobs.add(f"delete{group}", b"DELETE [%b]\n" % listed_keys * (turns // 4))
     return jobs
@@ -105,7 +106,7 @@ def torn_lines(jobs: JobDirectory) -> list[bytes]:
     """Lines of READ with more than one value, lines of DELETE with some keys of a group but not all."""
     torn = []
     for path in jobs.path.glob("*.out"):
-        for line in path.read_bytes().splitlines():
+        for line in path.read_bytes().replace(b"Waiting...\n", b"").splitlines():
             values = re.findall(rb"\(g\d\d:\d,([^)]*)\)", line)
             if len(values) != len(GROUP) or len(set(values)) != 1:
                 torn.append(line)
