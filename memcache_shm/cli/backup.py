@@ -15,8 +15,9 @@ from memcache_shm.cli.attaching import attach_named
 from memcache_shm.cli.messages import EXIT_OK, PROGRAM, note, plural
 from memcache_shm.cli.progress import ProgressBar
 from memcache_shm.client.addresses import source_address
-from memcache_shm.client.local import LocalTable, attach_local
+from memcache_shm.client.local import attach_local
 from memcache_shm.client.remote import RemoteTable
+from memcache_shm.client.remote_items import RemoteItems
 from memcache_shm.errors import BackupError, MemcacheError, TableNotFoundError
 from memcache_shm.ops import backups
 from memcache_shm.ops.backup_file import FileWriter
@@ -125,9 +126,11 @@ def _items(source: str, form: str, write: Write, bar: ProgressBar) -> dict[str, 
 
 def _keys(source: str, write: Write, bar: ProgressBar) -> dict[str, Any]:
     address = source_address(source)
-    table: LocalTable | RemoteTable
+    if address is not None:
+        with RemoteTable(address) as remote:
+            return {"items": backups.write_keys(RemoteItems(remote).keys(), remote.count(), KeysWriter(write), bar.tell)}
     try:
-        table = attach_local(source) if address is None else RemoteTable(address)
+        table = attach_local(source)
     except TableNotFoundError as problem:
         raise MemcacheError(f"{str(problem).partition(';')[0]}; '{PROGRAM} ls' shows what there is") from None
     with closing(table):
