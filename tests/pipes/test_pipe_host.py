@@ -15,10 +15,12 @@ from support.pipes import DELETED, Pipes, PipeUser, stopped, subscribe_message
 from support.waiting import until
 
 import memcache_shm
+from memcache_shm.ops.descriptor_loop import DescriptorLoop
 from memcache_shm.ops.fifo import hold_fifo, make_fifo, remove_fifo
 from memcache_shm.ops.pipe_host import serve_pipes
 from memcache_shm.ops.pipe_messages import Registration
 from memcache_shm.ops.pipe_opening import OPEN_LIMIT_S, Opening
+from memcache_shm.ops.pipe_session import Session
 from memcache_shm.ops.remarks import Remarks
 from memcache_shm.storage import registry
 
@@ -193,6 +195,36 @@ def test_the_limit_counts_again_from_the_place_on() -> None:
         assert made.problem == "it did not open its side of a pipe within 5 s"
         made.close()
         os.close(responses)
+
+
+class Nobody:
+    """Subscriptions of a table without items."""
+
+    def subscribe(self, who: Session, key: bytes) -> bool:
+        return False
+
+    def unsubscribe(self, who: Session, key: bytes) -> bool:
+        return False
+
+    def leave(self, who: Session) -> None:
+        """There is nothing to leave."""
+
+
+def test_a_session_begins_the_limit_anew() -> None:
+    loop = DescriptorLoop()
+    with Pipes() as pipes:
+        responses = os.open(pipes.paths[1], os.O_RDONLY | os.O_NONBLOCK)
+        made = opening(pipes)
+        made.attempt(0.0)
+        session = Session(made, Nobody(), loop, 100.0)
+        assert os.read(responses, 2) == b"\1\0"
+        session.look(100.0 + OPEN_LIMIT_S - 0.1)
+        assert not session.over
+        session.look(100.0 + OPEN_LIMIT_S)
+        assert (session.over, session.reason) == (True, "it did not open its side of a pipe within 5 s")
+        assert os.read(responses, 2) == b""
+        os.close(responses)
+    loop.close()
 
 
 def test_tries_become_rarer() -> None:
