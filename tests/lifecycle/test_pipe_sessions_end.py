@@ -116,7 +116,7 @@ def test_the_daemon_ends_while_there_are_sessions(piped: PipeDaemon, cache: memc
             assert user.subscribe(b"key") == 1
         began_s = time.monotonic()
         assert piped.stop() == 0
-        assert time.monotonic() - began_s < 3.0
+        assert time.monotonic() - began_s < 5.0
         for user in served:
             assert user.ends()
         assert waiting.is_quiet()

@@ -90,7 +90,7 @@ def test_waiting_clients_that_died(piped: PipeDaemon, cache: memcache_shm.Cache)
             served[0].close()
             began_s = time.monotonic()
             alive.connected()
-            assert time.monotonic() - began_s < 2.0
+            assert time.monotonic() - began_s < 4.0
             served[1].close()
             with piped.user() as other:
                 assert other.subscribe(b"none") == 0

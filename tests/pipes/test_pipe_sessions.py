@@ -129,7 +129,7 @@ def test_expiry_without_any_traffic(user: PipeUser, cache: memcache_shm.Cache) -
     assert user.subscribe(b"key") == 1
     began_s = time.monotonic()
     assert user.note() == (b"key", DELETED)
-    assert time.monotonic() - began_s < 2.5
+    assert time.monotonic() - began_s < 4.0
     assert user.unsubscribe(b"key") == 1
 
 
