@@ -54,8 +54,9 @@ def test_jobs_are_heard_and_sessions_go_on_after_them(tmp_path: Path, fifo: str,
 def test_failed_jobs_show_in_the_exit_status(tmp_path: Path, fifo: str, no_leaks: None, state_dir: Path) -> None:
     jobs = JobDirectory(tmp_path / "jobs", {"one": b"READ [%b]\nREAD [a]\n" % (b"k" * 251)})
     with jobs.started(1, 1, "--fifo", fifo) as process:
-        with PipeUser(until(lambda: is_ready(fifo) and fifo, "the registration pipe")).connected():
+        with PipeUser(until(lambda: is_ready(fifo) and fifo, "the registration pipe")).connected() as user:
             until(lambda: (jobs.path / "one.out").exists() and jobs.out("one"), "the job to end")
+            assert user.disconnect() == 0
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
