@@ -79,11 +79,11 @@ def test_fewer_places() -> None:
 
 def test_waiting_clients_that_died(piped: PipeDaemon, cache: memcache_shm.Cache) -> None:
     """They cost nothing but a line, whether their pipes are there or not: who comes behind them is served at once."""
-    with users(piped, PLACES) as served:
+    with users(piped, PLACES) as served, contextlib.ExitStack() as stack:
         gone = [PipeUser(piped.fifo) for _ in range(4)]
         for user in gone:
             user.close()
-        left_behind = [Pipes() for _ in range(4)]
+        left_behind = [stack.enter_context(Pipes()) for _ in range(4)]
         for pipes in left_behind:
             write_to(piped.fifo, connect_message(pipes.paths))
         with PipeUser(piped.fifo) as alive:
@@ -96,8 +96,6 @@ def test_waiting_clients_that_died(piped: PipeDaemon, cache: memcache_shm.Cache)
                 assert other.subscribe(b"none") == 0
         await_line(piped, f"pipe session of {gone[0].pipes.paths[0].decode()}: .*No such file or directory; refused")
         await_line(piped, f"pipe session of {left_behind[0].paths[0].decode()}: it did not open its side of a pipe within 5 s; refused")
-        for pipes in left_behind:
-            pipes.remove()
 
 
 def test_more_dead_ones_than_are_opened_at_a_time(piped: PipeDaemon) -> None:
