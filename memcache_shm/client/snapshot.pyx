@@ -118,7 +118,7 @@ cdef class Snapshot:
 
     @property
     def highest_cas(self):
-        """Of its items; those that nobody but a client can have chosen are left out."""
+        """The highest that the table had given out or taken over by then; those that nobody but a client can have chosen are left out."""
         return self.copied.highest_cas
 
     def __len__(self):

@@ -10,7 +10,7 @@ cdef struct Copied:
     uint64_t room               # its bytes
     uint64_t size               # ... and how many of them are taken
     uint64_t items
-    uint64_t highest_cas
+    uint64_t highest_cas        # that may have been given out so far
     uint64_t taken_ns           # unix time of the instant
     uint64_t held_ns            # for which writers of the last shard had to wait
 

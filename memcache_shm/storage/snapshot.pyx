@@ -129,6 +129,7 @@ cdef int copy_shards(View *v, uint32_t first, uint32_t end, Copied *out) noexcep
     r = OK
     for i in range(first, end):
         if r == OK:
+            out.highest_cas = max(out.highest_cas, load_relaxed64(&v.shard[i].control.version))     # of items that have gone, too
             r = put_shard(v, v.shard + i, alone, &at, out)
         give(v, v.shard + i)            # what is written to it from here on came after the instant, when all were held
     out.held_ns = clock_ns(CLOCK_MONOTONIC) - begun_ns
