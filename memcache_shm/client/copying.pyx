@@ -15,17 +15,19 @@ The rule for the GIL is that of `reading`.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from memcache_shm.client.reading cimport LARGE_BYTES, failure
 from memcache_shm.storage.atomics cimport load_relaxed64
 from memcache_shm.storage.layout cimport STATE_STALE, STATE_TOKEN_SENT
+from memcache_shm.storage.packing cimport PACKED_HEAD, Packed, expiry_of
 from memcache_shm.storage.results cimport (
-    EXISTS, NO_COUNT, NO_SPACE, NO_TRACE, NOT_FOUND, OK, TOO_LARGE, TRY, WAIT, WOULD_BLOCK, Change, Found,
+    EXISTS, NO_COUNT, NO_SPACE, NO_TRACE, NOT_FOUND, NOT_NUMBER, OK, TOO_LARGE, TRY, WAIT, WOULD_BLOCK, Change, Found,
 )
 from memcache_shm.storage.table cimport Table
-from memcache_shm.storage.unixtime cimport expiry_at, exptime_of
-from memcache_shm.storage.view cimport View
+from memcache_shm.storage.unixtime cimport epoch_ns, expiry_at, exptime_of
+from memcache_shm.storage.versions cimport CAS_SANE, raise_versions
+from memcache_shm.storage.view cimport View, table_ns, ticks
 from memcache_shm.storage.walk cimport Batch, Walk, Walked, next_batch
 
 from memcache_shm.errors import ClosedError, IllegalInputError
@@ -90,6 +92,53 @@ cdef int _remove_older(Table table, const uint64_t *since, Batch *batch, uint64_
             removed[0] += r == OK
 
 
+cdef struct Tally:              # what came of a block
+    uint64_t stored
+    uint64_t refused
+    uint64_t expired
+    size_t at                   # of the item that has its turn
+
+
+cdef int _put_packed(Table table, const unsigned char *block, size_t size, Tally *tally) noexcept nogil:
+    """Store the items of a block one after the other. OK; NOT_NUMBER: there is no item at `tally.at`; or what went wrong."""
+    cdef int64_t epoch = epoch_ns()
+    cdef uint32_t now = ticks(table_ns(&table.view))
+    cdef Packed head
+    cdef Change change
+    cdef int result
+    while tally.at < size:
+        if size - tally.at < PACKED_HEAD:
+            return NOT_NUMBER
+        memcpy(&head, block + tally.at, PACKED_HEAD)
+        if head.key_length == 0 or head.key_length > KEY_MAX or head.zero != 0:
+            return NOT_NUMBER
+        if PACKED_HEAD + <size_t>head.key_length + head.value_length > size - tally.at:
+            return NOT_NUMBER
+        memset(&change, 0, sizeof(Change))
+        change.key = <const char *>block + tally.at + PACKED_HEAD
+        change.klen = head.key_length
+        change.value = change.key + head.key_length
+        change.vlen = head.value_length
+        change.flags = head.flags
+        change.expiry = expiry_of(head.expires_ms, epoch)
+        change.foreign = head.cas
+        change.state = head.state
+        if change.expiry != 0 and change.expiry <= now:
+            tally.expired += 1
+        else:
+            result = table.store(&change, WAIT)
+            if result == OK:
+                tally.stored += 1
+            elif result == TOO_LARGE or result == NO_SPACE:
+                tally.refused += 1
+                change.uncounted = True
+                table.remove(&change, WAIT)
+            else:
+                return result
+        tally.at += PACKED_HEAD + change.klen + change.vlen
+    return OK
+
+
 cdef class Copier:
     """Writes to the table of a cache, through a handle of its own.
 
@@ -104,6 +153,7 @@ cdef class Copier:
     cdef str name               # for messages
     cdef uint64_t *since        # a shard: its version when the running copy began; NULL: none runs
     cdef readonly object refused    # items that were not stored for want of room, or too large for the table
+    cdef readonly object expired    # packed ones that were over before they came
 
     def __cinit__(self):
         self.since = NULL
@@ -113,7 +163,7 @@ cdef class Copier:
         self.table = Table.attach(table.shmid, table.semid, table.uuid)
         self.table.view.exempt = exempt
         self.name = cache.name
-        self.refused = 0
+        self.refused = self.expired = 0
 
     def __dealloc__(self):
         free(self.since)
@@ -146,6 +196,33 @@ cdef class Copier:
         self.refused += 1
         self.drop(key)
         return False
+
+    def put_packed(self, const unsigned char[::1] block not None):
+        """Store the packed items of `block` (see `memcache_shm.client.items`), each with its expiry to 1/8 s, its CAS id and its marks; how
+        many. Those whose time is over are counted in `expired`, those the table cannot take in `refused`: then there is no older value left
+        either. ValueError: what is not an item, after those before it were stored."""
+        cdef Table table = self.live()
+        cdef Tally tally
+        cdef int result
+        memset(&tally, 0, sizeof(Tally))
+        if block.shape[0] == 0:
+            return 0
+        with nogil:
+            result = _put_packed(table, &block[0], <size_t>block.shape[0], &tally)
+        self.refused += tally.refused
+        self.expired += tally.expired
+        if result == NOT_NUMBER:
+            raise ValueError(f"no item at {tally.at} of the block")
+        self.happened(result)
+        return tally.stored
+
+    def raise_versions(self, uint64_t above):
+        """From now on the table's own CAS ids are above that one (unless no server can have given it out)."""
+        cdef Table table = self.live()
+        cdef int result
+        with nogil:
+            result = raise_versions(&table.view, min(above, <uint64_t>CAS_SANE))
+        self.happened(result)
 
     def touch(self, bytes key not None, int64_t exptime):
         """Let the item expire at `exptime`, as for `put`. False when there is none. IllegalInputError."""

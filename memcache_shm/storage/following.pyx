@@ -13,12 +13,13 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from memcache_shm.storage.atomics cimport (
-    CLOCK_BOOTTIME, clock_ns, load_relaxed32, load_relaxed64, store_relaxed64, store_release32, store_release64,
+    CLOCK_BOOTTIME, clock_ns, load_relaxed32, load_relaxed64, store_relaxed64, store_release32,
 )
-from memcache_shm.storage.following cimport CAS_SANE
+from memcache_shm.storage.holding cimport give_shards, show_progress, take_shards
 from memcache_shm.storage.locks cimport LOCKED, give, take
 from memcache_shm.storage.results cimport BUSY, NOT_FOUND, OK, READ_ONLY, RETIRED, TOO_MANY, TRY, WAIT
 from memcache_shm.storage.table cimport Table
+from memcache_shm.storage.versions cimport CAS_SANE, raise_version
 from memcache_shm.storage.view cimport View
 from memcache_shm.storage.walk cimport Batch, Walk, next_batch
 
@@ -26,13 +27,6 @@ from memcache_shm.errors import BusyError, MemcacheError, NoSpaceError, ReadOnly
 
 cdef enum:
     SLICE_BUCKETS = 4096        # after so many, about 4 ms, those who wait for a lock are shown progress
-
-
-cdef void show_progress(View *v) noexcept nogil:
-    """Every shard is ours and will be for a while."""
-    cdef uint32_t i
-    for i in range(v.shards):
-        store_relaxed64(&v.shard[i].control.progress, load_relaxed64(&v.shard[i].control.progress) + 1)
 
 
 cdef int find_highest(View *v, uint64_t *highest) noexcept nogil:
@@ -55,7 +49,7 @@ cdef int find_highest(View *v, uint64_t *highest) noexcept nogil:
                 highest[0] = max(highest[0], batch.item[i].cas)
         buckets += 1
         if buckets % SLICE_BUCKETS == 0:
-            show_progress(v)
+            show_progress(v, NULL)
     free(batch)
     for i in range(v.shards):
         highest[0] = max(highest[0], load_relaxed64(&v.shard[i].control.version))
@@ -67,7 +61,7 @@ cdef void end_following(View *v, uint64_t highest) noexcept nogil:
     amid this leaves a table that follows, with versions left out."""
     cdef uint32_t i
     for i in range(v.shards):
-        store_release64(&v.shard[i].control.version, (highest | (v.shards - 1)) + 1 + i)
+        raise_version(v, i, highest)
     store_relaxed64(&v.header.followed_online, 0)
     store_relaxed64(&v.header.followed_ns, 0)
     store_release32(&v.header.follows, 0)
@@ -79,24 +73,21 @@ cdef int promote(View *v, uint64_t *highest) noexcept nogil:
 
     All shards are held for it, so that nothing of the leader comes in between: for about 0.1 us an item. Reads go on.
     """
-    cdef uint32_t held = 0
-    cdef int r = OK
+    cdef int r
     if v.readonly:
         return READ_ONLY
     if load_relaxed32(&v.header.follows) == 0:
         return NOT_FOUND
-    while held < v.shards and r == OK:
-        r = take(v, v.shard + held, WAIT)
-        held += r == LOCKED
-    if r == OK and load_relaxed32(&v.header.follows) == 0:
+    r = take_shards(v, NULL)
+    if r != LOCKED:
+        return r
+    if load_relaxed32(&v.header.follows) == 0:
         r = NOT_FOUND                   # another was faster
-    if r == OK:
+    else:
         r = find_highest(v, highest)
     if r == OK:
         end_following(v, highest[0])
-    while held > 0:
-        held -= 1
-        give(v, v.shard + held)
+    give_shards(v, NULL)
     return r
 
 

@@ -20,6 +20,7 @@ cdef struct Target:                 # the key an operation works on
     uint64_t cas                    # the CAS id of the record just stored
     uint64_t stored                 # bytes of that record
     uint64_t fresh                  # its granule: it must not be evicted for the index; or NO_GRANULE
+    bint held                       # the shard's lock is the caller's, and stays so
 
 
 cdef inline uint64_t fetched_bit() noexcept nogil:

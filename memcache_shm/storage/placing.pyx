@@ -25,7 +25,7 @@ from memcache_shm.storage.locks cimport LOCKED, give, take
 from memcache_shm.storage.records cimport Fields, fill, record_bytes
 from memcache_shm.storage.reaping cimport reap
 from memcache_shm.storage.recovery cimport OP_EXPIRE, OP_STORE, OP_TOUCH, begin, done, end, note, publish_told
-from memcache_shm.storage.results cimport NO_SPACE, OK, READ_ONLY
+from memcache_shm.storage.results cimport HELD, NO_SPACE, OK, READ_ONLY
 from memcache_shm.storage.room cimport allocate, reserve_index
 from memcache_shm.storage.view cimport (
     Shard, View, count, hash_key, note_expiry, refuses, shard_of, table_ns, ticks,
@@ -49,11 +49,14 @@ cdef int aim(View *v, Target *t, const char *key, size_t klen, int operation, in
     t.hash = hash_key(v, key, klen)
     t.shard = shard_of(v, t.hash)
     __builtin_prefetch(bucket_at(t.shard, bucket_of(t.hash, bucket_count(v, t.shard))))
-    r = take(v, t.shard, wait)
-    if r != LOCKED:
-        return r
+    t.held = wait == HELD
+    if not t.held:
+        r = take(v, t.shard, wait)
+        if r != LOCKED:
+            return r
     if refuses(v):                      # it may follow another, or be independent again, since it was looked at and the lock waited for
-        give(v, t.shard)
+        if not t.held:
+            give(v, t.shard)
         return READ_ONLY
     begin(v, t.shard, operation)
     if v.calls & 63 == 0:
@@ -88,7 +91,8 @@ cdef int leave(View *v, Target *t, int result) noexcept nogil:
     if t.shard.shared:
         balance(v, t.shard, t.fresh, t.stored)
     end(t.shard)
-    give(v, t.shard)
+    if not t.held:
+        give(v, t.shard)
     return result
 
 

@@ -24,6 +24,7 @@ cdef enum Wait:         # what to do when a shard's lock is taken
     POLL = 0            # WOULD_BLOCK; BUSY once the same owner was met for a second without progress, over several calls
     WAIT = 1            # sleep, a second without progress at most; then BUSY
     TRY = 2             # WOULD_BLOCK, always
+    HELD = 3            # the caller holds it already, and goes on holding it (see holding.pyx)
 
 
 cdef enum StoreMode:
@@ -98,6 +99,7 @@ cdef struct Change:     # what is to become of a key; all zero but for what the 
     uint32_t expiry     # store, and with `touches`
     uint32_t birth      # `vivifies`: the expiry of what is made where nothing was
     uint8_t mode        # store: StoreMode
+    uint8_t state       # store in mode SET: STATE_STALE, STATE_TOKEN_SENT from the beginning
     bint decr           # arith
     bint compares       # delete, invalidate: `compare` counts even where it is 0
     bint stale_too      # store in mode CAS: an id older than the item's does as well; the item stays stale then

@@ -112,6 +112,7 @@ cdef int store(View *v, Change *c, int wait) noexcept nogil:
         return r
     count(v, CMD_SET, 1)
     plain_fields(&f, c.value, <uint32_t> c.vlen, c.flags, c.expiry, c.foreign)
+    f.state = c.state & (STATE_STALE | STATE_TOKEN_SENT)
     r = permitted(v, &t, c, &f)
     if r != OK:
         return leave(v, &t, r)

@@ -13,6 +13,9 @@ from typing import Any
 from torture.stage import Stage
 from torture.verify import DELETE, EVICT, EXPIRE, FLUSH, MARK, MERGE, MOVE, REPAIR, SPLIT, STORE, TOUCH
 
+from memcache_shm.client.snapshot import Snapshot
+from memcache_shm.client.steps import Steps
+
 MEMORY = {"memory": 65 * 1024, "max_item": 8192}
 STRICT = MEMORY | {"evict": False}
 CELLS = {"elements": 12, "element_size": 64}
@@ -193,6 +196,21 @@ def crowded_split(stage: Stage) -> None:
     stage.keys.add("new")
 
 
+def one_a_shard(stage: Stage) -> None:
+    """A key in each shard, and the steps' code called once."""
+    few(stage)
+    stage.cas["each"] = [next(stage.names("e", shard=shard)) for shard in range(stage.shards)]
+    for key in stage.cas["each"]:
+        stage.set(key, b"old value")
+    step(stage, b"old value")
+    Steps(stage.cache).delete([b"absent"])
+    Snapshot(stage.cache)
+
+
+def step(stage: Stage, value: bytes) -> None:
+    Steps(stage.cache).write([(key.encode(), value) for key in stage.cas["each"]])
+
+
 def records_below_the_index(stage: Stage) -> None:
     """The index needs another chunk, small records lie where it must go, and there is room further down."""
     fillers = stage.fill(2, bytes(FILLER_BYTES), "f")
@@ -258,5 +276,9 @@ SCENARIOS = [
     Scenario("sweep", CELLS, orphaned, lambda s: s.cache_table.sweep(), (REPAIR,)),
     Scenario("flush_all", MEMORY, few, lambda s: s.cache.flush_all(), (FLUSH,)),
     Scenario("flush_all, shards", SHARDED, few, lambda s: s.cache.flush_all(), (FLUSH,)),
+    Scenario("step, write", SHARDED, one_a_shard, lambda s: step(s, b"v" * 40), (STORE,), nested=1),
+    Scenario("step, delete", SHARDED, one_a_shard, lambda s: Steps(s.cache).delete([k.encode() for k in s.cas["each"]]), (DELETE,)),
+    Scenario("step, read", SHARDED, one_a_shard, lambda s: Steps(s.cache).read([k.encode() for k in s.cas["each"]]), ()),
+    Scenario("snapshot", SHARDED, one_a_shard, lambda s: Snapshot(s.cache), ()),
     Scenario("write after a flush", MEMORY, flush_due, lambda s: s.cache.set("new", b"v"), (FLUSH, STORE)),
 ]

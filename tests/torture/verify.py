@@ -57,7 +57,8 @@ class Outcomes:
         if operation == FLUSH:
             return stage.is_flush_applied(shard)
         if operation in (STORE, DELETE, TOUCH, MARK) and not self.repairs:
-            changes = [e for e in now if self.before[e] != self.after[e] and not (self.evicts and self.after[e] is None)]
+            here = [entry for entry in now if stage.shard_of_entry(entry) == shard]
+            changes = [e for e in here if self.before[e] != self.after[e] and not (self.evicts and self.after[e] is None)]
             return bool(changes) and all(now[entry] == self.after[entry] for entry in changes)
         return announced_done
 

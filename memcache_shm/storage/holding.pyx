@@ -1,0 +1,50 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Holding several shards at a time: for what is to happen, or to be seen, at one instant.
+
+They are taken in ascending order, so that two who want several never wait for each other in a circle. Readers are not held up. Writers
+wait; who holds longer than some milliseconds shows them progress. A death leaves each shard as any other dead owner's: whoever comes next
+takes it over.
+
+`wanted` has a byte for each shard, not 0 for those that are meant; NULL means all of them.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t
+
+from memcache_shm.storage.atomics cimport load_relaxed64, store_relaxed64
+from memcache_shm.storage.locks cimport LOCKED, give, take
+from memcache_shm.storage.results cimport WAIT
+from memcache_shm.storage.view cimport View
+
+
+cdef int take_shards(View *v, const uint8_t *wanted) noexcept nogil:
+    """Lock them, waiting for each: LOCKED, or why that failed, and then none is held."""
+    cdef uint32_t i
+    cdef int r
+    for i in range(v.shards):
+        if wanted != NULL and not wanted[i]:
+            continue
+        r = take(v, v.shard + i, WAIT)
+        if r != LOCKED:
+            give_below(v, wanted, i)
+            return r
+    return LOCKED
+
+
+cdef void give_below(View *v, const uint8_t *wanted, uint32_t end) noexcept nogil:
+    while end > 0:
+        end -= 1
+        if wanted == NULL or wanted[end]:
+            give(v, v.shard + end)
+
+
+cdef void give_shards(View *v, const uint8_t *wanted) noexcept nogil:
+    """Unlock them."""
+    give_below(v, wanted, v.shards)
+
+
+cdef void show_progress(View *v, const uint8_t *wanted) noexcept nogil:
+    """They are held by us and will be for a while: those who wait shall not give up."""
+    cdef uint32_t i
+    for i in range(v.shards):
+        if wanted == NULL or wanted[i]:
+            store_relaxed64(&v.shard[i].control.progress, load_relaxed64(&v.shard[i].control.progress) + 1)
