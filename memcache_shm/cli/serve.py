@@ -19,6 +19,7 @@ from memcache_shm.cli.background import Background, leave
 from memcache_shm.cli.messages import PROGRAM, StderrHandler, UsageError, note
 from memcache_shm.cli.options import Options
 from memcache_shm.cli.pidfile import PORTS_VARIABLE, PidFile, write_ports
+from memcache_shm.cli.saving import Saving, StoppedError, backup_command, check_backup_dir, saving_of
 from memcache_shm.client.addresses import Address as LeaderAddress
 from memcache_shm.client.addresses import written
 from memcache_shm.errors import MemcacheError
@@ -70,19 +71,35 @@ def _serve(options: Options, user: struct_passwd | None, background: Background 
     path = options.unix_path
     if path is not None:
         listeners += _bind(options, remains, lambda: [bind_unix(path, options.unix_mask, options.backlog)])
-    name = options.name or _default_name(listeners)
-    guarded = options.leader is not None and not options.follow_writable
-    claim = registry.claim(name, options.geometry, mode=options.mode, evict=options.evict, follows=guarded)
+    saving = saving_of(options)
+    try:
+        claim = _claim(options, options.name or _default_name(listeners), saving)
+    except StoppedError:
+        return EXIT_OK
     status = EXIT_FAILED
     try:
-        if not guarded:
-            _promote(claim)
         if pid_file is not None:
             pid_file.write()
-        status = supervisor.serve(_config(options, listeners, claim, credentials, background))
+        status = supervisor.serve(_config(options, listeners, claim, credentials, background, saving))
+        if saving is not None and saving.failed:
+            status = EXIT_FAILED
         return status
     finally:
         claim.release(keep=options.keep or (status != EXIT_OK and _holds_items(claim)))
+
+
+def _claim(options: Options, name: str, saving: Saving | None) -> registry.Claim:
+    """The table, with what is to be in it from the start. StoppedError: a signal came while that was loaded."""
+    if options.backup_dir is not None:
+        check_backup_dir(options.backup_dir)
+    guarded = options.leader is not None and not options.follow_writable
+    fill = saving.fill if saving is not None and options.leader is None else None
+    claim = registry.claim(name, options.geometry, mode=options.mode, evict=options.evict, follows=guarded, fill=fill)
+    if saving is not None:
+        saving.tell(claim)
+    if not guarded:
+        _promote(claim)
+    return claim
 
 
 def _refuse_itself(leader: LeaderAddress, listeners: Sequence[Listener], unix_path: str | None) -> None:
@@ -129,13 +146,22 @@ def _holds_items(claim: registry.Claim) -> bool:
 
 
 def _config(
-    options: Options, listeners: Sequence[Listener], claim: registry.Claim, credentials: Credentials, background: Background | None
+    options: Options,
+    listeners: Sequence[Listener],
+    claim: registry.Claim,
+    credentials: Credentials,
+    background: Background | None,
+    saving: Saving | None,
 ) -> ServerConfig:
     def on_start(addresses: Sequence[Address]) -> None:
         _tell_ports(addresses)
         note(_start_line(claim, addresses))
         if background is not None:
             background.serves()
+
+    def on_end(is_urged: Callable[[], bool]) -> None:
+        if saving is not None:
+            saving.finish(claim.state.name, is_urged)
 
     return ServerConfig(
         table=claim.table,
@@ -165,8 +191,12 @@ def _config(
         track_sizes=options.extended.track_sizes,
         auth_file=options.auth_file or "",
         stuck_s=options.stuck_s,
-        companions=_companions(options, claim.state.name),
+        companions=_companions(options, claim.state.name) + (saving.companion(claim.state.name) if saving is not None else []),
+        backup_dir=options.backup_dir or "",
+        backup_command=backup_command(claim.state.name) if options.backup_dir is not None else (),
+        saves=saving.figures if saving is not None else None,
         on_start=on_start,
+        on_end=on_end,
     )
 
 

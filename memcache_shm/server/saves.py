@@ -18,14 +18,23 @@ _WORD_BYTES = 8
 
 
 class SaveFigures:
-    """Made before the fork; written by the one process that saves. Each word is stored at once, so a reader never sees half of one."""
+    """Made before the fork; written by the one process that saves at the moment. Each word is stored at once, so a reader never sees half of one."""
 
     def __init__(self) -> None:
-        self._words = memoryview(mmap.mmap(-1, len(NAMES) * _WORD_BYTES)).cast("Q")
+        self._words = memoryview(mmap.mmap(-1, (len(NAMES) + 1) * _WORD_BYTES)).cast("Q")
+
+    @property
+    def sign(self) -> int:
+        """What the table looked like when the file had all of it, for whoever saves; 0: that was never so."""
+        return self._words[len(NAMES)]
+
+    @sign.setter
+    def sign(self, sign: int) -> None:
+        self._words[len(NAMES)] = sign
 
     def figures(self) -> dict[str, int]:
         """All of them by name."""
-        return dict(zip(NAMES, self._words, strict=True))
+        return dict(zip(NAMES, self._words, strict=False))
 
     def note_save(self, began_s: float, items: int, size_bytes: int, took_s: float, held_ns: int) -> None:
         """One succeeded."""
