@@ -56,3 +56,7 @@ class ClosedError(MemcacheError):
 
 class FeedOffError(MemcacheError):
     """The table has no feed of changes; make it with one (``feed=``, ``--feed``)."""
+
+
+class BackupError(MemcacheError):
+    """A backup file cannot be written, cannot be read, or is not whole; the message names it and what is wrong. Nothing was restored."""

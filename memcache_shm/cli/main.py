@@ -92,9 +92,23 @@ def _mirror(words: Sequence[str]) -> int:
     return mirror(words)
 
 
+def _backup(words: Sequence[str]) -> int:
+    from memcache_shm.cli.backup import main as backup
+
+    return backup(words)
+
+
+def _restore(words: Sequence[str]) -> int:
+    from memcache_shm.cli.restore import main as restore
+
+    return restore(words)
+
+
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "console": (_console, "look at a table and change it, by hand or from a script"),
     "mirror": (_mirror, "print what changes in a table, as it happens"),
+    "backup": (_backup, "write a table, or that of any memcached, into a file"),
+    "restore": (_restore, "put a backup into a table"),
     "ls": (_ls, "list the tables and how they stand"),
     "rm": (_rm, "remove tables"),
     "promote": (_promote, "make a table independent that follows another"),

@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
+from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
 from memcache_shm.client.addresses import Address, remote_address, written
@@ -26,12 +27,13 @@ DEFAULT_TIMEOUT_S = 5.0
 _KEY_MAX_BYTES = 250  # of a key in base64, too
 _ODD_KEY_MAX_BYTES = _KEY_MAX_BYTES // 4 * 3  # of one that goes in base64
 _VALUE_MAX_BYTES = 1 << 30
-_PIPELINED = 64  # requests sent before the first reply is read: less than any socket's buffer takes
+PIPELINED = 64  # requests sent before the first reply is read: less than any socket's buffer takes
 _WORDS_MAX_BYTES = 500  # of a refusal
 _BUSY_EVERY_S = 0.05
-_PLAIN_KEY = re.compile(rb"[^\x00-\x20\x7f]+")
+PLAIN_KEY = re.compile(rb"[^\x00-\x20\x7f]+")
 _DUMPED = re.compile(rb"key=(\S+)")
 _VALUE = re.compile(rb"VA (\d{1,10})(?: .*)?")
+T = TypeVar("T")
 
 
 class RemoteTable:
@@ -60,26 +62,27 @@ class RemoteTable:
 
     def get(self, key: bytes) -> bytes | None:
         """The value of `key`; None when there is none."""
-        _named(key)
+        key_words(key)
         (value,) = self.values([key])
         return value
 
     def can_ask(self, key: bytes) -> bool:
         """Whether the protocol can name `key`, which a dump or an attached program may know all the same."""
-        return _PLAIN_KEY.fullmatch(key) is not None or len(key) <= _ODD_KEY_MAX_BYTES
+        return PLAIN_KEY.fullmatch(key) is not None or len(key) <= _ODD_KEY_MAX_BYTES
 
     def values(self, keys: Sequence[bytes]) -> Iterator[bytes | None]:
         """The value of each of `keys` in turn, None for those that are not there or that `can_ask` tells not to be asked for."""
-        for start in range(0, len(keys), _PIPELINED):
-            some = keys[start : start + _PIPELINED]
-            answers = self._answers([b"mg %b%b v u\r\n" % _named(key) for key in some if self.can_ask(key)])
+        for start in range(0, len(keys), PIPELINED):
+            some = keys[start : start + PIPELINED]
+            requests = [b"mg %b%b v u\r\n" % key_words(key) for key in some if self.can_ask(key)]
+            answers = self.replies(requests, self._value, True)
             for key in some:
                 yield next(answers) if self.can_ask(key) else None
             next(answers, None)  # to its end: the connection is kept for the next ones
 
     def keys(self, prefix: bytes = b"") -> Iterator[bytes]:
         """The keys that begin with `prefix`, in no order, as they come. Those that come or go meanwhile may be told or not."""
-        for line in self._dump():
+        for line in self.dump():
             match = _DUMPED.match(line)
             if match is None:
                 raise RemoteError(f"{self.name}: unexpected line {line[:60]!r} amid the keys")
@@ -90,7 +93,7 @@ class RemoteTable:
     def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """(key, value) of what begins with `prefix` and can be asked for, in no order, as it comes."""
         keys = self.keys(prefix)
-        while some := list(islice(keys, _PIPELINED)):
+        while some := list(islice(keys, PIPELINED)):
             for key, value in zip(some, self.values(some), strict=True):
                 if value is not None:
                     yield key, value
@@ -111,13 +114,13 @@ class RemoteTable:
 
     def set(self, key: bytes, value: bytes) -> bool:
         """Store `value`, without flags and for ever. True."""
-        word, flag = _named(key)
+        word, flag = key_words(key)
         reply = self._order(b"ms %b %d%b\r\n%b\r\n" % (word, len(value), flag, value))
         return self._expect(reply, {b"HD": True})
 
     def delete(self, key: bytes) -> bool:
         """Remove `key`; False when it was not there."""
-        reply = self._order(b"md %b%b\r\n" % _named(key))
+        reply = self._order(b"md %b%b\r\n" % key_words(key))
         return self._expect(reply, {b"HD": True, b"NF": False})
 
     def flush_all(self) -> bool:
@@ -167,39 +170,45 @@ class RemoteTable:
 
     def _expect(self, reply: bytes, meanings: dict[bytes, bool]) -> bool:
         if reply not in meanings:
-            raise self._refusal(reply)
+            raise self.refusal(reply)
         return meanings[reply]
 
-    def _refusal(self, reply: bytes) -> RemoteError:
+    def refusal(self, reply: bytes) -> RemoteError:
         """The server's own words, what is no text in them escaped."""
         return RemoteError(f"{self.name}: {repr(reply[:_WORDS_MAX_BYTES])[2:-1]}")
 
-    def _answers(self, requests: Sequence[bytes]) -> Iterator[bytes | None]:
-        """The answers to meta gets; what is missing when the connection is lost is asked for once more."""
+    def replies(self, requests: Sequence[bytes], read: Callable[[Connection], T], again: bool) -> Iterator[T]:
+        """What `read` makes of the reply to each of `requests`, which are sent at once. `again`: what is missing when the connection is
+        lost is asked for once more, as is right for what changes nothing."""
         done = 0
-        for last in (False, True):
+        for last in (not again, True):
             try:
                 with self._exchange(b"".join(requests[done:])) as connection:
                     while done < len(requests):
-                        value = self._value(connection)
+                        reply = read(connection)
                         done += 1
-                        yield value
+                        yield reply
                 return
             except ConnectionLost:
                 if last:
                     raise
 
-    def _value(self, connection: Connection) -> bytes | None:
+    def read_value(self, connection: Connection) -> tuple[bytes, bytes] | None:
+        """The line and the value of a reply to a meta get; None when there is none."""
         line = connection.line()
         if line == b"EN":
             return None
         head = _VALUE.fullmatch(line)
         if head is None:
-            raise self._refusal(line)
+            raise self.refusal(line)
         size = int(head[1])
         if size > _VALUE_MAX_BYTES:
             raise RemoteError(f"{self.name}: a value of {size} bytes is more than a memcached has")
-        return connection.block(size)
+        return line, connection.block(size)
+
+    def _value(self, connection: Connection) -> bytes | None:
+        found = self.read_value(connection)
+        return None if found is None else found[1]
 
     def _figures(self) -> Iterable[bytes]:
         for last in (False, True):
@@ -208,7 +217,7 @@ class RemoteTable:
                     lines = []
                     while (line := connection.line()) != b"END":
                         if not line.startswith(b"STAT "):
-                            raise self._refusal(line)
+                            raise self.refusal(line)
                         lines.append(line)
                 return lines
             except ConnectionLost:
@@ -216,7 +225,7 @@ class RemoteTable:
                     raise
         raise AssertionError("unreachable")
 
-    def _dump(self) -> Iterator[bytes]:
+    def dump(self) -> Iterator[bytes]:
         """The lines of a dump of keys. A memcached makes one at a time: another's is waited for. (`mgdump` is shorter, but memcached
         1.6.18 does not know it.)"""
         end = time.monotonic() + self.timeout_s
@@ -242,14 +251,14 @@ class RemoteTable:
             return RemoteError(f"{self.name}: the server does not let its keys be listed (it runs with -X)")
         if reply == b"ERROR":
             return RemoteError(f"{self.name}: the server cannot list its keys: it knows no 'lru_crawler metadump'")
-        return self._refusal(reply)
+        return self.refusal(reply)
 
 
-def _named(key: bytes) -> tuple[bytes, bytes]:
+def key_words(key: bytes) -> tuple[bytes, bytes]:
     """How a meta command names `key`: the word, and the flag that goes with it. IllegalInputError."""
     if not 1 <= len(key) <= _KEY_MAX_BYTES:
         refuse_key(key)
-    if _PLAIN_KEY.fullmatch(key):
+    if PLAIN_KEY.fullmatch(key):
         return key, b""
     if len(key) > _ODD_KEY_MAX_BYTES:
         raise IllegalInputError(f"a key with blanks or control characters has {_ODD_KEY_MAX_BYTES} bytes at most, not {len(key)}")

@@ -113,7 +113,7 @@ cdef class Snapshot:
 
     @property
     def held_ns(self):
-        """For how long writers had to wait."""
+        """For how long writers of the last shard had to wait, those of earlier ones for a part of it."""
         return self.copied.held_ns
 
     @property

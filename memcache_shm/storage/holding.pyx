@@ -42,9 +42,9 @@ cdef void give_shards(View *v, const uint8_t *wanted) noexcept nogil:
     give_below(v, wanted, v.shards)
 
 
-cdef void show_progress(View *v, const uint8_t *wanted) noexcept nogil:
-    """They are held by us and will be for a while: those who wait shall not give up."""
+cdef void show_progress(View *v, uint32_t first, const uint8_t *wanted) noexcept nogil:
+    """They, from number `first` up, are held by us and will be for a while: those who wait shall not give up."""
     cdef uint32_t i
-    for i in range(v.shards):
+    for i in range(first, v.shards):
         if wanted == NULL or wanted[i]:
             store_relaxed64(&v.shard[i].control.progress, load_relaxed64(&v.shard[i].control.progress) + 1)

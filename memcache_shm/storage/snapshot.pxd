@@ -12,7 +12,7 @@ cdef struct Copied:
     uint64_t items
     uint64_t highest_cas
     uint64_t taken_ns           # unix time of the instant
-    uint64_t held_ns            # for which writers had to wait
+    uint64_t held_ns            # for which writers of the last shard had to wait
 
 
 cdef uint64_t room_for(View *v, uint32_t first, uint32_t end) noexcept nogil

@@ -1,15 +1,17 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""All live items of a table, or of some of its shards, as they are at one instant: copied to private memory while every shard is held.
+"""All live items of a table, or of one of its shards, as they are at one instant: that at which every shard is held. Each is given back
+when it was copied to private memory.
 
 A fork does not freeze a shared segment, so that is how a consistent backup is made. Readers go on; writers wait for as long as the copying
-takes (docs/performance.md), which is why the memory for it is there, and touched, before. Expired and flushed items are left out.
+takes (docs/performance.md), those of the last shard for all of it. So the memory for it is there, and touched, before. Expired and flushed
+items are left out.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_ns, load_relaxed64
-from memcache_shm.storage.holding cimport give_shards, show_progress, take_shards
+from memcache_shm.storage.holding cimport show_progress, take_shards
 from memcache_shm.storage.index cimport Path, bucket_count, fetch_records, follow, walk
 from memcache_shm.storage.layout cimport KIND_ENTRY, Record, STATE_STALE, STATE_TOKEN_SENT, word_granule, word_kind
 from memcache_shm.storage.locks cimport LOCKED, give, take
@@ -98,7 +100,7 @@ cdef int put_shard(View *v, Shard *s, bint alone, const Instant *at, Copied *out
         if out.size - shown >= SLICE_BYTES:
             shown = out.size
             if not alone:
-                show_progress(v, NULL)
+                show_progress(v, s.number, NULL)
             else:
                 s.control.progress += 1
     return OK
@@ -128,9 +130,6 @@ cdef int copy_shards(View *v, uint32_t first, uint32_t end, Copied *out) noexcep
     for i in range(first, end):
         if r == OK:
             r = put_shard(v, v.shard + i, alone, &at, out)
-    if alone:
-        give(v, v.shard + first)
-    else:
-        give_shards(v, NULL)
+        give(v, v.shard + i)            # what is written to it from here on came after the instant, when all were held
     out.held_ns = clock_ns(CLOCK_MONOTONIC) - begun_ns
     return r
