@@ -18,6 +18,7 @@ from memcache_shm.storage import registry
 from memcache_shm.storage.table import Table
 
 if TYPE_CHECKING:
+    from memcache_shm.cli.progress import ProgressBar
     from memcache_shm.ops.backup_parts import Step
 
 _STOPS = {signal.SIGINT, signal.SIGTERM}
@@ -46,10 +47,13 @@ class Saving:
             raise BackupError(f"--save: {error}") from None
 
     def fill(self, table: Table, name: str, directory: str) -> None:
-        """Load the file into a table that was just made, as a registry.Fill. At the start what is wrong with it is an error: it is the one copy
-        that there is. Later the daemon serves without it. StoppedError."""
+        """Load the file into a table that was just made, as a registry.Fill. At the start what is wrong with it is an error, BackupError: it may
+        be the last copy. Later the daemon serves without it. StoppedError."""
+        from memcache_shm.cli.progress import ProgressBar
+
         try:
-            loaded = self._file.load(table, name, directory, self._show_load)
+            with ProgressBar(self._file.path) as bar:
+                loaded = self._file.load(table, name, directory, functools.partial(self._show_load, bar))
         except (MemcacheError, OSError) as error:
             if not self._claimed:
                 raise BackupError(f"--save: cannot load {error}; put a good one in its place, or move it away to start empty") from None
@@ -60,9 +64,12 @@ class Saving:
             others = "".join(f", {count} {why}" for count, why in missing if count)
             note(f"{plural(loaded.items, 'item')} loaded from {self._file.path} in {loaded.took_s:.1f} s{others}")
 
-    def _show_load(self, step: Step) -> None:
-        if not self._claimed and signal.sigpending() & _STOPS:  # held back until the daemon serves
+    def _show_load(self, bar: ProgressBar, step: Step) -> None:
+        if self._claimed:
+            return  # the daemon serves, and notes signals by itself
+        if signal.sigpending() & _STOPS:
             raise StoppedError
+        bar.tell(step)
 
     def tell(self, claim: registry.Claim) -> None:
         """The name is ours: why the file was not loaded, if there is one and it was not."""

@@ -32,7 +32,7 @@ _SHRUNK = 2  # how many times larger the file before must be to be kept
 
 
 class SaveFile:
-    """The file, by whoever saves; `figures` are shared by all of them. `leader`: the table is a copy, which is worth a save only once it was
+    """The file, by whoever saves; `figures` are shared by all of them. `leader`: the table is a copy, which is worth a save once it was
     complete."""
 
     def __init__(self, path: str, figures: SaveFigures, *, leader: bool = False) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 import tempfile
 from types import TracebackType
@@ -23,13 +24,14 @@ class WholeFile:
     """For writing by one thread, in a `with` block: what it ends with without an error is kept, on the disk, under `path`; otherwise
     nothing was changed.
 
-    What is there and no regular file (a device, a named pipe) is written to as it is; of a symbolic link the target is replaced. Others
-    may not read a new file, and a replaced one keeps its rights. Raises BackupError, which names `path` and the cause.
+    What is there and no regular file (a device, a named pipe) is written to as it is; of a symbolic link the target is replaced, or with
+    `follows_links` False the link itself. Others may not read a new file, and a replaced one keeps its rights. Raises BackupError, which
+    names `path` and the cause.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, follows_links: bool = True) -> None:
         self.path = path
-        self._final = os.path.realpath(path)
+        self._final = os.path.realpath(path) if follows_links else _own_place(path)
         self._directory, self._name = os.path.split(self._final)
         self._hidden: str | None = None  # the name that it has meanwhile, if any
         self._replaces = True  # what has the name; False: it is that
@@ -40,16 +42,16 @@ class WholeFile:
 
     def _open(self) -> int:
         try:
-            old = os.stat(self._final)
+            old = os.lstat(self._final)
         except FileNotFoundError:
             mode = 0o600
         else:
             if stat.S_ISDIR(old.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            if not stat.S_ISREG(old.st_mode):
+            if not stat.S_ISREG(old.st_mode) and not stat.S_ISLNK(old.st_mode):
                 self._replaces = False
                 return os.open(self._final, os.O_WRONLY | os.O_CLOEXEC)
-            mode = stat.S_IMODE(old.st_mode)
+            mode = stat.S_IMODE(old.st_mode) if stat.S_ISREG(old.st_mode) else 0o600
         fd = self._create()
         os.fchmod(fd, mode)
         return fd
@@ -111,3 +113,19 @@ class WholeFile:
 
     def _failure(self, error: OSError) -> BackupError:
         return BackupError(f"{self.path}: {error.strerror or error}{'; nothing was changed there' if self._replaces else ''}")
+
+
+def remove_leftovers(path: str) -> None:
+    """Remove what a process left that was killed just before `path` was whole; nobody may be writing it. What cannot be removed stays."""
+    directory, name = os.path.split(_own_place(path))
+    hidden = re.compile(rf"\.{re.escape(name)}\.(\d+\.[0-9a-f]{{8}}|[a-z0-9_]{{8}}|former)\.tmp")
+    for entry in os.listdir(directory):
+        if hidden.fullmatch(entry):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(directory, entry))
+
+
+def _own_place(path: str) -> str:
+    """The path without links but maybe the last one."""
+    directory, name = os.path.split(path)
+    return os.path.join(os.path.realpath(directory), name)

@@ -299,8 +299,8 @@ def claim(
     """Take `name` for this process: its table if it is there with the same geometry, else a new one; with `follows` one that only who keeps
     it in step may change (see following.pyx).
 
-    `fill` puts items into each one that is made, now or by `recreate`, unless it follows, and before anybody can find it. Who is killed amid
-    that leaves a table without a name, which the next one clears away.
+    `fill` puts items into each one that is made, now or by `recreate`, unless it follows, and before anybody can find it. Who is killed
+    amid that leaves a table without a name, which the next one clears away.
     Raises TableExistsError when another daemon serves it or the table differs, LayoutError when it is of another version, what `fill` does.
     """
     statefile.check_name(name)

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """`backup`: another process writes the file (see backups.py); its end is the reply.
 
-Until then the client has a stream without a byte. It is asked once a millisecond, as clients are who wait for a lock, and ends the process when the
-worker leaves. A client that goes away meanwhile is found out by the reply: what it has asked for is done.
+Until then the client has a stream without a byte, which is asked once a millisecond, as clients are who wait for a lock, and ends the
+process when the worker leaves. That a client has gone away is found out by the reply: what it has asked for is done.
 """
 
 import logging
