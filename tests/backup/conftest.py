@@ -1,0 +1,51 @@
+"""A state directory of its own for every test, with nothing left behind; tables to back up and to restore to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.backups import GEOMETRIES, fill
+
+import memcache_shm
+from memcache_shm.storage import registry, statefile
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where this test's tables are; they are removed at its end."""
+    directory = tmp_path / "tables"
+    monkeypatch.setenv("MEMCACHE_SHM_DIR", str(directory))
+    yield directory
+    for name in statefile.names_in(str(directory)):
+        registry.remove(name)
+
+
+@pytest.fixture(params=GEOMETRIES, ids=["memory", "elements"])
+def shape(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return dict(request.param)
+
+
+@pytest.fixture
+def source(state_dir: Path, shape: dict[str, Any]) -> Iterator[memcache_shm.Cache]:
+    """The table "source", with an item of every kind."""
+    with memcache_shm.open("source", **shape) as cache:
+        fill(cache)
+        yield cache
+
+
+@pytest.fixture
+def target(state_dir: Path) -> Iterator[memcache_shm.Cache]:
+    """The table "target", empty."""
+    with memcache_shm.open("target", memory="32m", max_item="4m") as cache:
+        yield cache
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """An empty directory."""
+    directory = tmp_path / "here"
+    directory.mkdir()
+    return directory
