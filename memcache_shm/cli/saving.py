@@ -47,8 +47,8 @@ class Saving:
             raise BackupError(f"--save: {error}") from None
 
     def fill(self, table: Table, name: str, directory: str) -> None:
-        """Load the file into a table that was just made, as a registry.Fill. At the start what is wrong with it is an error, BackupError: it may
-        be the last copy. Later the daemon serves without it. StoppedError."""
+        """Load the file into a table that was just made, as a registry.Fill. At the start what is wrong with it is an error (BackupError):
+        no other copy may be left. Later the daemon serves without it. StoppedError."""
         from memcache_shm.cli.progress import ProgressBar
 
         try:
@@ -116,16 +116,28 @@ def saving_of(options: Options) -> Saving | None:
     return Saving(options.save_path, options.save_every_s, "" if options.leader is None else written(options.leader))
 
 
-def check_backup_dir(path: str) -> None:
+def backing_up(options: Options, name: str) -> Callable[[str], str] | None:
+    """What the command backup does to the table `name`; None where it is not allowed."""
+    if options.backup_dir is None:
+        return None
+    from memcache_shm.ops.backing_up import back_up
+
+    return functools.partial(back_up, name, options.backup_dir)
+
+
+def check_backup_dir(options: Options) -> None:
     """BackupError when no file can be made in the directory of ``--backup-dir``."""
-    if not os.path.isdir(path):
+    path = options.backup_dir
+    if path is not None and not os.path.isdir(path):
         raise BackupError(f"--backup-dir: there is no directory {path}; make it first")
-    if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+    if path is not None and not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
         raise BackupError(f"--backup-dir: no file can be made in {path} by this user; choose another directory, or change its owner")
 
 
-def backup_command(name: str) -> list[str]:
-    """What a worker starts for a client's backup of the table `name`."""
-    from memcache_shm.ops.backing_up import command
-
-    return command(name)
+def import_ahead(options: Options) -> None:
+    """Import what is needed later: a user who is not root may not be allowed to read it."""
+    if options.save_path is not None:
+        import memcache_shm.cli.progress
+        import memcache_shm.ops.saving
+    if options.backup_dir is not None:
+        import memcache_shm.ops.backing_up  # noqa: F401

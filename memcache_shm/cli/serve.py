@@ -19,7 +19,7 @@ from memcache_shm.cli.background import Background, leave
 from memcache_shm.cli.messages import PROGRAM, StderrHandler, UsageError, note
 from memcache_shm.cli.options import Options
 from memcache_shm.cli.pidfile import PORTS_VARIABLE, PidFile, write_ports
-from memcache_shm.cli.saving import Saving, StoppedError, backup_command, check_backup_dir, saving_of
+from memcache_shm.cli.saving import Saving, StoppedError, backing_up, check_backup_dir, import_ahead, saving_of
 from memcache_shm.client.addresses import Address as LeaderAddress
 from memcache_shm.client.addresses import written
 from memcache_shm.errors import MemcacheError
@@ -67,6 +67,7 @@ def _serve(options: Options, user: struct_passwd | None, background: Background 
     if user is not None:
         if pid_file is not None:
             pid_file.write_as_root(user)
+        import_ahead(options)
         privileges.become(user, options.core_dumps)
     path = options.unix_path
     if path is not None:
@@ -90,8 +91,7 @@ def _serve(options: Options, user: struct_passwd | None, background: Background 
 
 def _claim(options: Options, name: str, saving: Saving | None) -> registry.Claim:
     """The table, with what is to be in it from the start. StoppedError: a signal came while that was loaded."""
-    if options.backup_dir is not None:
-        check_backup_dir(options.backup_dir)
+    check_backup_dir(options)
     guarded = options.leader is not None and not options.follow_writable
     fill = saving.fill if saving is not None and options.leader is None else None
     claim = registry.claim(name, options.geometry, mode=options.mode, evict=options.evict, follows=guarded, fill=fill)
@@ -192,8 +192,7 @@ def _config(
         auth_file=options.auth_file or "",
         stuck_s=options.stuck_s,
         companions=_companions(options, claim.state.name) + (saving.companion(claim.state.name) if saving is not None else []),
-        backup_dir=options.backup_dir or "",
-        backup_command=backup_command(claim.state.name) if options.backup_dir is not None else (),
+        back_up=backing_up(options, claim.state.name),
         saves=saving.figures if saving is not None else None,
         on_start=on_start,
         on_end=on_end,

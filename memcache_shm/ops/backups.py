@@ -58,13 +58,13 @@ class Loaded(NamedTuple):
     facts: Facts  # what the backup says of itself
 
 
-def save(cache: Reading, path: str, progress: Progress | None = None, *, follows_links: bool = True) -> Saved:
+def save(cache: Reading, path: str, progress: Progress | None = None, *, replaces_anything: bool = False) -> Saved:
     """Write a backup of an attached table to `path`, in place of what is there once it is complete; see WholeFile.
 
     Raises BackupError (the file), ReadOnlyError (the table is attached without the right to write), BusyError, TableRemovedError,
     MemoryError.
     """
-    with WholeFile(path, follows_links=follows_links) as file:
+    with WholeFile(path, replaces_anything=replaces_anything) as file:
         return write(AttachedSource(cache), FileWriter(file.write), progress)
 
 

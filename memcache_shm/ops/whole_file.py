@@ -24,23 +24,23 @@ class WholeFile:
     """For writing by one thread, in a `with` block: what it ends with without an error is kept, on the disk, under `path`; otherwise
     nothing was changed.
 
-    What is there and no regular file (a device, a named pipe) is written to as it is; of a symbolic link the target is replaced, or with
-    `follows_links` False the link itself. Others may not read a new file, and a replaced one keeps its rights. Raises BackupError, which
-    names `path` and the cause.
+    What is there and no regular file (a device, a named pipe) is written to as it is; of a symbolic link the target is replaced. With
+    `replaces_anything` what has that name is itself replaced, unless it is a directory. Others may not read a new file, and a replaced one
+    keeps its rights. Raises BackupError, which names `path` and the cause.
     """
 
-    def __init__(self, path: str, *, follows_links: bool = True) -> None:
+    def __init__(self, path: str, *, replaces_anything: bool = False) -> None:
         self.path = path
-        self._final = os.path.realpath(path) if follows_links else _own_place(path)
+        self._final = _own_place(path) if replaces_anything else os.path.realpath(path)
         self._directory, self._name = os.path.split(self._final)
         self._hidden: str | None = None  # the name that it has meanwhile, if any
         self._replaces = True  # what has the name; False: it is that
         try:
-            self._fd = self._open()
+            self._fd = self._open(replaces_anything)
         except OSError as error:
             raise self._failure(error) from None
 
-    def _open(self) -> int:
+    def _open(self, replaces_anything: bool) -> int:
         try:
             old = os.lstat(self._final)
         except FileNotFoundError:
@@ -48,7 +48,7 @@ class WholeFile:
         else:
             if stat.S_ISDIR(old.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            if not stat.S_ISREG(old.st_mode) and not stat.S_ISLNK(old.st_mode):
+            if not stat.S_ISREG(old.st_mode) and not replaces_anything:
                 self._replaces = False
                 return os.open(self._final, os.O_WRONLY | os.O_CLOEXEC)
             mode = stat.S_IMODE(old.st_mode) if stat.S_ISREG(old.st_mode) else 0o600

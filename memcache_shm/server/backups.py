@@ -1,21 +1,26 @@
-"""The command `backup`: a process of its own writes the file, while its client waits aside and the worker serves the others.
+"""The command `backup`: a child of the worker writes the file, while its client waits aside and the worker serves the others.
 
-The process is started by the worker, one at a time, and ends with it: it asks the kernel for a signal at its parent's death. It prints one
-line on standard output, and has no other descriptor of the daemon's than standard error.
+One at a time. The child is forked, so it has all that it needs: what the daemon's user may read from disk does not matter. It keeps none of
+the worker's descriptors but the standard streams, sends one line through a pipe, and ends with the worker.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import subprocess
+import signal
+from collections.abc import Callable
+from typing import NoReturn
 
+from memcache_shm.errors import MemcacheError
+from memcache_shm.server.children import EXIT_FAILED, EXIT_OK, Ending, fork
 from memcache_shm.server.config import ServerConfig
+from memcache_shm.server.loop import die_with_parent
 
 log = logging.getLogger(__name__)
 
-_LINE_MOST = 1000  # bytes of what a client is told
-_TO_CLEAN_UP_S = 0.5  # after SIGTERM
+_LINE_MOST = 1000  # bytes of what a client is told, less than a pipe holds
+_FIRST_DESCRIPTOR = 3  # behind the standard streams
 
 _NOT_HERE = b"CLIENT_ERROR backup is for clients of the UNIX socket only\r\n"
 _BUSY = b"SERVER_ERROR busy: a backup is running, try again later\r\n"
@@ -24,47 +29,42 @@ _BUSY = b"SERVER_ERROR busy: a backup is running, try again later\r\n"
 class Backup:
     """One that is running, or has just ended."""
 
-    def __init__(self, process: subprocess.Popen[bytes], file: str) -> None:
-        self._process = process
+    def __init__(self, pid: int, reader: int, file: str) -> None:
+        self._pid = pid  # 0: reaped
+        self._reader = reader
         self._file = file
 
     def reply(self) -> bytes | None:
         """What to tell the client; None as long as it runs."""
-        status = self._process.poll()
-        if status is None:
+        ending = self._reap(os.WNOHANG)
+        if ending is None:
             return None
-        line = self._read_line()
-        if status == 0:
+        line = bytes(byte if byte >= ord(" ") else ord("?") for byte in os.read(self._reader, _LINE_MOST))
+        if ending.status == EXIT_OK:
             return line + b"\r\n"
-        log.warning("backup to %s failed (%s): %s", self._file, _how(status), line.decode(errors="replace"))
-        return b"SERVER_ERROR " + (line or b"backup failed: %b" % _how(status).encode()) + b"\r\n"
-
-    def _read_line(self) -> bytes:
-        """What it has printed; it has ended, so that all of it is in the pipe."""
-        assert self._process.stdout is not None
-        with self._process.stdout as stream:
-            line = stream.read(_LINE_MOST).partition(b"\n")[0]
-        return bytes(byte if byte >= 32 else ord("?") for byte in line)
+        log.warning("backup %s: %s", self._file, line.decode(errors="replace") or ending.how)
+        return b"SERVER_ERROR " + (line or f"the process that wrote it {ending.how}".encode()) + b"\r\n"
 
     def end(self) -> None:
-        """Nobody waits for it any more: the worker leaves. It is reaped, and no half file is left."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(_TO_CLEAN_UP_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        """Nobody waits for it any more. Where it still runs it is killed, which leaves no half file, and reaped."""
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            self._reap(0)
+        os.close(self._reader)
+
+    def _reap(self, options: int) -> Ending | None:
+        pid, status = os.waitpid(self._pid, options)
+        if not pid:
+            return None
+        self._pid = 0
+        return Ending(pid, status)
 
 
 class Backups:
-    """Starts them for one worker."""
+    """Starts them for one worker. `back_up` makes one of the table that the daemon serves, and says what became of it in a line."""
 
-    def __init__(self, config: ServerConfig) -> None:
-        self._directory = config.backup_dir
-        self._command = [*config.backup_command, str(os.getpid()), self._directory]
+    def __init__(self, config: ServerConfig, back_up: Callable[[str], str]) -> None:
+        self._back_up = back_up
         self._is_local = [bool(listener.address.path) for listener in config.listeners]
         self._running: Backup | None = None
 
@@ -75,19 +75,47 @@ class Backups:
         if self._running is not None:
             return _BUSY
         name = file.decode("ascii")
+        parent = os.getpid()
+        reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
-            process = subprocess.Popen([*self._command, name], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+            pid = fork(lambda: self._live(parent, writer, name))
         except OSError as error:
-            log.warning("cannot start a backup to %s: %s", name, error.strerror)
-            return b"SERVER_ERROR cannot start a backup: %b\r\n" % os.strerror(error.errno or 0).encode()
-        self._running = Backup(process, os.path.join(self._directory, name))
+            os.close(reader)
+            log.warning("cannot start a backup: %s", error.strerror)
+            return f"SERVER_ERROR cannot start a backup: {error.strerror}\r\n".encode()
+        finally:
+            os.close(writer)
+        self._running = Backup(pid, reader, name)
         return self._running
 
     def forget(self, backup: Backup) -> None:
-        """It is over: another may be started. Reaps it when it still runs."""
-        backup.end()
+        """Its client has its reply, or goes: another may be started."""
         self._running = None
+        backup.end()
+
+    def _live(self, parent: int, writer: int, file: str) -> NoReturn:
+        """The life of the child, without the interpreter's cleanup at its end."""
+        status = EXIT_FAILED
+        try:
+            signal.set_wakeup_fd(-1)
+            os.closerange(_FIRST_DESCRIPTOR, writer)
+            os.closerange(writer + 1, os.sysconf("SC_OPEN_MAX"))
+            die_with_parent(signal.SIGKILL)
+            _take_signals()
+            if os.getppid() == parent:
+                os.write(writer, self._back_up(file).encode()[:_LINE_MOST])
+                status = EXIT_OK
+        except (MemcacheError, MemoryError, OSError) as error:
+            os.write(writer, (str(error) or "out of memory").encode(errors="replace")[:_LINE_MOST])
+        except Exception:
+            log.exception("backup %s failed", file)
+        finally:
+            os._exit(status)
 
 
-def _how(status: int) -> str:
-    return f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
+def _take_signals() -> None:
+    """SIGINT and SIGHUP of a terminal reach the whole process group, and so may SIGUSR1: the supervisor decides about them."""
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())

@@ -79,10 +79,9 @@ class ServerConfig:
     credentials: Credentials = field(default_factory=Credentials)
     #: A worker without a sign of life for so long is reported, after the same time again aborted, then killed; 0: never.
     stuck_s: float = 10.0
-    #: Where the command backup may write (``--backup-dir``), empty: nowhere; and the words that start a process which does, to which the
-    #: worker's pid, the directory and the file's name are added. It prints one line, and its exit status is 0 when the file is whole.
-    backup_dir: str = ""
-    backup_command: Sequence[str] = ()
+    #: What the command backup does with the name of a file, in a child of the worker: its result is the reply, a MemcacheError or OSError
+    #: the reason in another one. None: it is not allowed (no ``--backup-dir``).
+    back_up: Callable[[str], str] | None = None
     #: What a companion tells of the table's being saved (``--save``).
     saves: SaveFigures | None = None
     #: Called once at a graceful end, when no child is left; its argument tells whether a further signal asks to stop at once.

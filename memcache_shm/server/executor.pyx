@@ -55,10 +55,6 @@ cdef class Executor:
         self.subscribers = Subscribers(config, pool, self.own, counters, which)
         self.set_table(config.table)
         self.stats_text = stats_text
-        self.backups = None
-        if config.backup_dir:
-            from memcache_shm.server.backups import Backups     # not without need: it takes a while to import what starts processes
-            self.backups = Backups(config)
         pool.show(&self.figures.buffer_bytes, &self.figures.buffers_refused)
         memset(&self.out, 0, sizeof(Buffer))
         if self.room(OUT_SIZE) == NULL:

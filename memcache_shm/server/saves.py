@@ -18,7 +18,7 @@ _WORD_BYTES = 8
 
 
 class SaveFigures:
-    """Made before the fork; written by the one process that saves at the moment. A word is stored at once, so no reader sees half of one."""
+    """Made before the fork; written by the one process that saves at the moment. A word is stored at once, never half of one seen."""
 
     def __init__(self) -> None:
         self._words = memoryview(mmap.mmap(-1, (len(NAMES) + 1) * _WORD_BYTES)).cast("Q")
