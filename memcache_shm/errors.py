@@ -59,4 +59,7 @@ class FeedOffError(MemcacheError):
 
 
 class BackupError(MemcacheError):
-    """A backup file cannot be written, cannot be read, or is not whole; the message names it and what is wrong. Nothing was restored."""
+    """A backup file cannot be written, cannot be read, or is not whole; the message names it and what is wrong.
+
+    Nothing was restored then, unless somebody altered the file at that very time.
+    """

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import bench_attached
+import bench_backup
 import bench_feed
 import bench_follow
 import bench_hostile
@@ -23,7 +24,7 @@ from bench_report import OURS, Progress, Section, machine
 from bench_servers import MEMCACHED, REDIS
 
 SCRIPTS = Path(__file__).resolve().parent
-PARTS = ("attached", "network", "hostile", "feed", "follow")  # the last three only when asked for
+PARTS = ("attached", "network", "hostile", "feed", "follow", "backup")  # the last four only when asked for
 HEADERS = SCRIPTS.parent / "memcache_shm" / "storage"
 
 
@@ -87,6 +88,9 @@ def _measure(options: argparse.Namespace, directory: Path, progress: Progress) -
         sections.append(bench_feed.measure_subscribers(directory, options.workers, rounds, progress))
     if options.only == "follow":
         sections.append(bench_follow.measure(directory, options.workers, 1 if options.quick else 3, progress))
+    if options.only == "backup":
+        for in_use_mib in (200, 1024):
+            sections.append(bench_backup.measure(directory, in_use_mib, options.workers, 1 if options.quick else 3, progress))
     return sections
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from memcache_shm.cli.arguments import Parser
@@ -15,8 +15,9 @@ from memcache_shm.cli.attaching import attach_named
 from memcache_shm.cli.messages import EXIT_OK, PROGRAM, note, plural
 from memcache_shm.cli.progress import ProgressBar
 from memcache_shm.client.addresses import source_address
-from memcache_shm.client.local import LocalTable, attach_local
+from memcache_shm.client.local import attach_local
 from memcache_shm.client.remote import RemoteTable
+from memcache_shm.client.remote_items import RemoteItems
 from memcache_shm.errors import BackupError, MemcacheError, TableNotFoundError
 from memcache_shm.ops import backups
 from memcache_shm.ops.backup_file import FileWriter
@@ -61,7 +62,8 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--format", choices=("binary", "jsonl", "keys"), default="binary", help="see above")
     parser.add_argument("--json", action="store_true", help="say what was done as a JSON object")
     space = parser.parse_args(words)
-    with interruptible("interrupted; no backup was made"), ProgressBar(space.source) as bar, _output(space.file, space.format) as write:
+    bar = ProgressBar(space.source, space.file == STANDARD)
+    with interruptible("interrupted; no backup was made"), bar, _output(space.file, space.format) as write:
         said = _keys(space.source, write, bar) if space.format == "keys" else _items(space.source, space.format, write, bar)
     said = {"source": space.source, "file": space.file, "format": space.format} | said
     _say(json.dumps(said) if space.json else _summary(said), space)
@@ -108,23 +110,27 @@ def _write_out(data: bytes | memoryview) -> None:
 def _items(source: str, form: str, write: Write, bar: ProgressBar) -> dict[str, Any]:
     writer = FileWriter(write) if form == "binary" else LinesWriter(write)
     address = source_address(source)
-    with ExitStack() as opened:
-        if address is None:
-            denied = (
-                f"no right to write to table {source!r}, whose writers must wait for a moment; "
-                "back it up through its daemon (HOST:PORT or a socket's path)"
-            )
-            saved = backups.write(AttachedSource(opened.enter_context(attach_named(source, False, denied))), writer, bar.tell)
-        else:
-            saved = backups.write(RemoteSource(opened.enter_context(RemoteTable(address))), writer, bar.tell)
-    return saved._asdict()
+    if address is not None:
+        with RemoteTable(address) as table:
+            return backups.write(RemoteSource(table), writer, bar.tell)._asdict()
+    denied = (
+        f"no right to write to table {source!r}, whose writers must wait for a moment; "
+        "back it up through its daemon (HOST:PORT or a socket's path)"
+    )
+    with attach_named(source, False, denied) as cache:
+        try:
+            return backups.write(AttachedSource(cache), writer, bar.tell)._asdict()
+        except MemoryError as problem:
+            raise MemcacheError(f"{problem}; free some, or back it up through its daemon (HOST:PORT or a socket's path)") from None
 
 
 def _keys(source: str, write: Write, bar: ProgressBar) -> dict[str, Any]:
     address = source_address(source)
-    table: LocalTable | RemoteTable
+    if address is not None:
+        with RemoteTable(address) as remote:
+            return {"items": backups.write_keys(RemoteItems(remote).keys(), remote.count(), KeysWriter(write), bar.tell)}
     try:
-        table = attach_local(source) if address is None else RemoteTable(address)
+        table = attach_local(source)
     except TableNotFoundError as problem:
         raise MemcacheError(f"{str(problem).partition(';')[0]}; '{PROGRAM} ls' shows what there is") from None
     with closing(table):

@@ -18,10 +18,13 @@ _SPEED_S = 1.0  # over which speed is measured
 class ProgressBar:
     """`tell` draws a step, now and then; the end of the `with` block wipes it. On anything but a terminal nothing appears."""
 
-    def __init__(self, what: str) -> None:
-        """`what` is worked on."""
+    def __init__(self, what: str, output: bool = False) -> None:
+        """`what` is worked on; `output`: something comes on standard output meanwhile, which a terminal would mix with this."""
+        stream: TextIO | None = sys.stderr
+        if stream is None or not stream.isatty() or (output and sys.stdout is not None and sys.stdout.isatty()):
+            stream = None
         self._what = what
-        self._stream: TextIO | None = sys.stderr if sys.stderr is not None and sys.stderr.isatty() else None
+        self._stream = stream
         self._width = 0  # of what is drawn
         self._doing = ""
         self._due_s = 0.0

@@ -225,14 +225,16 @@ class RemoteTable:
                     raise
         raise AssertionError("unreachable")
 
-    def dump(self) -> Iterator[bytes]:
-        """The lines of a dump of keys. A memcached makes one at a time: another's is waited for. (`mgdump` is shorter, but memcached
-        1.6.18 does not know it.)"""
+    def dump(self, order: bytes = b"all") -> Iterator[bytes]:
+        """The lines of a dump of keys: of memcached by its LRU lists ("all"), or by its hash table ("hash"). RemoteError.
+
+        A memcached makes one at a time: another's is waited for. (`mgdump` is shorter, but memcached 1.6.18 does not know it.)
+        """
         end = time.monotonic() + self.timeout_s
         begun = lost = False
         while True:
             try:
-                with self._exchange(b"lru_crawler metadump all\r\n") as connection:
+                with self._exchange(b"lru_crawler metadump %b\r\n" % order) as connection:
                     while (line := connection.line()).startswith(b"key="):
                         begun = True
                         yield line

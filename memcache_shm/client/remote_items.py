@@ -7,6 +7,7 @@ server chooses them.
 from __future__ import annotations
 
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -19,6 +20,7 @@ from memcache_shm.client.wire import Connection
 from memcache_shm.errors import RemoteError
 
 _DUMPED = re.compile(rb"key=(\S+) exp=(-?\d{1,18}) .*?cas=(\d{1,20})\b.*")
+_IN_MEMORY_BYTES = 8 << 20  # of a list of keys
 _FAR_S = 2  # two ways to tell one expiry differ by less
 _SENT_BYTES = 1 << 18  # after so many, replies are read
 _EXPTIME_MOST_S = (1 << 31) - 1  # what 1.6.18 takes
@@ -42,7 +44,7 @@ class RemoteItems:
 
     def __iter__(self) -> Iterator[Item]:
         """Raises RemoteError."""
-        dumped = map(self._dumped, self._table.dump())
+        dumped = self._listed()
         while some := list(islice(dumped, PIPELINED)):
             asked = [each for each in some if self._table.can_ask(each.key)]
             self.unnamed += len(some) - len(asked)
@@ -55,6 +57,40 @@ class RemoteItems:
                     won += [item] if wins else []
                     yield item
             self._give_back(won)
+
+    def keys(self) -> Iterator[bytes]:
+        """Those of the items. Raises RemoteError."""
+        for each in self._listed():
+            yield each.key
+
+    def _listed(self) -> Iterator[_Dumped]:
+        """What the server lists, put by (on the disk, where it is much) before the first is told: a memcached that waits for its list to be
+        taken holds a lock, for which a get of ours might wait."""
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as spool:
+            try:
+                for line in self._dump():
+                    spool.write(line + b"\n")
+                spool.seek(0)
+            except OSError as error:
+                where = tempfile.gettempdir()
+                raise RemoteError(
+                    f"{self._table.name}: no room for its keys in {where}: {error.strerror}; set TMPDIR to where it is"
+                ) from None
+            yield from map(self._dumped, spool)
+
+    def _dump(self) -> Iterator[bytes]:
+        """By memcached's hash table, where each key stays in its place. While that is made larger nothing is listed, and an older one
+        refuses: then by its LRU lists, where keys that move meanwhile may be missed."""
+        begun = False
+        try:
+            for line in self._table.dump(b"hash"):
+                begun = True
+                yield line
+        except RemoteError as error:
+            if begun or "CLIENT_ERROR" not in str(error):
+                raise
+        if not begun:
+            yield from self._table.dump()
 
     def _dumped(self, line: bytes) -> _Dumped:
         match = _DUMPED.match(line)

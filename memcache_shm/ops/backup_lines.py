@@ -154,7 +154,10 @@ class LinesReader:
         if match is None:
             raise self._wrong("is cut off or altered")
         if crc32(match[1], chain) != int(match[2], 16):
-            raise BackupError(f"{self._name}: altered: the checksum of its lines is another one; use another backup")
+            raise BackupError(
+                f"{self._name}: altered: the checksum of its lines is another one; use another backup, or where that was you, "
+                "take out the first and the last line"
+            )
         said = json.loads(match[1] + b"}")["end"]
         if type(said.get("highest_cas")) is not int or not 0 <= said["highest_cas"] < 1 << 64:
             raise self._wrong("makes no sense")

@@ -14,7 +14,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import BinaryIO, NamedTuple
 
@@ -121,12 +121,12 @@ def load(path: str, cache: Reading, progress: Progress | None = None) -> Loaded:
 @contextmanager
 def opened(path: str) -> Iterator[BinaryIO]:
     """The file, to be read more than once: what is no regular one (a pipe) is spooled to a temporary file first. BackupError."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise BackupError(f"{path}: {error.strerror}") from None
-    with open(fd, "rb") as file, seekable(file, path) as found:
-        yield found
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(path, "rb"))
+        except OSError as error:
+            raise BackupError(f"{path}: {error.strerror}") from None
+        yield stack.enter_context(seekable(file, path))
 
 
 @contextmanager
@@ -169,7 +169,10 @@ def restore(reader: Reader, file: BinaryIO, target: Target, progress: Progress |
     """Put what was verified into `target`. Raises what that raises; BackupError: the file was changed since."""
     began = time.monotonic()
     target.begin(reader.totals.highest_cas)
-    _take(reader, file, "restoring", progress, target.put)
+    try:
+        _take(reader, file, "restoring", progress, target.put)
+    except BackupError as error:
+        raise BackupError(f"{error}; it was whole before, and a part of it is in the table now") from None
     outcome = target.end()
     return Loaded(
         items=outcome.items,

@@ -17,7 +17,7 @@ from types import TracebackType
 from memcache_shm.errors import BackupError
 
 _DESCRIPTORS = "/proc/self/fd"
-_NAME_CHARACTERS = 40  # of the name, in a hidden one: together they must not be too long
+_NAME_MOST_BYTES = 240  # of the name, in a hidden one, which has 14 more
 
 
 class WholeFile:
@@ -65,7 +65,7 @@ class WholeFile:
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):  # as file systems and kernels without it say
                     raise
-        fd, self._hidden = tempfile.mkstemp(".tmp", f".{self._name[:_NAME_CHARACTERS]}.", self._directory)
+        fd, self._hidden = tempfile.mkstemp(".tmp", self._hidden_start(), self._directory)
         return fd
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -107,9 +107,12 @@ class WholeFile:
 
     def _give_name(self, directory: int) -> None:
         """A hidden one, since a link replaces nothing."""
-        name = f".{self._name[:_NAME_CHARACTERS]}.{os.urandom(8).hex()}.tmp"
+        name = f"{self._hidden_start()}{os.urandom(4).hex()}.tmp"
         os.link(f"{_DESCRIPTORS}/{self._fd}", name, src_dir_fd=directory, dst_dir_fd=directory)  # given a directory it follows the link
         self._hidden = os.path.join(self._directory, name)
+
+    def _hidden_start(self) -> str:
+        return f".{os.fsdecode(os.fsencode(self._name)[:_NAME_MOST_BYTES])}."
 
     def _failure(self, error: OSError) -> BackupError:
         return BackupError(f"{self.path}: {error.strerror or error}{'; nothing was changed there' if self._replaces else ''}")

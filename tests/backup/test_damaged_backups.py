@@ -1,4 +1,4 @@
-"""A file that is not whole is refused before anything is written: whatever byte is altered, wherever it is cut, whichever block is missing."""
+"""A file that is not whole is refused before anything is written: whatever is altered, wherever it is cut, whichever block is missing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from memcache_shm.errors import BackupError
 from memcache_shm.ops import backups
 from memcache_shm.ops.backup_file import FileWriter
 from memcache_shm.ops.backup_lines import LinesWriter
-from memcache_shm.ops.backup_parts import Facts, Piece
+from memcache_shm.ops.backup_parts import Facts, Piece, Step
 
 FORMS = ("binary", "jsonl")
 ITEMS = [Item(b"key", b"value", 7, 0, 3), Item(b"\xff\0", b"\xfe" * 20, 0, 2_100_000_000_000, 9, 2), Item(b"empty", b"", 0, 0, 4)]
@@ -223,6 +223,25 @@ def test_highest_ids_that_nobody_had(target: memcache_shm.Cache, here: Path) -> 
         target.set("key", b"%d" % number)
         assert target.cas("key", b"x", target.gets("key")[1])
     assert open_door(target.attached_table).answer(b"mg key v\r\n") == b"VA 1\r\nx\r\n"
+
+
+def test_a_file_that_is_altered_while_it_is_restored(target: memcache_shm.Cache, here: Path) -> None:
+    """It was right when it was verified; what is wrong now is not written."""
+    path = here / "b"
+    with path.open("wb") as file:
+        writer = FileWriter(file.write)
+        writer.begin(Facts())
+        for number in range(3):
+            writer.add(Piece(pack(Item(b"key%d" % number, b"value" * 20_000, 0, 0, 1)), 1))
+        writer.end(1)
+
+    def alter(step: Step) -> None:
+        if step.doing == "restoring":
+            path.write_bytes(path.read_bytes().replace(b"key2value", b"key2other"))
+
+    with pytest.raises(BackupError, match=r"block 4 .* is altered; .*; it was whole before, and a part of it is in the table now$"):
+        backups.load(str(path), target, alter)
+    assert b"key2" not in table_of(target)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -190,8 +190,8 @@ def test_what_does_not_fit(source: memcache_shm.Cache, shape: dict[str, Any], st
 def test_shard_by_shard(state_dir: Path, here: Path) -> None:
     """Above 256 MiB in use; the file says so, and how long writers waited."""
     with memcache_shm.open("big", memory="400m", max_item="1m") as big, memcache_shm.open("again", memory="400m", max_item="1m") as again:
-        for number in range(280):
-            big.set(f"large{number}", number.to_bytes(2, "big") * (1 << 19), flags=number)
+        for number in range(4500):
+            big.set(f"large{number}", number.to_bytes(2, "big") * (1 << 15), flags=number)
         fill(big)
         steps: list[Step] = []
         saved = backups.save(big, str(here / "b"), steps.append)
@@ -202,6 +202,7 @@ def test_shard_by_shard(state_dir: Path, here: Path) -> None:
         assert 0.99 < steps[-1].part <= 1
         assert b'"consistency": "one instant a shard"' in (here / "b").read_bytes()[:400]
         loaded = backups.load(str(here / "b"), again, steps.append)
-        assert loaded.items == saved.items
+        assert loaded.items == saved.items == 4500 + 509
+        assert loaded.evicted == 0
         assert {step.doing for step in steps} == {"backing up", "verifying", "restoring"}
         assert table_of(again) == table_of(big)

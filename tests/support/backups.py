@@ -55,6 +55,4 @@ def table_of(cache: memcache_shm.Cache) -> dict[bytes, Item]:
 def shell(command: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """A shell's command line, in which `memcache-shm` stands for ours; its status is that of the last one that failed."""
     command = command.replace("memcache-shm", f"{sys.executable} -m memcache_shm")
-    return subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command], cwd=directory, capture_output=True, text=True, timeout=60, check=False
-    )
+    return subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=directory, capture_output=True, text=True, timeout=60, check=False)
