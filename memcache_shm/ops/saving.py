@@ -18,7 +18,7 @@ from memcache_shm.client.local import LocalTable, attach_local
 from memcache_shm.errors import BackupError, MemcacheError, TableNotFoundError, TableRemovedError
 from memcache_shm.ops import backups
 from memcache_shm.ops.backup_parts import Progress, no_progress
-from memcache_shm.ops.whole_file import remove_leftovers
+from memcache_shm.ops.whole_file import former_name, remove_leftovers
 from memcache_shm.server.outage import Outage
 from memcache_shm.server.saves import SaveFigures
 from memcache_shm.storage import following
@@ -91,8 +91,7 @@ class SaveFile:
     @contextlib.contextmanager
     def _former(self) -> Iterator[None]:
         """Keep the file that the save replaces, if it is much larger; where the file system has hard links."""
-        directory, name = os.path.split(self.path)
-        former = os.path.join(directory, f".{name}.former.tmp")  # as `remove_leftovers` knows it
+        former = former_name(self.path)
         try:
             os.link(self.path, former)
         except OSError:

@@ -65,7 +65,7 @@ class WholeFile:
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):  # as file systems and kernels without it say
                     raise
-        fd, self._hidden = tempfile.mkstemp(".tmp", self._hidden_start(), self._directory)
+        fd, self._hidden = tempfile.mkstemp(".tmp", _hidden_start(self._name), self._directory)
         return fd
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -107,12 +107,9 @@ class WholeFile:
 
     def _give_name(self, directory: int) -> None:
         """A hidden one, since a link replaces nothing."""
-        name = f"{self._hidden_start()}{os.urandom(4).hex()}.tmp"
+        name = f"{_hidden_start(self._name)}{os.urandom(4).hex()}.tmp"
         os.link(f"{_DESCRIPTORS}/{self._fd}", name, src_dir_fd=directory, dst_dir_fd=directory)  # given a directory it follows the link
         self._hidden = os.path.join(self._directory, name)
-
-    def _hidden_start(self) -> str:
-        return f".{os.fsdecode(os.fsencode(self._name)[:_NAME_MOST_BYTES])}."
 
     def _failure(self, error: OSError) -> BackupError:
         return BackupError(f"{self.path}: {error.strerror or error}{'; nothing was changed there' if self._replaces else ''}")
@@ -121,11 +118,21 @@ class WholeFile:
 def remove_leftovers(path: str) -> None:
     """Remove what a process left that was killed just before `path` was whole; nobody may be writing it. What cannot be removed stays."""
     directory, name = os.path.split(_own_place(path))
-    hidden = re.compile(rf"\.{re.escape(name)}\.(\d+\.[0-9a-f]{{8}}|[a-z0-9_]{{8}}|former)\.tmp")
+    hidden = re.compile(re.escape(_hidden_start(name)) + r"[a-z0-9_]{8}\.tmp")
     for entry in os.listdir(directory):
         if hidden.fullmatch(entry):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(directory, entry))
+
+
+def former_name(path: str) -> str:
+    """A hidden name for what `path` is before it is replaced; `remove_leftovers` removes it, too."""
+    directory, name = os.path.split(path)
+    return os.path.join(directory, f"{_hidden_start(name)}formerly.tmp")
+
+
+def _hidden_start(name: str) -> str:
+    return f".{os.fsdecode(os.fsencode(name)[:_NAME_MOST_BYTES])}."
 
 
 def _own_place(path: str) -> str:

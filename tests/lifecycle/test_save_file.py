@@ -159,9 +159,9 @@ def test_a_kill_at_any_system_call_leaves_a_whole_file(cache: memcache_shm.Cache
 
 def test_what_a_killed_save_left_goes_at_the_start(file: SaveFile) -> None:
     directory = Path(file.path).parent
-    for name in (".table.123.0123abcd.tmp", ".table.abcdefgh.tmp", ".table.former.tmp"):
+    for name in (".table.0123abcd.tmp", ".table.abc_efg8.tmp", ".table.formerly.tmp"):
         (directory / name).write_text("x")
-    others = [".table.tmp", ".tables.123.0123abcd.tmp", ".table.x.123.0123abcd.tmp", "table.old"]
+    others = [".table.tmp", ".tables.0123abcd.tmp", ".table.x.0123abcd.tmp", "table.old"]
     for name in others:
         (directory / name).write_text("x")
     file.check()
