@@ -36,9 +36,9 @@ class SaveFigures:
         """All of them by name."""
         return dict(zip(NAMES, self._words, strict=False))
 
-    def note_save(self, began_s: float, items: int, size_bytes: int, took_s: float, held_ns: int) -> None:
+    def note_save(self, unix_s: float, items: int, size_bytes: int, took_s: float, held_ns: int) -> None:
         """One succeeded."""
-        told = (int(began_s), items, size_bytes, round(took_s * 1000), held_ns // 1000, self._words[NAMES.index("shm_saves")] + 1)
+        told = (int(unix_s), items, size_bytes, round(took_s * 1000), held_ns // 1000, self._words[NAMES.index("shm_saves")] + 1)
         for place, number in enumerate(told):
             self._words[place] = number
 

@@ -55,6 +55,9 @@ def test_defaults() -> None:
         delimiter=None,
         auth_file=None,
         extended=Extended(),
+        save_path=None,
+        save_every_s=60,
+        backup_dir=None,
         leader=None,
         follow_writable=False,
     )

@@ -20,6 +20,7 @@ from support.waiting import until
 
 import memcache_shm
 from memcache_shm.cli.saving import Saving, StoppedError
+from memcache_shm.client.local import LocalTable
 from memcache_shm.errors import BackupError, TableNotFoundError
 from memcache_shm.ops.saving import SaveFile
 from memcache_shm.server.saves import SaveFigures
@@ -247,6 +248,7 @@ def test_a_symbolic_link_leads_to_the_file(cache: memcache_shm.Cache, file: Save
 
 
 def fill_and_die(table: Table, name: str, directory: str) -> None:
+    LocalTable(table, name, directory).set(b"key", b"value")
     print("filling", flush=True)
     sys.stdin.readline()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -269,6 +271,7 @@ def test_nobody_finds_a_table_that_is_being_filled(state_dir: Path) -> None:
         assert maker.wait() == -signal.SIGKILL
     claim = registry.claim("app", GEOMETRY)
     assert not claim.adopted
+    assert len(claim.table) == 0
     assert {kind: len(ids - before[kind]) for kind, ids in ipc_ids().items()} == {"shm": 1, "sem": 1}
     claim.release()
 
