@@ -16,6 +16,8 @@ from memcache_shm.version import WIRE_VERSION, __version__
 DEFAULT_PORT = 11211
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_SAVE_EVERY_S = 60
+FIFO_SESSIONS = 8
+FIFO_SESSIONS_MOST = 100  # three descriptors each
 
 _DESCRIPTION = """\
 Serve a key/value table in System V shared memory to memcached clients over TCP and UNIX
@@ -50,6 +52,7 @@ def parser(commands: str) -> arguments.Parser:
     _add_table(whole.add_argument_group("the table"))
     _add_saving(whole.add_argument_group("saving the table"))
     _add_following(whole.add_argument_group("following another daemon"))
+    add_pipes(whole.add_argument_group("sessions over named pipes"))
     _add_process(whole.add_argument_group("the daemon"))
     _add_start(whole.add_argument_group("its start"))
     _add_commands(whole.add_argument_group("what clients may do"))
@@ -160,6 +163,22 @@ def _add_following(group: argparse._ArgumentGroup) -> None:
         help="fill the table from that daemon and keep it in step; it serves reads and refuses writes until 'promote NAME'",
     )
     group.add_argument("--follow-writable", action="store_true", help="take writes all the same; the daemon followed does not get them")
+
+
+def add_pipes(group: argparse._ActionsContainer) -> None:
+    """Those for sessions over named pipes."""
+    group.add_argument(
+        "--fifo",
+        dest="fifo_path",
+        metavar="PATH",
+        help="make a registration pipe there, for 'pipe-client ID PATH' (SIGUSR1 ends all sessions)",
+    )
+    group.add_argument(
+        "--fifo-sessions",
+        type=arguments.whole(1, FIFO_SESSIONS_MOST),
+        metavar="N",
+        help=f"sessions at the same time, others wait (default {FIFO_SESSIONS})",
+    )
 
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:

@@ -38,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _serve(words: Sequence[str]) -> int:
     from memcache_shm.cli.options import parse
 
-    options = parse(words, "".join(f"  {verb:<9}{help_line}\n" for verb, (_, help_line) in VERBS.items()))
+    options = parse(words, "".join(f"  {verb:<12}{help_line}\n" for verb, (_, help_line) in VERBS.items()))
     from memcache_shm.cli.serve import serve  # after the options: --help needs no server
 
     return serve(options)
@@ -92,6 +92,12 @@ def _mirror(words: Sequence[str]) -> int:
     return mirror(words)
 
 
+def _run(words: Sequence[str]) -> int:
+    from memcache_shm.cli.run import main as run
+
+    return run(words)
+
+
 def _backup(words: Sequence[str]) -> int:
     from memcache_shm.cli.backup import main as backup
 
@@ -104,11 +110,19 @@ def _restore(words: Sequence[str]) -> int:
     return restore(words)
 
 
+def _pipe_client(words: Sequence[str]) -> int:
+    from memcache_shm.cli.pipe_client import main as pipe_client
+
+    return pipe_client(words)
+
+
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "console": (_console, "look at a table and change it, by hand or from a script"),
     "mirror": (_mirror, "print what changes in a table, as it happens"),
+    "run": (_run, "carry out job files: many keys in one step, backups"),
     "backup": (_backup, "write a table, or that of any memcached, into a file"),
     "restore": (_restore, "put a backup into a table"),
+    "pipe-client": (_pipe_client, "hear of changes over named pipes (--fifo)"),
     "ls": (_ls, "list the tables and how they stand"),
     "rm": (_rm, "remove tables"),
     "promote": (_promote, "make a table independent that follows another"),

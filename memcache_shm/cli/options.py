@@ -60,6 +60,8 @@ class Options:
     backup_dir: str | None
     leader: Address | None  # the daemon to follow
     follow_writable: bool
+    fifo_path: str | None
+    fifo_sessions: int
 
 
 def parse(words: Sequence[str], commands: str) -> Options:
@@ -72,7 +74,7 @@ def parse(words: Sequence[str], commands: str) -> Options:
         unix_mask=space.unix_mask,
         backlog=space.backlog,
         tls=_tls(space, told),
-        geometry=_geometry(space),
+        geometry=table_geometry(space),
         evict=space.evict,
         name=space.name,
         keep=space.keep,
@@ -100,6 +102,8 @@ def parse(words: Sequence[str], commands: str) -> Options:
         backup_dir=_path(space, space.backup_dir),
         leader=_leader(space),
         follow_writable=space.follow_writable,
+        fifo_path=fifo_path(space),
+        fifo_sessions=space.fifo_sessions or flags.FIFO_SESSIONS,
     )
 
 
@@ -123,6 +127,15 @@ def _leader(space: argparse.Namespace) -> Address | None:
     if address is None:
         raise UsageError(f"--follow: {space.follow!r} is no address; write HOST:PORT, [V6]:PORT or a socket's path with a /")
     return _path(space, address) if isinstance(address, str) else address
+
+
+def fifo_path(space: argparse.Namespace) -> str | None:
+    """Of `fifo_path`, `fifo_sessions` and `feed_bytes` of `space`. UsageError."""
+    if space.fifo_path is None and space.fifo_sessions is not None:
+        raise UsageError("--fifo-sessions: goes with --fifo PATH, which says where clients register")
+    if space.fifo_path is not None and space.feed_bytes == 0:
+        raise UsageError("--fifo: its clients are told of changes, which needs the feed; leave --feed 0 out")
+    return _path(space, space.fifo_path)
 
 
 def _path(space: argparse.Namespace, path: str | None) -> str | None:
@@ -160,13 +173,14 @@ def _endpoints(space: argparse.Namespace) -> tuple[Endpoint, ...]:
     return tuple(endpoints)
 
 
-def _geometry(space: argparse.Namespace) -> Geometry:
+def table_geometry(space: argparse.Namespace) -> Geometry:
+    """What `shape`, `memory_bytes`, `max_item_bytes` and `feed_bytes` of `space` come to. UsageError."""
     try:
         if not space.shape:
             return _by_memory(space)
         numbers = [_positional(word) for word in space.shape]
         if len(numbers) != 2:
-            raise UsageError(f"NUM_ELEMENTS ELEMENT_SIZE: give two numbers, not {' '.join(space.shape)!r}")
+            raise UsageError(f"NUM_ELEMENTS ELEMENT_SIZE: give two numbers, not {' '.join(map(str, space.shape))!r}")
         if space.memory_bytes is not None or space.max_item_bytes is not None:
             raise UsageError("NUM_ELEMENTS ELEMENT_SIZE: they fix the size already; leave -m and -I out")
         return Geometry.by_elements(numbers[0], numbers[1], space.feed_bytes)

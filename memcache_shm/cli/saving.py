@@ -132,12 +132,3 @@ def check_backup_dir(options: Options) -> None:
         raise BackupError(f"--backup-dir: there is no directory {path}; make it first")
     if path is not None and not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
         raise BackupError(f"--backup-dir: no file can be made in {path} by this user; choose another directory, or change its owner")
-
-
-def import_ahead(options: Options) -> None:
-    """Import what is needed later: a user who is not root may not be allowed to read it."""
-    if options.save_path is not None:
-        import memcache_shm.cli.progress
-        import memcache_shm.ops.saving
-    if options.backup_dir is not None:
-        import memcache_shm.ops.backing_up  # noqa: F401

@@ -19,7 +19,7 @@ from memcache_shm.cli.background import Background, leave
 from memcache_shm.cli.messages import PROGRAM, StderrHandler, UsageError, note
 from memcache_shm.cli.options import Options
 from memcache_shm.cli.pidfile import PORTS_VARIABLE, PidFile, write_ports
-from memcache_shm.cli.saving import Saving, StoppedError, backing_up, check_backup_dir, import_ahead, saving_of
+from memcache_shm.cli.saving import Saving, StoppedError, backing_up, check_backup_dir, saving_of
 from memcache_shm.client.addresses import Address as LeaderAddress
 from memcache_shm.client.addresses import written
 from memcache_shm.errors import MemcacheError
@@ -65,13 +65,12 @@ def _serve(options: Options, user: struct_passwd | None, background: Background 
     if pid_file is not None:
         remains.callback(pid_file.remove)
     if user is not None:
-        if pid_file is not None:
-            pid_file.write_as_root(user)
-        import_ahead(options)
-        privileges.become(user, options.core_dumps)
+        _become(user, options, pid_file)
     path = options.unix_path
     if path is not None:
         listeners += _bind(options, remains, lambda: [bind_unix(path, options.unix_mask, options.backlog)])
+    if options.fifo_path is not None:
+        _make_fifo(options.fifo_path, remains)
     saving = saving_of(options)
     try:
         claim = _claim(options, options.name or _default_name(listeners), saving)
@@ -87,6 +86,28 @@ def _serve(options: Options, user: struct_passwd | None, background: Background 
         return status
     finally:
         claim.release(keep=options.keep or (status != EXIT_OK and _holds_items(claim)))
+
+
+def _become(user: struct_passwd, options: Options, pid_file: PidFile | None) -> None:
+    """Give root's rights up, once what needs them is done."""
+    if pid_file is not None:
+        pid_file.write_as_root(user)
+    _import_ahead(options)
+    privileges.become(user, options.core_dumps)
+
+
+def _import_ahead(options: Options) -> None:
+    """What would be imported later: the new user may not be allowed to read it."""
+    if options.leader is not None:
+        import memcache_shm.ops.follower
+    if options.fifo_path is not None:
+        import memcache_shm.ops.fifo
+        import memcache_shm.ops.pipe_host
+    if options.save_path is not None:
+        import memcache_shm.cli.progress
+        import memcache_shm.ops.saving
+    if options.backup_dir is not None:
+        import memcache_shm.ops.backing_up  # noqa: F401
 
 
 def _claim(options: Options, name: str, saving: Saving | None) -> registry.Claim:
@@ -191,7 +212,7 @@ def _config(
         track_sizes=options.extended.track_sizes,
         auth_file=options.auth_file or "",
         stuck_s=options.stuck_s,
-        companions=_companions(options, claim.state.name) + (saving.companion(claim.state.name) if saving is not None else []),
+        companions=_companions(options, claim.state.name, saving),
         back_up=backing_up(options, claim.state.name),
         saves=saving.figures if saving is not None else None,
         on_start=on_start,
@@ -199,12 +220,27 @@ def _config(
     )
 
 
-def _companions(options: Options, name: str) -> list[Companion]:
-    if options.leader is None:
-        return []
-    from memcache_shm.ops.follower import follow
+def _companions(options: Options, name: str, saving: Saving | None) -> list[Companion]:
+    companions = []
+    if options.leader is not None:
+        from memcache_shm.ops.follower import follow
 
-    return [Companion("follower", functools.partial(follow, name, options.leader, options.follow_writable))]
+        companions.append(Companion("follower", functools.partial(follow, name, options.leader, options.follow_writable)))
+    if options.fifo_path is not None:
+        from memcache_shm.ops.pipe_host import serve_pipes
+
+        serve_them = functools.partial(serve_pipes, name, options.fifo_path, options.fifo_sessions, False)
+        companions.append(Companion("server of named pipes", serve_them, user_signal=True))
+    return companions + (saving.companion(name) if saving is not None else [])
+
+
+def _make_fifo(path: str, remains: contextlib.ExitStack) -> None:
+    """The registration pipe, held by this process as well: who has registered waits while the child that serves is started again."""
+    from memcache_shm.ops.fifo import hold_fifo, make_fifo, remove_fifo
+
+    make_fifo(path)
+    remains.callback(remove_fifo, path)
+    remains.callback(os.close, hold_fifo(path))
 
 
 def _tell_ports(addresses: Sequence[Address]) -> None:

@@ -27,10 +27,11 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Companion:
     """A task. ``run`` is called in the child; its result is the exit status: 0 means done, anything else and every death that it is to be
-    started again."""
+    started again. ``user_signal``: SIGUSR1 to the supervisor is for this one, too; it has to install a handler of its own."""
 
     name: str
     run: Callable[[], int]
+    user_signal: bool = False
 
 
 @dataclass
@@ -121,6 +122,12 @@ class Companions:
         place.due_s = now + wait_s
         later = f" in {wait_s:.1f} s" if wait_s > DELAY_FIRST_S else ""
         log.warning("%s (pid %d) %s; starting another%s", place.companion.name, pid, ending.how, later)
+
+    def pass_on_user_signal(self) -> None:
+        """SIGUSR1, to those that are meant by it."""
+        for place in self.living:
+            if place.companion.user_signal:
+                os.kill(place.pid, signal.SIGUSR1)
 
     def end(self) -> None:
         """Ask all to end, for good."""

@@ -77,6 +77,7 @@ class Supervisor:
         self._stop_signals = self._stops_heeded = 0
         self._child_ended = False
         self._hung_up = False
+        self._user_signal = False
         listeners = [listener.fileno() for listener in config.listeners]
         self._acceptor = Acceptor(self._counters, listeners, self._wake, config.max_connections, config.maxconns_fast)
         self._crew = Crew(self._counters, self._acceptor, self._work)
@@ -148,7 +149,9 @@ class Supervisor:
             self._child_ended = True
         elif number == signal.SIGHUP:
             self._hung_up = True
-        elif number != signal.SIGUSR1:  # that one is for sessions over named pipes, and ends no daemon
+        elif number == signal.SIGUSR1:  # for sessions over named pipes; it ends no daemon
+            self._user_signal = True
+        else:
             self._stop_signals += 1
 
     def _pause_ms(self) -> int:
@@ -172,6 +175,9 @@ class Supervisor:
         if self._hung_up:
             self._hung_up = False
             self._reload()
+        if self._user_signal:
+            self._user_signal = False
+            self._companions.pass_on_user_signal()
 
     def _reload(self) -> None:
         """SIGHUP: the files of users and certificates are read again, here for workers to come and by each worker between two rounds of

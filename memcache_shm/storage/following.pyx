@@ -49,7 +49,7 @@ cdef int find_highest(View *v, uint64_t *highest) noexcept nogil:
                 highest[0] = max(highest[0], batch.item[i].cas)
         buckets += 1
         if buckets % SLICE_BUCKETS == 0:
-            show_progress(v, 0, NULL)
+            show_progress(v, 0, v.shards, NULL)
     free(batch)
     for i in range(v.shards):
         highest[0] = max(highest[0], load_relaxed64(&v.shard[i].control.version))

@@ -11,9 +11,23 @@ takes it over.
 from libc.stdint cimport uint8_t, uint32_t
 
 from memcache_shm.storage.atomics cimport load_relaxed64, store_relaxed64
-from memcache_shm.storage.locks cimport LOCKED, give, take
-from memcache_shm.storage.results cimport WAIT
-from memcache_shm.storage.view cimport View
+from memcache_shm.storage.counters cimport LOCK_WAITS
+from memcache_shm.storage.locks cimport LOCKED, LOCK_WOULD_BLOCK, give, nap_for, take
+from memcache_shm.storage.results cimport POLL
+from memcache_shm.storage.view cimport View, count
+
+
+cdef int take_above(View *v, uint32_t number, const uint8_t *wanted) noexcept nogil:
+    """Lock a shard, waiting for it, while those below are held: who waits for them waits as long as we do, and is shown progress meanwhile.
+    That ends, too: an owner that is stuck has been seen to be so after a second. LOCKED, or why that failed."""
+    cdef int r = take(v, v.shard + number, POLL)
+    if r == LOCK_WOULD_BLOCK:
+        count(v, LOCK_WAITS, 1)
+    while r == LOCK_WOULD_BLOCK:
+        nap_for(v.shard + number)
+        show_progress(v, 0, number, wanted)
+        r = take(v, v.shard + number, POLL)
+    return r
 
 
 cdef int take_shards(View *v, const uint8_t *wanted) noexcept nogil:
@@ -23,7 +37,7 @@ cdef int take_shards(View *v, const uint8_t *wanted) noexcept nogil:
     for i in range(v.shards):
         if wanted != NULL and not wanted[i]:
             continue
-        r = take(v, v.shard + i, WAIT)
+        r = take_above(v, i, wanted)
         if r != LOCKED:
             give_below(v, wanted, i)
             return r
@@ -42,9 +56,9 @@ cdef void give_shards(View *v, const uint8_t *wanted) noexcept nogil:
     give_below(v, wanted, v.shards)
 
 
-cdef void show_progress(View *v, uint32_t first, const uint8_t *wanted) noexcept nogil:
-    """They, from number `first` up, are held by us and will be for a while: those who wait shall not give up."""
+cdef void show_progress(View *v, uint32_t first, uint32_t end, const uint8_t *wanted) noexcept nogil:
+    """They, from number `first` to `end` - 1, are held by us and will be for a while: those who wait shall not give up."""
     cdef uint32_t i
-    for i in range(first, v.shards):
+    for i in range(first, end):
         if wanted == NULL or wanted[i]:
             store_relaxed64(&v.shard[i].control.progress, load_relaxed64(&v.shard[i].control.progress) + 1)

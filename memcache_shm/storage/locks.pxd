@@ -13,6 +13,7 @@ cdef enum LockResult:       # numbers as in table.pxd's Result
 
 cdef int hold(View *v, Shard *s, int wait) noexcept nogil
 cdef int take(View *v, Shard *s, int wait) noexcept nogil
+cdef void nap_for(Shard *s) noexcept nogil
 cdef void give(View *v, Shard *s) noexcept nogil
 cdef uint32_t sweep(View *v) noexcept nogil
 cdef int owner_state(View *v, uint32_t word) noexcept nogil

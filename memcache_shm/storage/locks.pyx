@@ -249,10 +249,10 @@ cdef int give_up(View *v, Shard *s, uint32_t word) noexcept nogil:
     turns out to have gone, else LOCK_WOULD_BLOCK. Tries may lie far apart: a worker serves others between two of them."""
     cdef uint64_t now = clock_ns(CLOCK_MONOTONIC)
     cdef uint64_t progress = load_relaxed64(&s.control.progress)
-    if s.stuck_word != word | WAITERS or s.stuck_progress != progress:
-        s.stuck_word = word | WAITERS
-        s.stuck_progress = progress
-        s.stuck_since_ns = now
+    if load_relaxed32(&s.stuck_word) != word | WAITERS or load_relaxed64(&s.stuck_progress) != progress:
+        store_relaxed64(&s.stuck_since_ns, now)     # first: another thread that finds the two below must not find an older time
+        store_relaxed32(&s.stuck_word, word | WAITERS)
+        store_relaxed64(&s.stuck_progress, progress)
         return LOCK_WOULD_BLOCK
     if now - s.stuck_since_ns < LIMIT_NS:
         return LOCK_WOULD_BLOCK
@@ -283,6 +283,19 @@ cdef bint maps_no_more(uint32_t pid, int shmid) noexcept nogil:
     return any
 
 
+cdef void nap(Shard *s, uint32_t word) noexcept nogil:
+    """Sleep while the lock word is this one of an owner, SLICE_NS at most."""
+    if word & WAITERS != 0 or cas32(&s.control.lock, word, word | WAITERS):
+        futex_wait_ns(&s.control.lock, word | WAITERS, SLICE_NS)
+
+
+cdef void nap_for(Shard *s) noexcept nogil:
+    """Sleep until the shard's owner gives it back, SLICE_NS at most. For who tries again with POLL, and has something to do in between."""
+    cdef uint32_t word = load_relaxed32(&s.control.lock)
+    if word & ~<uint32_t> WAITERS != 0:
+        nap(s, word)
+
+
 cdef int sleep_for(View *v, Shard *s) noexcept nogil:
     """Wait for the lock by futex, at most LIMIT_NS without progress of the shard. The last thing before giving up is a try: the wait
     may have been long because this process was stopped itself."""
@@ -300,9 +313,7 @@ cdef int sleep_for(View *v, Shard *s) noexcept nogil:
         r = give_up(v, s, word)
         if r == LOCKED or (r == LOCK_BUSY_OWNER and clock_ns(CLOCK_MONOTONIC) - start >= STUCK_LIMIT_NS):
             return r
-        if word & WAITERS == 0 and not cas32(&s.control.lock, word, word | WAITERS):
-            continue
-        futex_wait_ns(&s.control.lock, word | WAITERS, SLICE_NS)
+        nap(s, word)
 
 
 cdef int ready_slowly(View *v) noexcept nogil:

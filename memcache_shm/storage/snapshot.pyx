@@ -100,7 +100,7 @@ cdef int put_shard(View *v, Shard *s, bint alone, const Instant *at, Copied *out
         if out.size - shown >= SLICE_BYTES:
             shown = out.size
             if not alone:
-                show_progress(v, s.number, NULL)
+                show_progress(v, s.number, v.shards, NULL)
             else:
                 s.control.progress += 1
     return OK

@@ -71,7 +71,7 @@ cdef int do_parts(View *v, int what, Part *parts, uint32_t n, Values *values, co
     cdef uint32_t i
     for i in range(n):
         if i % SLICE_PARTS == SLICE_PARTS - 1:
-            show_progress(v, 0, wanted)
+            show_progress(v, 0, v.shards, wanted)
         parts[i].result = read_part(v, parts + i, values) if what == READS else change_part(v, what, parts + i)
         if parts[i].result > NOT_FOUND:
             return parts[i].result

@@ -60,6 +60,8 @@ def test_defaults() -> None:
         backup_dir=None,
         leader=None,
         follow_writable=False,
+        fifo_path=None,
+        fifo_sessions=8,
     )
 
 
@@ -133,6 +135,9 @@ def test_defaults() -> None:
         ("--follow ./s", "leader", "./s"),
         ("-d --follow ./s", "leader", os.path.abspath("s")),
         ("--follow cache-1:5 --follow-writable", "follow_writable", True),
+        ("--fifo ./f", "fifo_path", "./f"),
+        ("-d --fifo ./f", "fifo_path", os.path.abspath("f")),
+        ("--fifo f --fifo-sessions 100", "fifo_sessions", 100),
     ],
 )  # fmt: skip
 def test_meaning(line: str, name: str, value: object) -> None:
@@ -211,6 +216,11 @@ def test_meaning(line: str, name: str, value: object) -> None:
         ("--follow cache-1:65536", "--follow"),
         ("--follow :5", "--follow"),
         ("--follow-writable", "--follow-writable"),
+        ("--fifo", "--fifo"),
+        ("--fifo f --feed 0", "--feed 0"),
+        ("--fifo-sessions 8", "--fifo-sessions"),
+        ("--fifo f --fifo-sessions 0", "--fifo-sessions"),
+        ("--fifo f --fifo-sessions 101", "--fifo-sessions"),
         ("--no-such", "--no-such"),
         ("-Q", "-Q"),
     ],

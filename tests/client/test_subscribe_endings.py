@@ -100,7 +100,10 @@ def test_a_signal_handler_closes_amid_a_look_for_the_next_table(state_dir: Path)
 
 
 def test_control_c(cache: Cache) -> None:
-    code = "import memcache_shm; s = memcache_shm.attach('test').subscribe('key'); print('waiting', flush=True); s.get()"
+    code = (
+        "import memcache_shm, signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background ignores it
+        "s = memcache_shm.attach('test').subscribe('key'); print('waiting', flush=True); s.get()"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiter:
         assert waiter.stdout is not None
         assert waiter.stdout.readline() == "waiting\n"

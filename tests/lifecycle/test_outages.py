@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -17,10 +18,13 @@ from pathlib import Path
 import sysv_ipc
 from support.client import Client
 from support.feeding import subscribe
+from support.segments import Segment
 from support.servers import Daemon, Server
 from support.supervision import await_line, said, shm_stats
 from support.tables import names, state
 from support.waiting import until
+
+import memcache_shm
 
 # Descriptors
 
@@ -278,21 +282,19 @@ def test_a_table_that_cannot_be_made_anew_is_tried_again(state_dir: Path) -> Non
 def test_a_repair_is_done_by_the_supervisor(state_dir: Path) -> None:
     """The only writer is killed amid a write: its shard is whole again without any further write."""
     value = b"x" * 200_000
-    with Daemon("--name", "app", "-m", "4", "--stuck-s", "0") as daemon:
-        for count in range(1, 60):
-            victim = until(lambda: daemon.workers, "a worker")[0]
-            with Client(daemon) as client, socket.socket() as other:
-                client.set(b"k", b"v")
-                other.connect((daemon.host, daemon.port))
-                other.setblocking(False)
-                request = b"set big 0 0 %d noreply\r\n%b\r\n" % (len(value), value)
-                until(lambda client=client: int(client.stats()["cmd_set"]) > 0, "writes")
-                _send_while_it_takes(other, request * 20)
-                os.kill(victim, signal.SIGKILL)
-            await_line(daemon, "killed by SIGKILL", count)
-            until(lambda victim=victim: set(daemon.workers) - {victim}, "another worker, which is started after the look for repairs")
-            if said(daemon, "repaired"):
-                break
+    request = b"set big 0 0 %d noreply\r\n%b\r\n" % (len(value), value)
+    with Daemon("--name", "app", "-m", "4", "--stuck-s", "0") as daemon, memcache_shm.attach("app") as cache:
+        victim = until(lambda: daemon.workers, "a worker")[0]
+        with Segment(cache.attached_table) as segment, socket.socket() as other:
+            other.connect((daemon.host, daemon.port))
+            other.setblocking(False)
+            end = time.monotonic() + 30
+            rest = memoryview(b"")
+            while not _stopped_with_a_lock(victim, segment):
+                os.kill(victim, signal.SIGCONT)
+                assert time.monotonic() < end, "it never had a lock when it was stopped"
+                rest = _send_while_it_takes(other, rest or memoryview(request * 20))
+            os.kill(victim, signal.SIGKILL)
         line = await_line(daemon, "repaired")
         assert line == f"memcache-shm: 1 shard repaired after worker 0 (pid {victim})"
         with Client(daemon) as client:
@@ -303,10 +305,16 @@ def test_a_repair_is_done_by_the_supervisor(state_dir: Path) -> None:
         assert daemon.stop() == 0
 
 
-def _send_while_it_takes(sock: socket.socket, data: bytes) -> None:
-    view = memoryview(data)
-    try:
-        while view:
-            view = view[sock.send(view) :]
-    except BlockingIOError:
-        return
+def _stopped_with_a_lock(pid: int, segment: Segment) -> bool:
+    """Stop it; whether one of the table's locks is held then."""
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", "it to stop", every_s=0.0002)
+    return any(segment.get(segment.control(shard, "lock")) for shard in range(segment.shards))
+
+
+def _send_while_it_takes(sock: socket.socket, data: memoryview) -> memoryview:
+    """What is left of it."""
+    with contextlib.suppress(BlockingIOError):
+        while data:
+            data = data[sock.send(data) :]
+    return data

@@ -176,7 +176,7 @@ MODELLED = {
 # Functions that use an ordering primitive where its order carries nothing: flags, hints, and words stored under repair alone. Who has won
 # an item is decided under the lock; what a reader without it sees of that may be a moment old.
 NOT_MODELLED = {
-    "locks": {"retire", "sleep_for", "ready_slowly", "sweep"},
+    "locks": {"retire", "nap", "ready_slowly", "sweep"},
     "writer": {"touch"},
     "claims": {"mark_won"},
     "feed": {"lapsed", "deafen", "wake"},

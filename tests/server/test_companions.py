@@ -123,6 +123,30 @@ def test_an_end_is_no_failure(companions: Callable[..., Companions], caplog: pyt
     assert caplog.text == ""
 
 
+def test_the_user_signal_goes_to_those_that_are_meant_by_it(companions: Callable[..., Companions], tmp_path: Path) -> None:
+    """An ignored one passes by without a trace."""
+    told = tmp_path / "told"
+
+    def take_signal() -> int:
+        signal.signal(signal.SIGUSR1, lambda number, frame: told.write_text("told") and None)
+        return sleep_on()
+
+    made = Companions([Companion("meant", take_signal, user_signal=True), Companion("other", sleep_on)], _forget)
+    try:
+        made.fill()
+        living = pids(made)
+        until(lambda: all(map(_sleeps, living)), "the tasks to run")
+        until(lambda: int(_status(living[0], "SigCgt"), 16) >> (signal.SIGUSR1 - 1) & 1, "its handler")
+        made.pass_on_user_signal()
+        assert os.waitpid(living[0], 0)[0] == living[0]  # back from its pause
+        assert told.read_text() == "told"
+        assert is_running(living[1])
+        made.reap([Ending(living[0], 1 << 8)])
+        made.pass_on_user_signal()  # to nobody
+    finally:
+        made.kill_all()
+
+
 def test_a_stubborn_one_is_killed(companions: Callable[..., Companions]) -> None:
     made = companions(ignore_sigterm)
     made.fill()

@@ -27,7 +27,7 @@ from memcache_shm.storage.inventory import Status
 GEOMETRY = Geometry.by_elements(16, 100)
 NAME = "app"
 PROCESSES = 3
-KILLS = 200
+KILLS = 100
 Step = Callable[[], None]
 
 

@@ -46,6 +46,7 @@ def is_gone(shmid: int, semid: int) -> bool:
     return True
 
 
-def verb(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line and wait for its end."""
-    return subprocess.run([sys.executable, "-m", "memcache_shm", *words], capture_output=True, text=True, timeout=30, check=False)
+def verb(*words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line, with `text` as its standard input if given, and wait for its end."""
+    command = [sys.executable, "-m", "memcache_shm", *words]
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=30, check=False)

@@ -11,7 +11,7 @@ from torture.stage import Stage
 from torture.stepping import Stepper
 
 SAMPLED = ("set, smaller", "split, overflow", "compaction")
-EVERY = 80  # instructions of the reader
+EVERY = 160  # instructions of the reader
 STATES = 2  # of the writer
 KEYS = 2
 

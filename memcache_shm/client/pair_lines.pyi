@@ -1,0 +1,3 @@
+from memcache_shm.client.snapshot import Snapshot
+
+def pair_lines(snapshot: Snapshot) -> bytes: ...
