@@ -119,10 +119,9 @@ def remove_leftovers(path: str) -> None:
     """Remove what a process left that was killed just before `path` was whole; nobody may be writing it. What cannot be removed stays."""
     directory, name = os.path.split(_own_place(path))
     hidden = re.compile(re.escape(_hidden_start(name)) + r"[a-z0-9_]{8}\.tmp")
-    for entry in os.listdir(directory):
-        if hidden.fullmatch(entry):
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(directory, entry))
+    with contextlib.suppress(OSError):
+        for entry in filter(hidden.fullmatch, os.listdir(directory)):
+            os.unlink(os.path.join(directory, entry))
 
 
 def former_name(path: str) -> str:

@@ -240,7 +240,7 @@ def test_a_directory_that_goes(saver: Callable[..., Daemon], path: Path) -> None
         until(lambda: path.exists(), "a save")
         aside = path.parent.rename(path.parent.with_name("aside"))
         store(daemon, key="other")
-        await_line(daemon, "the table cannot be saved: ")
+        await_line(daemon, f"the table cannot be saved: {path}: there is no directory {path.parent}; ")
         aside.rename(path.parent)
         await_line(daemon, "again after")
         kill(daemon)
