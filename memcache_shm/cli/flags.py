@@ -15,6 +15,7 @@ from memcache_shm.version import WIRE_VERSION, __version__
 
 DEFAULT_PORT = 11211
 DEFAULT_HOST = "127.0.0.1"
+DEFAULT_SAVE_EVERY_S = 60
 FIFO_SESSIONS = 8
 FIFO_SESSIONS_MOST = 100  # three descriptors each
 
@@ -32,6 +33,7 @@ examples:
   memcache-shm -m 1g -I 8m -l 0.0.0.0     1 GiB, values up to 8 MiB, every interface
   memcache-shm -s /run/cache.sock -a 770  a UNIX socket only
   memcache-shm -p 0 --name app --keep     a free port; the table stays at the end
+  memcache-shm --save /var/lib/cache.bak  loads that file at the start, saves to it each minute and at the end
   memcache-shm --follow cache-1:11211     a copy of another daemon's table, kept in step
 
 other commands ('memcache-shm COMMAND --help'):
@@ -48,6 +50,7 @@ def parser(commands: str) -> arguments.Parser:
     whole.usage = argparse.SUPPRESS  # the description shows both forms
     _add_listening(whole.add_argument_group("where to listen"))
     _add_table(whole.add_argument_group("the table"))
+    _add_saving(whole.add_argument_group("saving the table"))
     _add_following(whole.add_argument_group("following another daemon"))
     add_pipes(whole.add_argument_group("sessions over named pipes"))
     _add_process(whole.add_argument_group("the daemon"))
@@ -134,6 +137,23 @@ def _add_table(group: argparse._ArgumentGroup) -> None:
         metavar="MODE",
         help="who may attach the table, octal permissions (default 600)",
     )
+
+
+def _add_saving(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--save",
+        dest="save_path",
+        metavar="FILE",
+        help="save the table to FILE while it changes and at the end, whole or not at all; load it at the start into a new table",
+    )
+    group.add_argument(
+        "--save-every",
+        dest="save_every_s",
+        type=arguments.whole(0, 31 * 86400, " (or 0: at the end only)"),
+        metavar="SECONDS",
+        help=f"how often, if something has changed; 0: at the end only (default {DEFAULT_SAVE_EVERY_S})",
+    )
+    group.add_argument("--backup-dir", metavar="DIR", help="allow clients of the UNIX socket the command 'backup NAME', into files in DIR")
 
 
 def _add_following(group: argparse._ArgumentGroup) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from memcache_shm.cli import arguments, extended, flags
 from memcache_shm.cli.extended import Extended
-from memcache_shm.cli.flags import DEFAULT_HOST, DEFAULT_PORT
+from memcache_shm.cli.flags import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_SAVE_EVERY_S
 from memcache_shm.cli.messages import PROGRAM, UsageError
 from memcache_shm.client.addresses import Address, remote_address
 from memcache_shm.errors import IllegalInputError
@@ -55,6 +55,9 @@ class Options:
     delimiter: str | None  # None: stats detail is off
     auth_file: str | None
     extended: Extended
+    save_path: str | None
+    save_every_s: int  # 0: at the end only
+    backup_dir: str | None
     leader: Address | None  # the daemon to follow
     follow_writable: bool
     fifo_path: str | None
@@ -94,11 +97,22 @@ def parse(words: Sequence[str], commands: str) -> Options:
         delimiter=space.delimiter,
         auth_file=_path(space, space.auth_file),
         extended=told,
+        save_path=_path(space, space.save_path),
+        save_every_s=_save_every_s(space),
+        backup_dir=_path(space, space.backup_dir),
         leader=_leader(space),
         follow_writable=space.follow_writable,
         fifo_path=fifo_path(space),
         fifo_sessions=space.fifo_sessions or flags.FIFO_SESSIONS,
     )
+
+
+def _save_every_s(space: argparse.Namespace) -> int:
+    if space.save_path is None and space.save_every_s is not None:
+        raise UsageError("--save-every: goes with --save FILE, which says where to")
+    if space.save_path == "" or space.backup_dir == "":
+        raise UsageError(f"{'--save' if space.save_path == '' else '--backup-dir'}: needs a name, not an empty word")
+    return DEFAULT_SAVE_EVERY_S if space.save_every_s is None else int(space.save_every_s)
 
 
 def _leader(space: argparse.Namespace) -> Address | None:

@@ -19,6 +19,7 @@ from memcache_shm.cli.background import Background, leave
 from memcache_shm.cli.messages import PROGRAM, StderrHandler, UsageError, note
 from memcache_shm.cli.options import Options
 from memcache_shm.cli.pidfile import PORTS_VARIABLE, PidFile, write_ports
+from memcache_shm.cli.saving import Saving, StoppedError, backing_up, check_backup_dir, saving_of
 from memcache_shm.client.addresses import Address as LeaderAddress
 from memcache_shm.client.addresses import written
 from memcache_shm.errors import MemcacheError
@@ -64,27 +65,62 @@ def _serve(options: Options, user: struct_passwd | None, background: Background 
     if pid_file is not None:
         remains.callback(pid_file.remove)
     if user is not None:
-        if pid_file is not None:
-            pid_file.write_as_root(user)
-        privileges.become(user, options.core_dumps)
+        _become(user, options, pid_file)
     path = options.unix_path
     if path is not None:
         listeners += _bind(options, remains, lambda: [bind_unix(path, options.unix_mask, options.backlog)])
     if options.fifo_path is not None:
         _make_fifo(options.fifo_path, remains)
-    name = options.name or _default_name(listeners)
-    guarded = options.leader is not None and not options.follow_writable
-    claim = registry.claim(name, options.geometry, mode=options.mode, evict=options.evict, follows=guarded)
+    saving = saving_of(options)
+    try:
+        claim = _claim(options, options.name or _default_name(listeners), saving)
+    except StoppedError:
+        return EXIT_OK
     status = EXIT_FAILED
     try:
-        if not guarded:
-            _promote(claim)
         if pid_file is not None:
             pid_file.write()
-        status = supervisor.serve(_config(options, listeners, claim, credentials, background))
+        status = supervisor.serve(_config(options, listeners, claim, credentials, background, saving))
+        if saving is not None and saving.failed:
+            status = EXIT_FAILED
         return status
     finally:
         claim.release(keep=options.keep or (status != EXIT_OK and _holds_items(claim)))
+
+
+def _become(user: struct_passwd, options: Options, pid_file: PidFile | None) -> None:
+    """Give root's rights up, once what needs them is done."""
+    if pid_file is not None:
+        pid_file.write_as_root(user)
+    _import_ahead(options)
+    privileges.become(user, options.core_dumps)
+
+
+def _import_ahead(options: Options) -> None:
+    """What would be imported later: the new user may not be allowed to read it."""
+    if options.leader is not None:
+        import memcache_shm.ops.follower
+    if options.fifo_path is not None:
+        import memcache_shm.ops.fifo
+        import memcache_shm.ops.pipe_host
+    if options.save_path is not None:
+        import memcache_shm.cli.progress
+        import memcache_shm.ops.saving
+    if options.backup_dir is not None:
+        import memcache_shm.ops.backing_up  # noqa: F401
+
+
+def _claim(options: Options, name: str, saving: Saving | None) -> registry.Claim:
+    """The table, with what is to be in it from the start. StoppedError: a signal came while that was loaded."""
+    check_backup_dir(options)
+    guarded = options.leader is not None and not options.follow_writable
+    fill = saving.fill if saving is not None and options.leader is None else None
+    claim = registry.claim(name, options.geometry, mode=options.mode, evict=options.evict, follows=guarded, fill=fill)
+    if saving is not None:
+        saving.tell(claim)
+    if not guarded:
+        _promote(claim)
+    return claim
 
 
 def _refuse_itself(leader: LeaderAddress, listeners: Sequence[Listener], unix_path: str | None) -> None:
@@ -131,13 +167,22 @@ def _holds_items(claim: registry.Claim) -> bool:
 
 
 def _config(
-    options: Options, listeners: Sequence[Listener], claim: registry.Claim, credentials: Credentials, background: Background | None
+    options: Options,
+    listeners: Sequence[Listener],
+    claim: registry.Claim,
+    credentials: Credentials,
+    background: Background | None,
+    saving: Saving | None,
 ) -> ServerConfig:
     def on_start(addresses: Sequence[Address]) -> None:
         _tell_ports(addresses)
         note(_start_line(claim, addresses))
         if background is not None:
             background.serves()
+
+    def on_end(is_urged: Callable[[], bool]) -> None:
+        if saving is not None:
+            saving.finish(claim.state.name, is_urged)
 
     return ServerConfig(
         table=claim.table,
@@ -167,12 +212,15 @@ def _config(
         track_sizes=options.extended.track_sizes,
         auth_file=options.auth_file or "",
         stuck_s=options.stuck_s,
-        companions=_companions(options, claim.state.name),
+        companions=_companions(options, claim.state.name, saving),
+        back_up=backing_up(options, claim.state.name),
+        saves=saving.figures if saving is not None else None,
         on_start=on_start,
+        on_end=on_end,
     )
 
 
-def _companions(options: Options, name: str) -> list[Companion]:
+def _companions(options: Options, name: str, saving: Saving | None) -> list[Companion]:
     companions = []
     if options.leader is not None:
         from memcache_shm.ops.follower import follow
@@ -183,7 +231,7 @@ def _companions(options: Options, name: str) -> list[Companion]:
 
         serve_them = functools.partial(serve_pipes, name, options.fifo_path, options.fifo_sessions, False)
         companions.append(Companion("server of named pipes", serve_them, user_signal=True))
-    return companions
+    return companions + (saving.companion(name) if saving is not None else [])
 
 
 def _make_fifo(path: str, remains: contextlib.ExitStack) -> None:

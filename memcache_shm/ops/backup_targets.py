@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from memcache_shm.client.cache import Cache
 from memcache_shm.client.copying import Copier
 from memcache_shm.client.items import unpack
+from memcache_shm.client.reading import Reading
 from memcache_shm.client.remote import RemoteTable
 from memcache_shm.client.remote_items import RemotePutter
 from memcache_shm.errors import ReadOnlyError
@@ -38,7 +38,7 @@ class Target(Protocol):
 class AttachedTarget:
     """An attached table. Raises ReadOnlyError, TableRemovedError, BusyError, NoSpaceError for too many writers."""
 
-    def __init__(self, cache: Cache, replace: bool) -> None:
+    def __init__(self, cache: Reading, replace: bool) -> None:
         """`replace`: what is not in the backup goes, at the end; otherwise it stays."""
         name, self._table = cache.name, cache.attached_table
         if self._table.follows:

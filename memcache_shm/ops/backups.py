@@ -18,7 +18,6 @@ from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import BinaryIO, NamedTuple
 
-from memcache_shm.client.cache import Cache
 from memcache_shm.client.reading import Reading
 from memcache_shm.errors import BackupError
 from memcache_shm.ops.backup_file import MAGIC_MOST_BYTES, MAGIC_START, FileReader, FileWriter
@@ -59,13 +58,13 @@ class Loaded(NamedTuple):
     facts: Facts  # what the backup says of itself
 
 
-def save(cache: Reading, path: str, progress: Progress | None = None) -> Saved:
-    """Write a backup of an attached table to `path`, in place of what is there once it is complete.
+def save(cache: Reading, path: str, progress: Progress | None = None, *, replaces_anything: bool = False) -> Saved:
+    """Write a backup of an attached table to `path`, in place of what is there once it is complete; see WholeFile.
 
     Raises BackupError (the file), ReadOnlyError (the table is attached without the right to write), BusyError, TableRemovedError,
     MemoryError.
     """
-    with WholeFile(path) as file:
+    with WholeFile(path, replaces_anything=replaces_anything) as file:
         return write(AttachedSource(cache), FileWriter(file.write), progress)
 
 
@@ -104,7 +103,7 @@ def write_keys(keys: Iterable[bytes], expected: int, writer: KeysWriter, progres
     return items
 
 
-def load(path: str, cache: Cache, progress: Progress | None = None) -> Loaded:
+def load(path: str, cache: Reading, progress: Progress | None = None) -> Loaded:
     """Put the items of a backup into an attached table, over what is there, once the whole file is verified.
 
     Raises BackupError (the file; nothing was written then), and as `AttachedTarget`.

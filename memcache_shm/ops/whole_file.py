@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 import tempfile
 from types import TracebackType
@@ -23,33 +24,34 @@ class WholeFile:
     """For writing by one thread, in a `with` block: what it ends with without an error is kept, on the disk, under `path`; otherwise
     nothing was changed.
 
-    What is there and no regular file (a device, a named pipe) is written to as it is; of a symbolic link the target is replaced. Others
-    may not read a new file, and a replaced one keeps its rights. Raises BackupError, which names `path` and the cause.
+    What is there and no regular file (a device, a named pipe) is written to as it is; of a symbolic link the target is replaced. With
+    `replaces_anything` what has that name is itself replaced, unless it is a directory. Others may not read a new file, and a replaced one
+    keeps its rights. Raises BackupError, which names `path` and the cause.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, replaces_anything: bool = False) -> None:
         self.path = path
-        self._final = os.path.realpath(path)
+        self._final = _own_place(path) if replaces_anything else os.path.realpath(path)
         self._directory, self._name = os.path.split(self._final)
         self._hidden: str | None = None  # the name that it has meanwhile, if any
         self._replaces = True  # what has the name; False: it is that
         try:
-            self._fd = self._open()
+            self._fd = self._open(replaces_anything)
         except OSError as error:
             raise self._failure(error) from None
 
-    def _open(self) -> int:
+    def _open(self, replaces_anything: bool) -> int:
         try:
-            old = os.stat(self._final)
+            old = os.lstat(self._final)
         except FileNotFoundError:
             mode = 0o600
         else:
             if stat.S_ISDIR(old.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            if not stat.S_ISREG(old.st_mode):
+            if not stat.S_ISREG(old.st_mode) and not replaces_anything:
                 self._replaces = False
                 return os.open(self._final, os.O_WRONLY | os.O_CLOEXEC)
-            mode = stat.S_IMODE(old.st_mode)
+            mode = stat.S_IMODE(old.st_mode) if stat.S_ISREG(old.st_mode) else 0o600
         fd = self._create()
         os.fchmod(fd, mode)
         return fd
@@ -63,7 +65,7 @@ class WholeFile:
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):  # as file systems and kernels without it say
                     raise
-        fd, self._hidden = tempfile.mkstemp(".tmp", self._hidden_start(), self._directory)
+        fd, self._hidden = tempfile.mkstemp(".tmp", _hidden_start(self._name), self._directory)
         return fd
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -105,12 +107,34 @@ class WholeFile:
 
     def _give_name(self, directory: int) -> None:
         """A hidden one, since a link replaces nothing."""
-        name = f"{self._hidden_start()}{os.urandom(4).hex()}.tmp"
+        name = f"{_hidden_start(self._name)}{os.urandom(4).hex()}.tmp"
         os.link(f"{_DESCRIPTORS}/{self._fd}", name, src_dir_fd=directory, dst_dir_fd=directory)  # given a directory it follows the link
         self._hidden = os.path.join(self._directory, name)
 
-    def _hidden_start(self) -> str:
-        return f".{os.fsdecode(os.fsencode(self._name)[:_NAME_MOST_BYTES])}."
-
     def _failure(self, error: OSError) -> BackupError:
         return BackupError(f"{self.path}: {error.strerror or error}{'; nothing was changed there' if self._replaces else ''}")
+
+
+def remove_leftovers(path: str) -> None:
+    """Remove what a process left that was killed just before `path` was whole; nobody may be writing it. What cannot be removed stays."""
+    directory, name = os.path.split(_own_place(path))
+    hidden = re.compile(re.escape(_hidden_start(name)) + r"[a-z0-9_]{8}\.tmp")
+    with contextlib.suppress(OSError):
+        for entry in filter(hidden.fullmatch, os.listdir(directory)):
+            os.unlink(os.path.join(directory, entry))
+
+
+def former_name(path: str) -> str:
+    """A hidden name for what `path` is before it is replaced; `remove_leftovers` removes it, too."""
+    directory, name = os.path.split(path)
+    return os.path.join(directory, f"{_hidden_start(name)}formerly.tmp")
+
+
+def _hidden_start(name: str) -> str:
+    return f".{os.fsdecode(os.fsencode(name)[:_NAME_MOST_BYTES])}."
+
+
+def _own_place(path: str) -> str:
+    """The path without links but maybe the last one."""
+    directory, name = os.path.split(path)
+    return os.path.join(os.path.realpath(directory), name)

@@ -11,8 +11,8 @@ from libc.string cimport memcpy
 
 from memcache_shm.protocol.commands cimport ANY_NUMBER, KEY_MAX, Command, Line, answer, register
 from memcache_shm.protocol.request cimport (
-    CRAWLER_ENABLED, CRAWLER_SLEEP_US, CRAWLER_TOCRAWL, DUMP_ITEMS, DUMP_META, DUMP_MG, OP_CRAWL, OP_CRAWLER, OP_DUMP, OP_SIZES, OP_STATS,
-    OP_WATCH, REQUEST, WATCH_CONNEVENTS, WATCH_DELETIONS, WATCH_EVICTIONS, WATCH_FETCHERS, WATCH_MUTATIONS, WATCH_NOTHING, Parser,
+    CRAWLER_ENABLED, CRAWLER_SLEEP_US, CRAWLER_TOCRAWL, DUMP_ITEMS, DUMP_META, DUMP_MG, OP_BACKUP, OP_CRAWL, OP_CRAWLER, OP_DUMP, OP_SIZES,
+    OP_STATS, OP_WATCH, REQUEST, WATCH_CONNEVENTS, WATCH_DELETIONS, WATCH_EVICTIONS, WATCH_FETCHERS, WATCH_MUTATIONS, WATCH_NOTHING, Parser,
     Request,
 )
 from memcache_shm.protocol.text cimport Token, is_word, parse_i64, parse_u64
@@ -22,11 +22,13 @@ cdef enum:
     SLEEP_MAX_US = 1000000
     MOST_PERCENT = 80       # of the hot and the warm segment together
     NUMBER_TEXT = 32        # bytes of a number with a point
+    FILE_NAME_MAX = 200     # bytes: whoever writes the file needs some more for a temporary name (NAME_MAX is 255)
 
 cdef const char *ERROR = b"ERROR\r\n"
 cdef const char *DONE = b"OK\r\n"
 cdef const char *BAD_LINE = b"CLIENT_ERROR bad command line format\r\n"
 cdef const char *BAD_CLASS = b"BADCLASS invalid class id\r\n"
+cdef const char *BAD_FILE = b"CLIENT_ERROR bad file name: 1 to 200 printable ASCII characters without a slash, the first no dot\r\n"
 
 
 cdef bint _parse_float(const Token *token, double *out) noexcept nogil:
@@ -213,8 +215,23 @@ cdef int read_watch(Parser *parser, const Command *command, const Line *line, Re
     return REQUEST
 
 
+cdef int read_backup(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
+    """backup <file>: a name within a directory, never a path out of it."""
+    cdef const Token *name = &line.args[0]
+    cdef size_t at
+    if name.len > FILE_NAME_MAX or name.at[0] == c'.':
+        return answer(request, BAD_FILE)
+    for at in range(name.len):
+        if not c'!' <= name.at[at] <= c'~' or name.at[at] == c'/':
+            return answer(request, BAD_FILE)
+    request.key = name.at
+    request.klen = <uint8_t> name.len
+    return REQUEST
+
+
 register(b"stats", ERROR, read_stats, OP_STATS, 0, 0, ANY_NUMBER)
 register(b"lru_crawler", ERROR, read_lru_crawler, OP_CRAWLER, 0, 1, ANY_NUMBER)
 register(b"slabs", ERROR, read_slabs, 0, 0, 1, ANY_NUMBER)
 register(b"lru", ERROR, read_lru, 0, 0, 1, ANY_NUMBER)
 register(b"watch", ERROR, read_watch, OP_WATCH, 0, 0, ANY_NUMBER)
+register(b"backup", ERROR, read_backup, OP_BACKUP, 0, 1, 1)

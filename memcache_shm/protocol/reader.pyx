@@ -5,8 +5,8 @@ from libc.string cimport memset
 
 from memcache_shm.protocol.parser cimport next_request
 from memcache_shm.protocol.request cimport (
-    CLOSE, NEED_MORE, OP_ARITH, OP_CRAWL, OP_CRAWLER, OP_DEBUGTIME, OP_DELETE, OP_DUMP, OP_FLUSH_ALL, OP_GAT, OP_GET, OP_MEMLIMIT,
-    OP_META_ARITH, OP_META_DEBUG, OP_META_DELETE, OP_META_GET, OP_META_NOOP, OP_META_SET, OP_REFRESH, OP_SHUTDOWN,
+    CLOSE, NEED_MORE, OP_ARITH, OP_BACKUP, OP_CRAWL, OP_CRAWLER, OP_DEBUGTIME, OP_DELETE, OP_DUMP, OP_FLUSH_ALL, OP_GAT, OP_GET,
+    OP_MEMLIMIT, OP_META_ARITH, OP_META_DEBUG, OP_META_DELETE, OP_META_GET, OP_META_NOOP, OP_META_SET, OP_REFRESH, OP_SHUTDOWN,
     OP_SIMPLE_DELETE, OP_SIMPLE_GET, OP_SIMPLE_SET, OP_SIZES, OP_STATS, OP_STORE, OP_SUBSCRIBE, OP_SYNC, OP_TOO_LARGE, OP_TOUCH,
     OP_UNSUBSCRIBE, OP_VERBOSITY, OP_VERSION, OP_WATCH, REPLY, Parser, Request, flag_bit,
 )
@@ -18,7 +18,7 @@ _OPS = {
     OP_SIMPLE_DELETE: "DELETE", OP_META_GET: "mg", OP_META_SET: "ms", OP_META_DELETE: "md", OP_META_ARITH: "ma", OP_META_NOOP: "mn",
     OP_META_DEBUG: "me",
     OP_DUMP: "dump", OP_SIZES: "sizes", OP_CRAWL: "crawl", OP_CRAWLER: "crawler", OP_WATCH: "watch", OP_REFRESH: "refresh_certs",
-    OP_SUBSCRIBE: "subscribe", OP_UNSUBSCRIBE: "unsubscribe", OP_SYNC: "sync",
+    OP_SUBSCRIBE: "subscribe", OP_UNSUBSCRIBE: "unsubscribe", OP_SYNC: "sync", OP_BACKUP: "backup",
 }
 _META = (OP_META_GET, OP_META_SET, OP_META_DELETE, OP_META_ARITH)
 _PATTERNS = ("none", "key", "prefix", "too long")

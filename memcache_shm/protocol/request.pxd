@@ -43,7 +43,8 @@ cdef enum Op:               # the index of a request in the executor's table
     OP_SUBSCRIBE = 29       # one pattern of a line: Request.mode is a PatternKind; first and last frame the line
     OP_UNSUBSCRIBE = 30
     OP_SYNC = 31
-    OP_COUNT = 32
+    OP_BACKUP = 32          # Request.key is the file's name
+    OP_COUNT = 33
 
 
 cdef enum PatternKind:      # what Request.key is

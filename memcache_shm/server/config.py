@@ -8,12 +8,17 @@ from dataclasses import dataclass, field
 from memcache_shm.server.companions import Companion
 from memcache_shm.server.credentials import Credentials
 from memcache_shm.server.listeners import Address, Listener
+from memcache_shm.server.saves import SaveFigures
 from memcache_shm.server.tls import TlsOptions
 from memcache_shm.storage.table import Table
 
 
 def _ignore_addresses(addresses: Sequence[Address]) -> None:
     """Nobody asked to be told."""
+
+
+def _ignore_end(insists: Callable[[], bool]) -> None:
+    """Nothing is to be done."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,13 @@ class ServerConfig:
     credentials: Credentials = field(default_factory=Credentials)
     #: A worker without a sign of life for so long is reported, after the same time again aborted, then killed; 0: never.
     stuck_s: float = 10.0
+    #: What the command backup does with the name of a file, in a child of the worker: its result is the reply, a MemcacheError or OSError
+    #: the reason in another one. None: it is not allowed (no ``--backup-dir``).
+    back_up: Callable[[str], str] | None = None
+    #: What a companion tells of the table's being saved (``--save``).
+    saves: SaveFigures | None = None
+    #: Called once at a graceful end, when no child is left; its argument tells whether a further signal asks to stop at once.
+    on_end: Callable[[Callable[[], bool]], None] = _ignore_end
     #: Children besides the workers.
     companions: Sequence[Companion] = ()
     #: A graceful stop waits this long for replies that slow clients still have to take.

@@ -42,6 +42,7 @@ cdef class Executor:
     cdef bint allows_watch
     cdef bint has_certificates
     cdef bint uses_cas              # False: every item has the CAS id 0, and none is equal to it (-C)
+    cdef public object backups      # server.backups.Backups, or None: the command backup is not allowed
     cdef object stats_text          # Callable[[bytes], bytes]: the rare command that runs as Python
     cdef Buffer out                 # replies of the running turn; start is always 0
     cdef size_t mark                # where in `out` the running get line began

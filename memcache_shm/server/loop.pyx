@@ -10,6 +10,7 @@ from libc.string cimport memcpy, memset
 
 # Imported for what their import does: each registers its functions with the executor.
 import memcache_shm.server.handlers.admin  # noqa: F401
+import memcache_shm.server.handlers.backing_up  # noqa: F401
 import memcache_shm.server.handlers.classic  # noqa: F401
 import memcache_shm.server.handlers.dumping  # noqa: F401
 import memcache_shm.server.handlers.meta  # noqa: F401

@@ -174,4 +174,5 @@ class StatsPrinter:
         own = {name: figure for name, figure in self._all().items() if name.startswith("shm_")} | free_space(table)
         head = {"shm_uuid": table.uuid, "shm_id": table.shmid, "sem_id": table.semid, "geometry": table.geometry.describe()}
         pids = {f"worker_{which}_pid": pid for which, pid in enumerate(self._counters.pids())}
-        return _lines({**head, **own, **figures(table), **pids}.items())
+        saves = self._config.saves.figures() if self._config.saves is not None else {}
+        return _lines({**head, **own, **saves, **figures(table), **pids}.items())

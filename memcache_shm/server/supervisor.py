@@ -74,7 +74,7 @@ class Supervisor:
         self._counters.events.detail = config.detail
         self._counters.events.sizes = config.track_sizes
         self._wake, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._stop_signals = 0
+        self._stop_signals = self._stops_heeded = 0
         self._child_ended = False
         self._hung_up = False
         self._user_signal = False
@@ -96,19 +96,33 @@ class Supervisor:
         status = EXIT_OK
         with self._handled_signals():
             try:
-                while not self._stop_signals:
-                    self._crew.fill()
-                    if self._started:
-                        self._companions.fill()
-                    self._acceptor.run(self._pause_ms())
-                    self._act()
-                    self._look_after()
+                self._serve()
             except WorkerBootError as error:
                 log.error("%s", error)
                 status = EXIT_FAILED
+            else:
+                self._config.on_end(self._is_urged)
             finally:
-                self._stop()
+                os.close(self._wake)
+                os.close(self._wake_writer)
         return status
+
+    def _serve(self) -> None:
+        """Until a stop is asked for, and done. Raises WorkerBootError, when nobody is left either."""
+        try:
+            while not self._stop_signals:
+                self._crew.fill()
+                if self._started:
+                    self._companions.fill()
+                self._acceptor.run(self._pause_ms())
+                self._act()
+                self._look_after()
+        finally:
+            self._stop()
+
+    def _is_urged(self) -> bool:
+        """Whether another signal has come since the stop was begun."""
+        return self._stop_signals > self._stops_heeded
 
     def _work(self, which: int, channel: socket.socket) -> NoReturn:
         """The life of a forked child."""
@@ -226,7 +240,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         """No more connections; the workers finish and are reaped. A second signal, or the limit of time, kills them."""
-        asked = self._stop_signals  # first: whoever sees that nobody listens may send the second
+        self._stops_heeded = self._stop_signals  # first: whoever sees that nobody listens may send the second
         for listener in self._config.listeners:
             listener.remove()
         self._crew.end_channels()
@@ -237,14 +251,12 @@ class Supervisor:
             self._crew.reap(endings)
             self._companions.reap(endings)
             left = deadline - time.monotonic()
-            if left <= 0 or self._stop_signals > asked:
+            if left <= 0 or self._is_urged():
                 self._crew.kill_all()
                 self._companions.kill_all()
             elif self._has_children():
                 select.select([self._wake], [], [], left)
                 self._drain_wake()
-        os.close(self._wake)
-        os.close(self._wake_writer)
 
     def _has_children(self) -> bool:
         return any(self._crew.living) or any(self._companions.living)

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import NoReturn
 
 from memcache_shm.errors import MemcacheError, TableRemovedError
+from memcache_shm.server.backups import Backups
 from memcache_shm.server.buffers import Pool
 from memcache_shm.server.children import EXIT_FAILED, EXIT_OK
 from memcache_shm.server.config import ServerConfig
@@ -57,6 +58,8 @@ def _serve(config: ServerConfig, counters: Counters, which: int, channel: socket
     stop = _stop_descriptor()
     stats = StatsPrinter(config, counters)
     executor = Executor(config, Pool(_buffer_bytes(config)), counters, which, stats)
+    if config.back_up is not None:
+        executor.backups = Backups(config, config.back_up)
 
     def renew_table() -> None:
         _renew_table(executor, stats, counters)

@@ -19,6 +19,7 @@ import contextlib
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from memcache_shm.errors import LayoutError, TableExistsError, TableNotFoundError, TableRemovedError
@@ -30,6 +31,8 @@ from memcache_shm.storage.statefile import State
 from memcache_shm.storage.table import Table
 
 DEFAULT_MODE = 0o600
+#: Puts items into a table that was just made, under the name that nobody can find yet, in that directory.
+Fill = Callable[[Table, str, str], None]
 _log = logging.getLogger(__name__)
 
 
@@ -149,9 +152,9 @@ def _attach_existing(directory: str, name: str) -> tuple[Table, State] | None:
 
 
 def _create(
-    directory: str, name: str, geometry: Geometry, mode: int, evict: bool, *, made_by: str, follows: bool = False
+    directory: str, name: str, geometry: Geometry, mode: int, evict: bool, *, made_by: str, fill: Fill | None = None
 ) -> tuple[Table, State]:
-    """Make segment, semaphores and state file; the caller holds the flock."""
+    """Make segment, semaphores and state file; the caller holds the flock. What `fill` raises ends it, and nothing is left."""
     making.clear(directory, name)
     old = statefile.read_state(directory, name)
     if old is not None and old.in_this_namespace:
@@ -174,7 +177,7 @@ def _create(
     )
     try:
         making.begin(directory, state)
-        table, state = _make(directory, state, geometry, follows)
+        table, state = _make(directory, state, geometry, fill)
     except BaseException:
         making.clear(directory, name)
         raise
@@ -184,17 +187,22 @@ def _create(
     return table, state
 
 
-def _make(directory: str, note: State, geometry: Geometry, follows: bool) -> tuple[Table, State]:
+def _make(directory: str, note: State, geometry: Geometry, fill: Fill | None) -> tuple[Table, State]:
     table = Table.create(geometry, mode=note.mode, evict=note.evict)
     try:
-        if follows:
-            following.follow(table)  # before anybody can find it
+        if fill is not None:
+            fill(table, note.name, directory)  # before anybody can find it
         state = replace(note, shmid=table.shmid, semid=table.semid, uuid=table.uuid, created=time.time())
         return table, statefile.write_state(directory, state)
     except BaseException:
         table.destroy()
         table.close()
         raise
+
+
+def _follow(table: Table, name: str, directory: str) -> None:
+    """As a Fill: what it holds comes later, and from somebody else."""
+    following.follow(table)
 
 
 def _send_away(state: State) -> None:
@@ -227,8 +235,9 @@ def _asked(geometry: Geometry) -> dict[str, int]:
 class Claim:
     """A daemon's hold on a name and its table, from before its workers are forked to its end."""
 
-    def __init__(self, lock: NameLock, table: Table, state: State, adopted: bool) -> None:
+    def __init__(self, lock: NameLock, table: Table, state: State, adopted: bool, fill: Fill | None) -> None:
         self._lock = lock
+        self._fill = fill
         self.table = table
         self.state = state
         self.adopted = adopted  # the table was there before: killed or kept by an earlier daemon, or made by open()
@@ -239,7 +248,7 @@ class Claim:
         return self.state.made_by == "daemon"
 
     def recreate(self) -> Table:
-        """An empty table of the same geometry under the name, in place of one that was removed from outside; it is the claim's now.
+        """A new table of the same geometry under the name, in place of one that was removed from outside; it is the claim's now.
 
         Whose it was (`made_by`) and whether it follows another do not change; what is left of the old one is removed, and this process's
         handle of it closed.
@@ -251,8 +260,8 @@ class Claim:
             self.table.retire()
             remove_leftovers(old)
             statefile.make_directory(old.directory, old.mode)
-            geometry, follows = self.table.geometry, self.table.follows
-            table, state = _create(old.directory, old.name, geometry, old.mode, old.evict, made_by=old.made_by, follows=follows)
+            fill = _follow if self.table.follows else self._fill
+            table, state = _create(old.directory, old.name, self.table.geometry, old.mode, old.evict, made_by=old.made_by, fill=fill)
             self.state = statefile.write_state(state.directory, state.with_owner(served=True))
         finally:
             self._lock.unlock()
@@ -284,11 +293,15 @@ class Claim:
         return current is not None and current.uuid == self.state.uuid
 
 
-def claim(name: str, geometry: Geometry, *, mode: int = DEFAULT_MODE, evict: bool = True, follows: bool = False) -> Claim:
+def claim(
+    name: str, geometry: Geometry, *, mode: int = DEFAULT_MODE, evict: bool = True, follows: bool = False, fill: Fill | None = None
+) -> Claim:
     """Take `name` for this process: its table if it is there with the same geometry, else a new one; with `follows` one that only who keeps
     it in step may change (see following.pyx).
 
-    Raises TableExistsError when another daemon serves it or the table differs, LayoutError when it is of another version.
+    `fill` puts items into each one that is made, now or by `recreate`, unless it follows, and before anybody can find it. Who is killed
+    amid that leaves a table without a name, which the next one clears away.
+    Raises TableExistsError when another daemon serves it or the table differs, LayoutError when it is of another version, what `fill` does.
     """
     statefile.check_name(name)
     directory = statefile.own_directory()
@@ -300,7 +313,7 @@ def claim(name: str, geometry: Geometry, *, mode: int = DEFAULT_MODE, evict: boo
             _refuse_served(lock, name)
         found = _attach_existing(directory, name)
         if found is None:
-            table, state = _create(directory, name, geometry, mode, evict, made_by="daemon", follows=follows)
+            table, state = _create(directory, name, geometry, mode, evict, made_by="daemon", fill=_follow if follows else fill)
         else:
             table, state = _adopt(*found, geometry, mode, evict)
             if follows:
@@ -309,7 +322,7 @@ def claim(name: str, geometry: Geometry, *, mode: int = DEFAULT_MODE, evict: boo
     except BaseException:
         lock.close()
         raise
-    return Claim(lock, table, state, adopted=found is not None)
+    return Claim(lock, table, state, found is not None, fill)
 
 
 def _adopt(table: Table, state: State, geometry: Geometry, mode: int, evict: bool) -> tuple[Table, State]:

@@ -10,6 +10,7 @@ BAD_LINE = ("reply", b"CLIENT_ERROR bad command line format\r\n", False)
 SILENT = ("reply", b"", False)
 TOO_LONG = ("reply", b"CLIENT_ERROR line too long\r\n", False)
 ERROR = ("reply", b"ERROR\r\n", False)
+BAD_FILE = ("reply", b"CLIENT_ERROR bad file name: 1 to 200 printable ASCII characters without a slash, the first no dot\r\n", False)
 BAD_CLASS = ("reply", b"BADCLASS invalid class id\r\n", False)
 
 
@@ -59,6 +60,9 @@ GOLDEN = [
     Golden(
         "bad data", b"set a 0 0 1\r\nxyzversion\r\n", [("reply", b"CLIENT_ERROR bad data chunk\r\n", False), ("version", b"", 0, 0, False)]
     ),
+    Golden("backup", b"backup Mon-1.x\r\nbackup\nbackup a b\r\n", [("backup", b"Mon-1.x", 0, 0, False), ERROR, ERROR]),
+    Golden("backup of the longest name", b"backup " + b"n" * 200 + b"\r\n", [("backup", b"n" * 200, 0, 0, False)]),
+    Golden("backup elsewhere", b"backup a/b\r\nbackup .x\r\nbackup \x7f\r\nbackup " + b"n" * 201 + b"\r\n", [BAD_FILE] * 4),
     Golden("bad data, noreply", b"set a 0 0 1 noreply\r\nxyz", [SILENT]),
     Golden("set at the limit", b"set a 0 0 1000\r\n" + b"x" * 1000 + b"\r\n", [store("set", b"a", b"x" * 1000)]),
     Golden(

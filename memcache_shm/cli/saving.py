@@ -1,0 +1,134 @@
+"""What a daemon does about ``--save`` and ``--backup-dir`` before it serves and after its end."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from memcache_shm.cli.messages import PROGRAM, note, plural
+from memcache_shm.cli.options import Options
+from memcache_shm.client.addresses import written
+from memcache_shm.errors import BackupError, MemcacheError
+from memcache_shm.server.companions import Companion
+from memcache_shm.server.saves import SaveFigures
+from memcache_shm.storage import registry
+from memcache_shm.storage.table import Table
+
+if TYPE_CHECKING:
+    from memcache_shm.cli.progress import ProgressBar
+    from memcache_shm.ops.backup_parts import Step
+
+_STOPS = {signal.SIGINT, signal.SIGTERM}
+
+
+class StoppedError(Exception):
+    """A signal asks for the end before the daemon serves, or for a quicker one."""
+
+
+class Saving:
+    """The file of ``--save`` in one daemon's life: `fill`, `tell`, `companion`, `finish`."""
+
+    def __init__(self, path: str, every_s: int, leader: str) -> None:
+        """Raises BackupError when nothing can be saved there. `leader`: whom the daemon follows."""
+        from memcache_shm.ops.saving import SaveFile  # with the modules of backups, which others do not need
+
+        self.figures = SaveFigures()
+        self.failed = False  # at the end: the table is all there is
+        self._every_s = every_s
+        self._leader = leader
+        self._claimed = False
+        self._file = SaveFile(path, self.figures, leader=bool(leader))
+        try:
+            self._file.check()
+        except BackupError as error:
+            raise BackupError(f"--save: {error}") from None
+
+    def fill(self, table: Table, name: str, directory: str) -> None:
+        """Load the file into a table that was just made, as a registry.Fill. At the start what is wrong with it is an error (BackupError):
+        no other copy may be left. Later the daemon serves without it. StoppedError."""
+        from memcache_shm.cli.progress import ProgressBar
+
+        try:
+            with ProgressBar(self._file.path) as bar:
+                loaded = self._file.load(table, name, directory, functools.partial(self._show_load, bar))
+        except (MemcacheError, OSError) as error:
+            if not self._claimed:
+                raise BackupError(f"--save: cannot load {error}; put a good one in its place, or move it away to start empty") from None
+            note(f"--save: cannot load {error}; table {name} begins empty")
+            return
+        if loaded is not None:
+            missing = [(loaded.expired, "had expired"), (loaded.refused, "found no room")]
+            others = "".join(f", {count} {why}" for count, why in missing if count)
+            note(f"{plural(loaded.items, 'item')} loaded from {self._file.path} in {loaded.took_s:.1f} s{others}")
+
+    def _show_load(self, bar: ProgressBar, step: Step) -> None:
+        if self._claimed:
+            return  # the daemon serves, and notes signals by itself
+        if signal.sigpending() & _STOPS:
+            raise StoppedError
+        bar.tell(step)
+
+    def tell(self, claim: registry.Claim) -> None:
+        """The name is ours: why the file was not loaded, if there is one and it was not."""
+        self._claimed = True
+        if not os.path.exists(self._file.path):
+            return
+        if self._leader:
+            note(f"{self._file.path} is not loaded: the items come from {self._leader}")
+        elif claim.adopted:
+            note(
+                f"{self._file.path} is not loaded: table {claim.state.name} was there already, with {plural(len(claim.table), 'item')};"
+                f" '{PROGRAM} restore {self._file.path} {claim.state.name}' puts those of the file over them"
+            )
+
+    def companion(self, name: str) -> list[Companion]:
+        """Who saves while the daemon serves."""
+        from memcache_shm.ops.saving import save_on
+
+        if not self._every_s:
+            return []
+        return [Companion("saver", functools.partial(save_on, name, self._file, self._every_s))]
+
+    def finish(self, name: str, is_urged: Callable[[], bool]) -> None:
+        """Save what has changed since. Another signal ends that, and leaves the file as it was; so does what fails, see `failed`."""
+
+        def heed(step: Step | None) -> None:
+            if is_urged():
+                raise StoppedError
+
+        try:
+            heed(None)
+            self._file.save_if_changed(name, heed)
+        except StoppedError:
+            note(f"--save: told to stop at once; {self._file.path} is as it was saved last")
+        except (MemcacheError, MemoryError, OSError) as error:
+            self.failed = True
+            note(f"--save: cannot save table {name}: {error}")
+
+
+def saving_of(options: Options) -> Saving | None:
+    """What ``--save`` comes to; None without it. Raises BackupError."""
+    if options.save_path is None:
+        return None
+    return Saving(options.save_path, options.save_every_s, "" if options.leader is None else written(options.leader))
+
+
+def backing_up(options: Options, name: str) -> Callable[[str], str] | None:
+    """What the command backup does to the table `name`; None where it is not allowed."""
+    if options.backup_dir is None:
+        return None
+    from memcache_shm.ops.backing_up import back_up
+
+    return functools.partial(back_up, name, options.backup_dir)
+
+
+def check_backup_dir(options: Options) -> None:
+    """BackupError when no file can be made in the directory of ``--backup-dir``."""
+    path = options.backup_dir
+    if path is not None and not os.path.isdir(path):
+        raise BackupError(f"--backup-dir: there is no directory {path}; make it first")
+    if path is not None and not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+        raise BackupError(f"--backup-dir: no file can be made in {path} by this user; choose another directory, or change its owner")

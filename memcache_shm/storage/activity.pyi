@@ -1,0 +1,3 @@
+from memcache_shm.storage.table import Table
+
+def activity(table: Table) -> tuple[int, int, int, int, bool]: ...

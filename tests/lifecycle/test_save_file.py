@@ -1,0 +1,314 @@
+"""The file of --save by itself: when a save is due, what a kill or a full disk leaves, which former file is kept."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.backups import fill, table_of
+from support.isolation import ipc_ids
+from support.kills import killed_after
+from support.tables import names, verb
+from support.waiting import until
+
+import memcache_shm
+from memcache_shm.cli.saving import Saving, StoppedError
+from memcache_shm.client.local import LocalTable
+from memcache_shm.errors import BackupError, TableNotFoundError
+from memcache_shm.ops.saving import SaveFile
+from memcache_shm.server.saves import SaveFigures
+from memcache_shm.storage import registry
+from memcache_shm.storage.geometry import Geometry
+from memcache_shm.storage.table import Table
+
+MIB = 1 << 20
+GEOMETRY = Geometry.by_memory(16 * MIB, 4 * MIB)
+
+
+@pytest.fixture
+def cache(state_dir: Path) -> Iterator[memcache_shm.Cache]:
+    with memcache_shm.open("app", memory="16m", max_item="4m") as cache:
+        yield cache
+    memcache_shm.unlink("app")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> SaveFile:
+    (tmp_path / "saves").mkdir()
+    return SaveFile(str(tmp_path / "saves" / "table"), SaveFigures())
+
+
+def entries(file: SaveFile) -> list[str]:
+    """What is in its directory."""
+    return sorted(os.listdir(os.path.dirname(file.path)))
+
+
+def loaded(file: SaveFile) -> dict[bytes, object]:
+    """What a new table has that is filled from it; that table is removed."""
+    claim = registry.claim("loaded", GEOMETRY, fill=lambda table, name, directory: file.load(table, name, directory) and None)
+    try:
+        with memcache_shm.attach("loaded") as cache:
+            return dict(table_of(cache))
+    finally:
+        claim.release()
+
+
+# When it is due
+
+CHANGES: dict[str, Callable[[memcache_shm.Cache], object]] = {
+    "set": lambda cache: cache.set("k", b"v"),
+    "set to the same value": lambda cache: cache.set("there", b"1"),
+    "incr": lambda cache: cache.incr("there", 1),
+    "append": lambda cache: cache.append("there", b"x"),
+    "delete": lambda cache: cache.delete("there"),
+    "touch": lambda cache: cache.touch("there", 1000),
+    "gat": lambda cache: cache.gat("there", 2000),
+    "flush_all": lambda cache: cache.flush_all(),
+    "flush_all of the future": lambda cache: cache.flush_all(1000),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_change_makes_a_save_due_once(cache: memcache_shm.Cache, file: SaveFile, change: Callable[[memcache_shm.Cache], object]) -> None:
+    cache.set("there", b"1")
+    assert file.save_if_changed("app")
+    cache.get_many(["there", "missing"])
+    cache.delete("missing")
+    assert not file.save_if_changed("app")
+    change(cache)
+    assert file.save_if_changed("app")
+    assert not file.save_if_changed("app")
+    assert loaded(file) == table_of(cache)
+
+
+def test_a_flush_that_falls_due_makes_a_save_due(cache: memcache_shm.Cache, file: SaveFile) -> None:
+    cache.set("there", b"1")
+    cache.flush_all(1)
+    assert file.save_if_changed("app")
+    assert not file.save_if_changed("app")
+    until(lambda: file.save_if_changed("app"), "the flush")
+    assert loaded(file) == {}
+
+
+def test_what_was_loaded_needs_no_save(cache: memcache_shm.Cache, file: SaveFile) -> None:
+    fill(cache)
+    assert file.save_if_changed("app")
+    again = SaveFile(file.path, SaveFigures())
+    claim = registry.claim("other", GEOMETRY, fill=lambda table, name, directory: again.load(table, name, directory) and None)
+    try:
+        assert not again.save_if_changed("other")
+        assert again.save_if_changed("app"), "another table is another matter"
+    finally:
+        claim.release()
+
+
+def test_figures(cache: memcache_shm.Cache, tmp_path: Path) -> None:
+    figures = SaveFigures()
+    file = SaveFile(str(tmp_path / "table"), figures)
+    assert set(figures.figures().values()) == {0}
+    cache.set("key", b"value")
+    file.save_if_changed("app")
+    told = figures.figures()
+    assert (told["shm_saves"], told["shm_save_items"], told["shm_save_failures"]) == (1, 1, 0)
+    assert 8 <= told["shm_save_bytes"] < file_bytes(file)
+    assert abs(told["shm_save_last"] - os.stat(file.path).st_mtime) <= 2
+
+
+def file_bytes(file: SaveFile) -> int:
+    return os.path.getsize(file.path)
+
+
+def test_no_table_is_no_failure(state_dir: Path, tmp_path: Path) -> None:
+    figures = SaveFigures()
+    with pytest.raises(TableNotFoundError):
+        SaveFile(str(tmp_path / "table"), figures).save_if_changed("absent")
+    assert figures.figures()["shm_save_failures"] == 0
+    assert not (tmp_path / "table").exists()
+
+
+# What is left of one that does not succeed
+
+
+def test_a_kill_at_any_system_call_leaves_a_whole_file(cache: memcache_shm.Cache, file: SaveFile) -> None:
+    """The old one or the new one; and nothing besides that the next save does not remove."""
+    cache.set("key", b"old")
+    assert file.save_if_changed("app")
+    old = table_of(cache)
+    cache.set("key", b"new")
+    new = table_of(cache)
+    calls, seen = 10, []
+    while killed_after(lambda: file.save_if_changed("app"), calls):
+        found = loaded(file)
+        assert found in (old, new)
+        seen.append(found == new)
+        assert len(entries(file)) <= 3
+        calls += 3
+    assert seen == sorted(seen)
+    assert False in seen
+    cache.set("key", b"newest")
+    assert file.save_if_changed("app")
+    assert entries(file) == ["table"]
+    assert loaded(file) == table_of(cache)
+
+
+def test_what_a_killed_save_left_goes_at_the_start(file: SaveFile) -> None:
+    directory = Path(file.path).parent
+    for name in (".table.0123abcd.tmp", ".table.abc_efg8.tmp", ".table.formerly.tmp"):
+        (directory / name).write_text("x")
+    others = [".table.tmp", ".tables.0123abcd.tmp", ".table.x.0123abcd.tmp", "table.old"]
+    for name in others:
+        (directory / name).write_text("x")
+    file.check()
+    assert entries(file) == sorted(others)
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file of this process may be larger than 64 KiB: what a full disk is like."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk(cache: memcache_shm.Cache, file: SaveFile, small_files: None) -> None:
+    cache.set("key", b"small")
+    assert file.save_if_changed("app")
+    before = table_of(cache)
+    cache.set("key", bytes(100_000))
+    for _ in range(2):
+        with pytest.raises(BackupError, match=rf"{file.path}: File too large"):
+            file.save_if_changed("app")
+    assert entries(file) == ["table"]
+    assert loaded(file) == before
+    cache.set("key", b"fits")
+    assert file.save_if_changed("app")
+    assert loaded(file) == table_of(cache)
+
+
+def test_places_where_nothing_can_be_saved(tmp_path: Path, file: SaveFile) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path, why in (
+        (tmp_path / "absent" / "table", "no directory"),
+        (tmp_path, "no regular file"),
+        (tmp_path / "fifo", "no regular file"),
+        (Path("/dev/full"), "no regular file"),
+        (Path("/proc/table"), "no file can be made in /proc"),
+    ):
+        if path.parent != Path("/proc") or os.geteuid() != 0:  # root may, as far as access(2) knows
+            with pytest.raises(BackupError, match=why):
+                SaveFile(str(path), SaveFigures()).check()
+
+
+# The file before
+
+
+def test_a_table_that_was_emptied_does_not_take_its_last_copy_with_it(cache: memcache_shm.Cache, file: SaveFile) -> None:
+    fill(cache)
+    assert file.save_if_changed("app")
+    good = table_of(cache)
+    for _ in range(3):
+        cache.flush_all()
+        assert file.save_if_changed("app")
+        cache.set("first", b"x")
+        assert file.save_if_changed("app")
+        assert entries(file) == ["table", "table.old"]
+        assert loaded(file) == table_of(cache)
+        assert loaded(SaveFile(f"{file.path}.old", SaveFigures())) == good
+
+
+def test_a_table_that_shrinks_slowly_keeps_nothing(cache: memcache_shm.Cache, file: SaveFile) -> None:
+    for number in range(100):
+        cache.set(f"key{number}", bytes(1000))
+    for number in range(0, 80, 10):
+        assert file.save_if_changed("app")
+        for each in range(number, number + 10):
+            cache.delete(f"key{each}")
+    assert file.save_if_changed("app")
+    assert entries(file) == ["table"]
+
+
+def test_a_symbolic_link_leads_to_the_file(cache: memcache_shm.Cache, file: SaveFile, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(file.path)
+    cache.set("key", b"value")
+    SaveFile(str(link), SaveFigures()).save_if_changed("app")
+    assert link.is_symlink()
+    assert loaded(file) == table_of(cache)
+
+
+# Filling a table before anybody can find it
+
+
+def fill_and_die(table: Table, name: str, directory: str) -> None:
+    LocalTable(table, name, directory).set(b"key", b"value")
+    print("filling", flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_nobody_finds_a_table_that_is_being_filled(state_dir: Path) -> None:
+    """Nor one whose maker was killed amid that: the next one begins with an empty table, and nothing is left of the first."""
+    before = ipc_ids()
+    program = "from lifecycle.test_save_file import *; registry.claim('app', GEOMETRY, fill=fill_and_die)"
+    env = os.environ | {"PYTHONPATH": f"{Path(__file__).parents[1]}:{os.environ.get('PYTHONPATH', '')}"}
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as maker:
+        assert maker.stdout is not None
+        assert maker.stdin is not None
+        assert maker.stdout.readline() == b"filling\n"
+        with pytest.raises(TableNotFoundError):
+            memcache_shm.attach("app")
+        assert names(state_dir) == []
+        assert "unfinished" in verb("ls").stdout
+        maker.stdin.close()
+        assert maker.wait() == -signal.SIGKILL
+    claim = registry.claim("app", GEOMETRY)
+    assert not claim.adopted
+    assert len(claim.table) == 0
+    assert {kind: len(ids - before[kind]) for kind, ids in ipc_ids().items()} == {"shm": 1, "sem": 1}
+    claim.release()
+
+
+def test_a_fill_that_fails_leaves_nothing(state_dir: Path) -> None:
+    def refuse(table: Table, name: str, directory: str) -> None:
+        raise BackupError("no")
+
+    before = ipc_ids()
+    for _ in range(2):
+        with pytest.raises(BackupError):
+            registry.claim("app", GEOMETRY, fill=refuse)
+        assert ipc_ids() == before
+    assert names(state_dir) == []
+
+
+def test_a_signal_ends_a_load(cache: memcache_shm.Cache, tmp_path: Path) -> None:
+    """The daemon holds signals back until it serves."""
+    fill(cache)
+    saving = Saving(str(tmp_path / "table"), 0, "")
+    saving.finish("app", lambda: False)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # others of this process hold nothing back
+        with pytest.raises(StoppedError):
+            registry.claim("other", GEOMETRY, fill=saving.fill)
+        assert signal.sigwait({signal.SIGTERM}) == signal.SIGTERM
+        registry.claim("other", GEOMETRY, fill=saving.fill).release()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def test_a_further_signal_ends_a_save(cache: memcache_shm.Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(cache)
+    saving = Saving(str(tmp_path / "table"), 0, "")
+    asked = iter([False, True])
+    saving.finish("app", lambda: next(asked))
+    assert os.listdir(tmp_path) == ["tables"]
+    assert not saving.failed
+    assert "told to stop at once; " in capsys.readouterr().err
