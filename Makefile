@@ -50,7 +50,7 @@ run: $(VENV)/built
 
 test: $(VENV)/built $(VENV)/extras-test
 	@scripts/require test
-	$(BIN)/python -m pytest -n 4 -m "not torture" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 5 -m "not torture" $(PYTEST_ARGS)
 
 lint: $(VENV)/extras-lint
 	$(BIN)/ruff check .
@@ -71,7 +71,7 @@ bench-memory: $(VENV)/built $(VENV)/extras-bench
 
 debug: $(VENV)/built-debug $(VENV)/extras-test
 	@scripts/require test
-	$(BIN)/python -m pytest -n 4 -m "not torture" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 5 -m "not torture" $(PYTEST_ARGS)
 
 torture: $(VENV)/built $(VENV)/extras-test $(VENV)/extras-lint
 	@scripts/require test
