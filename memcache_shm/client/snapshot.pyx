@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """All live items of an attached table as they were at one instant, in memory of this process.
 
-Writers wait while it is taken, about 0.6 ms a MiB; readers do not. So a table with more than 256 MiB in use is copied shard by shard, each
-at an instant of its own.
+Writers wait while it is taken, about 1 ms a MiB (docs/performance.md); readers do not. So a table with more than 256 MiB in use is copied
+shard by shard, each at an instant of its own; but one of a single shard (up to 65,536 elements) is always copied as a whole.
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -12,7 +12,7 @@ from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_POPULATE, MAP_PRIVATE, PR
 
 from memcache_shm.client.reading cimport Reading
 from memcache_shm.storage.results cimport NO_SPACE, OK, RETIRED
-from memcache_shm.storage.snapshot cimport Copied, copy_shards, room_for
+from memcache_shm.storage.snapshot cimport Copied, ample_room_for, copy_shards, room_for
 from memcache_shm.storage.table cimport Table
 
 from memcache_shm.client.items import unpack as _unpack
@@ -21,7 +21,7 @@ from memcache_shm.errors import TableRemovedError
 ONE_INSTANT_BYTES = 256 << 20
 
 cdef enum:
-    TRIES = 16              # each with twice the room: what the shards count may be wrong in scribbled memory only
+    TRIES = 16              # a table may grow faster than room is made; what the shards count is wrong in scribbled memory only
     NO_MEMORY = -2          # beside the table's own results
 
 
@@ -31,7 +31,7 @@ cdef int _copy(Table table, uint32_t first, uint32_t end, Copied *copied) noexce
     cdef int result = NO_SPACE
     cdef int _try
     for _try in range(TRIES):
-        copied.room = max(room_for(&table.view, first, end), 2 * copied.room)
+        copied.room = max(ample_room_for(&table.view, first, end), copied.room + copied.room // 4)
         room = mmap(NULL, copied.room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0)
         if room == MAP_FAILED:
             return NO_MEMORY

@@ -24,7 +24,8 @@ from memcache_shm.storage.view cimport Shard, View, is_retired, table_ns, ticks
 
 cdef enum:
     SLICE_BYTES = 4194304       # copied in about 5 ms; then those who wait are shown progress
-    SPARE_BYTES = 65536         # for what comes between asking for the room and the instant
+    SPARE_BYTES = 65536         # for what comes between asking for the room and the instant, and
+    SPARE_PART = 16             # ... this part of the whole
 
 
 cdef struct Instant:
@@ -34,11 +35,17 @@ cdef struct Instant:
 
 cdef uint64_t room_for(View *v, uint32_t first, uint32_t end) noexcept nogil:
     """Bytes that the items of these shards take, packed, by what the shards count just now."""
-    cdef uint64_t room = SPARE_BYTES
+    cdef uint64_t room = 0
     cdef uint32_t i
     for i in range(first, end):
         room += load_relaxed64(&v.shard[i].control.bytes) + load_relaxed64(&v.shard[i].control.items) * (PACKED_HEAD - sizeof(Record))
     return room
+
+
+cdef uint64_t ample_room_for(View *v, uint32_t first, uint32_t end) noexcept nogil:
+    """The same with some to spare, since the table grows while memory is mapped."""
+    cdef uint64_t room = room_for(v, first, end)
+    return room + room // SPARE_PART + SPARE_BYTES
 
 
 cdef bint put_item(View *v, Shard *s, uint64_t w, const Instant *at, Copied *out) noexcept nogil:
@@ -108,7 +115,7 @@ cdef int put_shard(View *v, Shard *s, bint alone, const Instant *at, Copied *out
 
 cdef int copy_shards(View *v, uint32_t first, uint32_t end, Copied *out) noexcept nogil:
     """Copy the items of shards `first` to `end` - 1, which are all of them or one, at one instant. OK; NO_SPACE: `out.room` was too little,
-    ask `room_for` again; READ_ONLY, RETIRED, or why a lock was not to be had."""
+    ask `room_for` again; READ_ONLY, RETIRED, or why a lock was not to be had. `held_ns` is added to."""
     cdef bint alone = end - first == 1 and v.shards > 1
     cdef uint64_t begun_ns
     cdef Instant at
@@ -126,11 +133,11 @@ cdef int copy_shards(View *v, uint32_t first, uint32_t end, Copied *out) noexcep
     out.taken_ns = clock_ns(CLOCK_REALTIME)
     at.now = ticks(table_ns(v))
     at.epoch_ns = epoch_ns()
-    r = OK
+    r = OK if room_for(v, first, end) <= out.room else NO_SPACE     # before writers have waited for a copy in vain
     for i in range(first, end):
         if r == OK:
             out.highest_cas = max(out.highest_cas, load_relaxed64(&v.shard[i].control.version))     # of items that have gone, too
             r = put_shard(v, v.shard + i, alone, &at, out)
         give(v, v.shard + i)            # what is written to it from here on came after the instant, when all were held
-    out.held_ns = clock_ns(CLOCK_MONOTONIC) - begun_ns
+    out.held_ns += clock_ns(CLOCK_MONOTONIC) - begun_ns
     return r
