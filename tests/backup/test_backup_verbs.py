@@ -35,9 +35,9 @@ def test_json(source: memcache_shm.Cache, target: memcache_shm.Cache, here: Path
     result = verb("backup", "--json", "source", str(here / "b"))
     assert (result.returncode, result.stderr) == (0, "")
     said = json.loads(result.stdout)
-    assert {name: said[name] for name in ("source", "file", "format", "items", "instants", "consistency", "unnamed")} == {
+    assert {name: said[name] for name in ("source", "file", "format", "items", "instants", "consistency", "unnamed", "gone")} == {
         "source": "source", "file": str(here / "b"), "format": "binary", "items": 509, "instants": 1, "consistency": "one instant",
-        "unnamed": 0,
+        "unnamed": 0, "gone": 0,
     }  # fmt: skip
     assert 0 < said["held_ns"] == said["held_sum_ns"] < said["took_s"] * 1e9
     assert said["bytes"] == sum(28 + len(item.key) + len(item.value) for item in table_of(source).values())
@@ -47,8 +47,8 @@ def test_json(source: memcache_shm.Cache, target: memcache_shm.Cache, here: Path
     facts = said.pop("facts")
     assert said.pop("took_s") > 0
     assert said == {
-        "file": str(here / "b"), "target": "target", "items": 509, "refused": 0, "expired": 0, "removed": 0, "evicted": 0, "unnamed": 0,
-        "keeps_cas": True,
+        "file": str(here / "b"), "target": "target", "items": 509, "refused": 0, "expired": 0, "removed": 0, "evicted": 0, "lost": 0,
+        "unnamed": 0, "endless": 0, "keeps_cas": True, "raises_cas": True,
     }  # fmt: skip
     assert facts["source"] == "source"
     assert began_s - 1 < facts["created"] < time.time()
