@@ -43,8 +43,8 @@ class StderrHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-# What is said may hold names of files and words of servers: nothing of it may move a terminal's cursor, or be no text of its encoding. Where
-# a stream was closed before the start (`2>&-`) nothing is said: print() would take standard output for it.
+# What is said may hold names of files and words of servers: nothing of it may move a terminal's cursor, or be no text of its encoding.
+# Where a stream was closed before the start (`2>&-`) nothing is said: print() would take standard output for it.
 
 
 def error(message: str) -> None:

@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
 
 
 class Target(Protocol):
-    """Takes items: `begin`, `put` each piece, `end`. Where items were evicted meanwhile `missing` tells how many of a piece's are not there."""
+    """Takes items: `begin`, `put` each piece, `end`. After evictions `missing` tells how many of a piece's items are not there."""
 
     def begin(self, highest_cas: int) -> None: ...
 

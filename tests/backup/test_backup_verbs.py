@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from support.backups import fill, table_of
 from support.tables import verb
 from support.terminal import Terminal
@@ -117,6 +118,21 @@ def test_the_bar_shows_how_fast_it_is() -> None:
         terminal.expect(r"\rbacking up app \[#{12}\.{12}\]  50%  4,000 items  \d+ MiB/s")
         terminal.expect(r"\rbacking up app \[#{24}\] 100%  8,000 items  \d+ MiB/s")
         assert terminal.ends() == 0
+
+
+@pytest.mark.parametrize("columns", [80, 60, 40, 20])
+def test_the_line_is_never_longer_than_the_terminal(columns: int) -> None:
+    program = (
+        "from memcache_shm.cli.progress import ProgressBar\nfrom memcache_shm.ops.backup_parts import Step\n"
+        "with ProgressBar('cache-1.example:11211') as bar:\n"
+        "    bar.tell(Step('verifying', 0.5, 12345678, 1)); bar.tell(Step('restoring', 1, 123456789, 1 << 30))\n"
+    )
+    with Terminal([sys.executable, "-c", program], {"NO_COLOR": "1"}, columns=columns) as terminal:
+        terminal.expect("\r.*12,345,678 i")
+        terminal.expect("\r.*123,456,789 i")
+        assert terminal.ends() == 0
+        assert max(map(len, terminal.text.replace("\n", "\r").split("\r"))) < columns
+        assert ("[####" in terminal.text) == (columns >= 80)
 
 
 def test_no_bar_in_a_pipe(capfd: object) -> None:
