@@ -42,10 +42,10 @@ CAS ids, stale marks. The file appears whole or not at all.
 """
 _EXAMPLES = f"""\
 A table of this host is copied as it is at one instant while up to 256 MiB of it are in
-use: writers wait meanwhile, about 0.5 ms a thousand items and 0.6 ms a MiB, readers
-never. A larger one is copied shard by shard, each at its own instant. A table behind a
-socket, any memcached since 1.6.18, is walked item by item while it changes. The file
-says which it was.
+use: writers wait meanwhile, about 0.1 s a million items and 0.2 ms a MiB (on a busy
+host several times that), readers never. A larger one is copied shard by shard, each at
+its own instant. A table behind a socket, any memcached since 1.6.18, is walked item by
+item while it changes. The file says which it was.
 
 exit status: 0 done; 1 failed (then an older FILE is as it was), or done without items
 whose keys the protocol cannot name; 2 wrong usage

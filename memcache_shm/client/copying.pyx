@@ -93,8 +93,8 @@ cdef int _remove_older(Table table, const uint64_t *since, Batch *batch, uint64_
 
 
 cdef int _store_alone(Table table, Change *change) noexcept nogil:
-    """The table refused the change, for its size or for want of room beside the older value: that one goes in any case, since it is not what
-    the source has; then there may be room. OK, TOO_LARGE, NO_SPACE, or what went wrong."""
+    """The table refused the change, for its size or for want of room beside the older value: that one goes in any case, since it is not
+    what the source has; then there may be room. OK, TOO_LARGE, NO_SPACE, or what went wrong."""
     cdef Change removal = change[0]
     cdef int result
     removal.uncounted = True
@@ -257,8 +257,8 @@ cdef class Copier:
     def put_packed(self, const unsigned char[::1] block not None):
         """Store the packed items of `block` (see `memcache_shm.client.items`), each with its expiry to 1/8 s, its CAS id and its marks; how
         many. Those whose time is over are counted in `expired`, those the table cannot take in `refused`: then there is no older value left
-        either. An expiry beyond the clock's reach is never, and counted in `endless`. ValueError: what is not an item, after those before it
-        were stored."""
+        either. An expiry beyond the clock's reach is never, and counted in `endless`. ValueError: what is not an item, after those before
+        it were stored."""
         cdef Table table = self.live()
         cdef Tally tally
         cdef int result
@@ -276,8 +276,8 @@ cdef class Copier:
         return tally.stored
 
     def missing(self, const unsigned char[::1] block not None):
-        """How many of the packed items of `block` are not in the table by their keys, though their time is not over. ValueError: what is not
-        an item."""
+        """How many of the packed items of `block` are not in the table by their keys, though their time is not over. ValueError: what is
+        not an item."""
         cdef Table table = self.live()
         cdef uint64_t missing = 0
         cdef int result

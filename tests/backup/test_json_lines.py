@@ -116,9 +116,7 @@ def test_a_line_that_is_wrong(target: memcache_shm.Cache, here: Path, line: str)
 def test_expiry_that_no_clock_of_ours_reaches(target: memcache_shm.Cache, here: Path) -> None:
     """It is never then, which is told."""
     far = int(time.time()) + 18 * 365 * 86400
-    (here / "b").write_text(
-        "".join('{"key": "%d", "value": "", "exptime": %d}\n' % (n, far) for n in range(3)) + '{"key": "a", "value": ""}'
-    )
+    (here / "b").write_text("".join(json.dumps({"key": key, "value": "", "exptime": far if key != "a" else 0}) + "\n" for key in "abcd"))
     result = verb("restore", str(here / "b"), "target")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.endswith("; 3 for ever, since this host's clock does not reach to their expiry\n")
