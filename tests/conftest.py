@@ -15,6 +15,8 @@ from support.servers import Daemon, Memcached
 from support.tls import Certificate, make_certificate
 from support.waiting import until
 
+from memcache_shm.storage import registry, statefile
+
 RUN = uuid.uuid4().hex
 OWN_NAMESPACE = pytest.StashKey[bool]()
 IDS_BEFORE = pytest.StashKey[dict[str, set[int]]]()
@@ -76,6 +78,16 @@ def _isolation() -> Iterator[None]:
         os.environ["MEMCACHE_SHM_DIR"] = directory
         yield
         del os.environ["MEMCACHE_SHM_DIR"]
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where this test's tables are; they are removed at its end."""
+    directory = tmp_path / "tables"
+    monkeypatch.setenv("MEMCACHE_SHM_DIR", str(directory))
+    yield directory
+    for name in statefile.names_in(str(directory)):
+        registry.remove(name)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A state directory of its own for every test, with nothing left behind; tables to back up and to restore to."""
+"""Tables to back up and to restore to."""
 
 from __future__ import annotations
 
@@ -10,17 +10,6 @@ import pytest
 from support.backups import GEOMETRIES, fill
 
 import memcache_shm
-from memcache_shm.storage import registry, statefile
-
-
-@pytest.fixture
-def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where this test's tables are; they are removed at its end."""
-    directory = tmp_path / "tables"
-    monkeypatch.setenv("MEMCACHE_SHM_DIR", str(directory))
-    yield directory
-    for name in statefile.names_in(str(directory)):
-        registry.remove(name)
 
 
 @pytest.fixture(params=GEOMETRIES, ids=["memory", "elements"])

@@ -1,4 +1,4 @@
-"""A state directory of its own for every test, with nothing left behind, and tables to begin with."""
+"""Tables to begin with."""
 
 from __future__ import annotations
 
@@ -9,22 +9,11 @@ import pytest
 from support.servers import Daemon
 
 import memcache_shm
-from memcache_shm.storage import registry, statefile
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """pymemcache's tests, which `test_pymemcache` borrows, carry a mark of their own."""
     config.addinivalue_line("markers", "integration: a test of pymemcache's")
-
-
-@pytest.fixture
-def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where this test's tables are; they are removed at its end."""
-    directory = tmp_path / "tables"
-    monkeypatch.setenv("MEMCACHE_SHM_DIR", str(directory))
-    yield directory
-    for name in statefile.names_in(str(directory)):
-        registry.remove(name)
 
 
 @pytest.fixture
