@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.backups import GEOMETRIES, fill
+from support.servers import Daemon
 
 import memcache_shm
 
@@ -38,3 +39,12 @@ def here(tmp_path: Path) -> Path:
     directory = tmp_path / "here"
     directory.mkdir()
     return directory
+
+
+@pytest.fixture
+def ours(daemon_with: Callable[..., Daemon]) -> Iterator[Daemon]:
+    """Our daemon, empty."""
+    daemon = daemon_with("-m", "64", "-n", "48")
+    daemon.flush()
+    yield daemon
+    daemon.flush()

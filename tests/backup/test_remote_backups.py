@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,15 +53,6 @@ mg promised N1000
 COUNT = 9
 LONG = b"k" * 250
 LARGE = bytes(range(256)) * 3000
-
-
-@pytest.fixture
-def ours(daemon_with: Callable[..., Daemon]) -> Iterator[Daemon]:
-    """Our daemon, empty."""
-    daemon = daemon_with("-m", "64", "-n", "48")
-    daemon.flush()
-    yield daemon
-    daemon.flush()
 
 
 @pytest.fixture

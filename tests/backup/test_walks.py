@@ -7,7 +7,6 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -31,15 +30,6 @@ LIST = b"lru_crawler metadump hash\r\n"
 DUMP = (LIST, b"key=a exp=-1 la=1 cas=5 fetch=no cls=1 size=10\nEND\r\n")
 GET = b"mg a v f c t u\r\n"
 ITEM = (GET, b"VA 1 f0 c5 t-1\r\nx\r\n")
-
-
-@pytest.fixture
-def ours(daemon_with: Callable[..., Daemon]) -> Iterator[Daemon]:
-    """Our daemon, empty."""
-    daemon = daemon_with("-m", "64", "-n", "48")
-    daemon.flush()
-    yield daemon
-    daemon.flush()
 
 
 @pytest.mark.parametrize(

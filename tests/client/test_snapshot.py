@@ -20,7 +20,6 @@ from memcache_shm.client.copying import Copier
 from memcache_shm.client.items import HEAD, Item, pack, unpack
 from memcache_shm.client.snapshot import Snapshot, snapshots
 
-
 SHARDED: list[dict[str, Any]] = [{"memory": "4m", "max_item": "64k"}, {"elements": 200_000, "element_size": 64}]
 
 
