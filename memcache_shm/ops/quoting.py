@@ -88,9 +88,11 @@ def shown_value(data: bytes, encoding: str, columns: int | None = None) -> str:
     return _cut(text, max(1, columns - len(size))) + size
 
 
-def harmless(text: str) -> str:
-    """A message without control bytes, which a server's words may have."""
-    return text if text.isprintable() else "".join(char if char.isprintable() else _escaped(char, "utf-8") for char in text)
+def harmless(text: str, encoding: str = "utf-8") -> str:
+    """A message for an output of this encoding: without control bytes, which a server's words or a file's name may have."""
+    if text.isprintable() and _fits(text, encoding):
+        return text
+    return "".join(char if char.isprintable() and _fits(char, encoding) else _escaped(char, encoding) for char in text)
 
 
 def width(text: str) -> int:
@@ -137,4 +139,7 @@ def _escaped(char: str, encoding: str) -> str:
         return _WRITTEN[char]
     if char.isprintable() and _fits(char, encoding):
         return char
-    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+    try:
+        return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:  # half of a pair, which stands for no byte
+        return f"\\u{ord(char):04x}"
