@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from memcache_shm.client.pair_lines import pair_lines
@@ -35,8 +35,8 @@ class Means:
     report: Report
     print_help: Callable[[str], None]
     stop: threading.Event  # set: no further command
-    remedies: Mapping[type[MemcacheError], str]  # to be said behind errors of these kinds
-    sources: Mapping[FileId, str]  # the files of all jobs: no output goes there
+    remedies: Mapping[type[MemcacheError], str] = field(default_factory=dict)  # to be said behind errors of these kinds
+    sources: Mapping[FileId, str] = field(default_factory=dict)  # the files of all jobs: no output goes there
 
 
 class Job:

@@ -245,10 +245,10 @@ def on_screen(text: str) -> list[str]:
 @pytest.mark.parametrize("where", ["2>/dev/full", "2>&-"])
 def test_lines_that_cannot_be_said_do_not_matter(tmp_path: Path, no_leaks: None, state_dir: Path, where: str) -> None:
     """Neither a bad line nor a command that fails ends a job for that."""
-    jobs = JobDirectory(tmp_path / "jobs", {name: b"FOO\nREAD [%b]\nREAD [a]\n" % (b"k" * 251) for name in ("a", "b", "c")})
+    jobs = JobDirectory(tmp_path / "jobs", dict.fromkeys("abc", b"FOO\nREAD [%b]\nREAD [a]\n" % (b"k" * 251)))
     silent = ["bash", "-c", f'exec "$@" {where}', "bash", *jobs.words(2, 2)]
     assert subprocess.run(silent, timeout=30, check=False).returncode == 1
-    assert jobs.results == {f"{name}.out": b"[(a,KVSERROR)]\n" for name in ("a", "b", "c")}
+    assert jobs.results == {f"{name}.out": b"[(a,KVSERROR)]\n" for name in "abc"}
 
 
 def test_help_on_a_full_disk(tmp_path: Path, no_leaks: None, state_dir: Path) -> None:
