@@ -8,6 +8,8 @@ import select
 import sys
 from typing import TextIO
 
+from memcache_shm.ops.quoting import harmless
+
 PROGRAM = "memcache-shm"
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -28,6 +30,8 @@ class StderrHandler(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """A line is shorter than PIPE_BUF, so that a pipe that is ready takes it whole (pipe(7))."""
+        if self.stream is None:  # standard error was closed before the start
+            return
         poll = select.poll()
         poll.register(self.stream, select.POLLOUT)
         if not poll.poll(0):
@@ -39,14 +43,35 @@ class StderrHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
+# What is said may hold names of files and words of servers: nothing of it may move a terminal's cursor, or be no text of its encoding.
+# Where a stream was closed before the start (`2>&-`) nothing is said: print() would take standard output for it.
+
+
 def error(message: str) -> None:
     """One line for a failure."""
-    print(f"{PROGRAM}: {paint('error:', '31', sys.stderr)} {message}", file=sys.stderr)
+    if sys.stderr is not None:
+        print(f"{PROGRAM}: {paint('error:', '31', sys.stderr)} {_shown(message, sys.stderr)}", file=sys.stderr)
 
 
 def note(message: str) -> None:
     """One line for an event."""
-    print(f"{PROGRAM}: {message}", file=sys.stderr, flush=True)
+    say_aside(f"{PROGRAM}: {message}")
+
+
+def say(line: str) -> None:
+    """A line of what was asked for, on standard output."""
+    if sys.stdout is not None:
+        print(_shown(line, sys.stdout))
+
+
+def say_aside(line: str) -> None:
+    """One on standard error, beside what was asked for."""
+    if sys.stderr is not None:
+        print(_shown(line, sys.stderr), file=sys.stderr, flush=True)
+
+
+def _shown(text: str, stream: TextIO) -> str:
+    return harmless(text, stream.encoding or "utf-8")
 
 
 def paint(text: str, code: str, stream: TextIO) -> str:
