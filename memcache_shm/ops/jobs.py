@@ -66,12 +66,16 @@ class Job:
     def _open_out(self, path: str) -> BinaryIO:
         """The file for what is printed, empty. OSError; a job by another name is left as it is."""
         descriptor = _open(path, os.O_WRONLY | os.O_CREAT)
-        source = self._means.sources.get(_file_id(os.fstat(descriptor)))
-        if source is not None:
-            os.close(descriptor)
-            raise OSError(0, f"is the job {source} by another name; remove it", path)
-        os.ftruncate(descriptor, 0)
-        return os.fdopen(descriptor, "wb")
+        out = os.fdopen(descriptor, "wb")
+        try:
+            source = self._means.sources.get(_file_id(os.fstat(descriptor)))
+            if source is not None:
+                raise OSError(0, f"is the job {source} by another name; remove it", path)
+            out.truncate(0)
+        except BaseException:
+            out.close()
+            raise
+        return out
 
     def _run(self, lines: BinaryIO) -> bool:
         try:
