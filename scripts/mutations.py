@@ -52,9 +52,9 @@ _COMPACT = (
         store_release64(last.link, rest)
 """
 )
-_CUTOFF = """        store_relaxed64(&s.control.cutoff, load_relaxed64(&s.control.version))
-        s.control.items = 0
-        s.control.bytes = 0
+_CUTOFF = """    store_relaxed64(&s.control.cutoff, load_relaxed64(&s.control.version))
+    s.control.items = 0
+    s.control.bytes = 0
 """
 _MERGE = """    walk(s, last, &p)
     while p.slots != NULL:
@@ -194,15 +194,15 @@ ORDER = [
         "flush noted before the cut-off",
         "recovery.pyx",
         _CUTOFF,
-        "        store_release64(&s.control.flush_applied, flush_ns)\n" + _CUTOFF,
+        "    store_release64(&s.control.flush_applied, flush_ns)\n" + _CUTOFF,
         ("recovery",),
         ("flush",),
     ),
     Mutation(
         "flush: cut-off left out",
         "recovery.pyx",
-        "        store_relaxed64(&s.control.cutoff, load_relaxed64(&s.control.version))\n",
-        "",
+        "    store_relaxed64(&s.control.cutoff, load_relaxed64(&s.control.version))\n    s.control.items = 0\n",
+        "    s.control.items = 0\n",
         ("recovery",),
         ("flush",),
     ),

@@ -141,7 +141,7 @@ INTENTS = [
     Mutation(
         "intent: a flush is not noted",
         "recovery.pyx",
-        "        begin(v, s, OP_FLUSH)\n",
+        "    begin(v, s, OP_FLUSH)\n",
         "",
         ("recovery",),
         ("flush",),

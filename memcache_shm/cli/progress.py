@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -9,8 +10,11 @@ from typing import TextIO
 
 from memcache_shm.cli.messages import paint
 from memcache_shm.ops.backup_parts import Step
+from memcache_shm.ops.quoting import harmless, width
 
-_BAR_WIDTH = 24
+_BAR_WIDTH = 24  # at most; where the line is too long for the terminal the bar is shorter, or not there
+_BAR_LEAST = 4
+_COLUMNS = 80  # of a terminal that does not tell
 _EVERY_S = 0.1  # between two pictures
 _SPEED_S = 1.0  # over which speed is measured
 
@@ -23,7 +27,7 @@ class ProgressBar:
         stream: TextIO | None = sys.stderr
         if stream is None or not stream.isatty() or (output and sys.stdout is not None and sys.stdout.isatty()):
             stream = None
-        self._what = what
+        self._what = harmless(what, getattr(stream, "encoding", None) or "utf-8")
         self._stream = stream
         self._width = 0  # of what is drawn
         self._doing = ""
@@ -42,12 +46,15 @@ class ProgressBar:
         self._draw(self._stream, step)
 
     def _draw(self, stream: TextIO, step: Step) -> None:
-        filled = int(step.part * _BAR_WIDTH)
-        bar = f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {step.part:4.0%}"
-        text = f"{step.doing} {self._what} {bar}  {step.items:,} items{self._speed()}"
-        stream.write("\r" + paint(text, "36", stream) + " " * (self._width - len(text)))
+        figures = f"{step.part:4.0%}  {step.items:,} items{self._speed()}"
+        columns = _columns(stream) - 1  # a terminal goes on to the next line after the last one
+        room = columns - width(f"{step.doing} {self._what} [] {figures}")
+        text = f"{step.doing} {self._what} {_bar(step.part, min(room, _BAR_WIDTH))}{figures}"
+        if width(text) > columns:
+            text = figures.strip()[:columns]
+        stream.write("\r" + paint(text, "36", stream) + " " * (self._width - width(text)))
         stream.flush()
-        self._width = len(text)
+        self._width = width(text)
 
     def _speed(self) -> str:
         (first_s, first), (last_s, last) = self._measured[0], self._measured[-1]
@@ -60,3 +67,15 @@ class ProgressBar:
         if self._stream is not None and self._width:
             self._stream.write("\r" + " " * self._width + "\r")
             self._stream.flush()
+
+
+def _bar(part: float, room: int) -> str:
+    filled = int(part * room)
+    return f"[{'#' * filled}{'.' * (room - filled)}] " if room >= _BAR_LEAST else ""
+
+
+def _columns(stream: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _COLUMNS
+    except (OSError, ValueError):
+        return _COLUMNS

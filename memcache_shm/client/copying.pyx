@@ -26,7 +26,7 @@ from memcache_shm.storage.results cimport (
 )
 from memcache_shm.storage.table cimport Table
 from memcache_shm.storage.unixtime cimport epoch_ns, expiry_at, exptime_of
-from memcache_shm.storage.versions cimport CAS_SANE, raise_versions
+from memcache_shm.storage.versions cimport COUNTER_MOST, raise_versions
 from memcache_shm.storage.view cimport View, table_ns, ticks
 from memcache_shm.storage.walk cimport Batch, Walk, Walked, next_batch
 
@@ -92,50 +92,104 @@ cdef int _remove_older(Table table, const uint64_t *since, Batch *batch, uint64_
             removed[0] += r == OK
 
 
+cdef int _store_alone(Table table, Change *change) noexcept nogil:
+    """The table refused the change, for its size or for want of room beside the older value: that one goes in any case, since it is not
+    what the source has; then there may be room. OK, TOO_LARGE, NO_SPACE, or what went wrong."""
+    cdef Change removal = change[0]
+    cdef int result
+    removal.uncounted = True
+    result = table.remove(&removal, WAIT)
+    return table.store(change, WAIT) if result == OK or result == NOT_FOUND else result
+
+
 cdef struct Tally:              # what came of a block
     uint64_t stored
     uint64_t refused
     uint64_t expired
+    uint64_t endless            # stored, but for ever: the clock does not reach to their expiry
     size_t at                   # of the item that has its turn
+
+
+cdef bint _unpack(const unsigned char *block, size_t size, size_t at, int64_t epoch, Change *change) noexcept nogil:
+    """What stores the item that is packed there, `epoch` being that of unixtime; False: there is none."""
+    cdef Packed head
+    if size - at < PACKED_HEAD:
+        return False
+    memcpy(&head, block + at, PACKED_HEAD)
+    if head.key_length == 0 or head.key_length > KEY_MAX or head.zero != 0:
+        return False
+    if PACKED_HEAD + <size_t>head.key_length + head.value_length > size - at:
+        return False
+    memset(change, 0, sizeof(Change))
+    change.key = <const char *>block + at + PACKED_HEAD
+    change.klen = head.key_length
+    change.value = change.key + head.key_length
+    change.vlen = head.value_length
+    change.flags = head.flags
+    change.expiry = expiry_of(head.expires_ms, epoch)
+    change.foreign = head.cas
+    change.state = head.state
+    return True
+
+
+cdef inline bint _is_endless(const unsigned char *packed, const Change *change) noexcept nogil:
+    """Whether the item had an expiry, and the change has none."""
+    cdef Packed head
+    if change.expiry != 0:
+        return False
+    memcpy(&head, packed, PACKED_HEAD)
+    return head.expires_ms != 0
 
 
 cdef int _put_packed(Table table, const unsigned char *block, size_t size, Tally *tally) noexcept nogil:
     """Store the items of a block one after the other. OK; NOT_NUMBER: there is no item at `tally.at`; or what went wrong."""
     cdef int64_t epoch = epoch_ns()
     cdef uint32_t now = ticks(table_ns(&table.view))
-    cdef Packed head
     cdef Change change
     cdef int result
     while tally.at < size:
-        if size - tally.at < PACKED_HEAD:
+        if not _unpack(block, size, tally.at, epoch, &change):
             return NOT_NUMBER
-        memcpy(&head, block + tally.at, PACKED_HEAD)
-        if head.key_length == 0 or head.key_length > KEY_MAX or head.zero != 0:
-            return NOT_NUMBER
-        if PACKED_HEAD + <size_t>head.key_length + head.value_length > size - tally.at:
-            return NOT_NUMBER
-        memset(&change, 0, sizeof(Change))
-        change.key = <const char *>block + tally.at + PACKED_HEAD
-        change.klen = head.key_length
-        change.value = change.key + head.key_length
-        change.vlen = head.value_length
-        change.flags = head.flags
-        change.expiry = expiry_of(head.expires_ms, epoch)
-        change.foreign = head.cas
-        change.state = head.state
         if change.expiry != 0 and change.expiry <= now:
             tally.expired += 1
         else:
             result = table.store(&change, WAIT)
+            if result == TOO_LARGE or result == NO_SPACE:
+                result = _store_alone(table, &change)
             if result == OK:
                 tally.stored += 1
+                tally.endless += _is_endless(block + tally.at, &change)
             elif result == TOO_LARGE or result == NO_SPACE:
                 tally.refused += 1
-                change.uncounted = True
-                table.remove(&change, WAIT)
             else:
                 return result
         tally.at += PACKED_HEAD + change.klen + change.vlen
+    return OK
+
+
+cdef int _count_missing(Table table, const unsigned char *block, size_t size, uint64_t *missing) noexcept nogil:
+    """Of the items of a block whose time is not over, those whose keys the table does not have. OK, NOT_NUMBER or what went wrong."""
+    cdef int64_t epoch = epoch_ns()
+    cdef uint32_t now = ticks(table_ns(&table.view))
+    cdef size_t at = 0
+    cdef Change change
+    cdef Found found
+    cdef int result
+    while at < size:
+        if not _unpack(block, size, at, epoch, &change):
+            return NOT_NUMBER
+        at += PACKED_HEAD + change.klen + change.vlen
+        if change.expiry != 0 and change.expiry <= now:
+            continue
+        memset(&found, 0, sizeof(Found))
+        found.omit = NO_TRACE | NO_COUNT
+        result = table.find(&found, change.key, change.klen, WAIT)
+        if result == NOT_FOUND:
+            missing[0] += 1
+        elif result != OK:
+            return result
+        else:
+            table.confirm(&found)
     return OK
 
 
@@ -154,6 +208,7 @@ cdef class Copier:
     cdef uint64_t *since        # a shard: its version when the running copy began; NULL: none runs
     cdef readonly object refused    # items that were not stored for want of room, or too large for the table
     cdef readonly object expired    # packed ones that were over before they came
+    cdef readonly object endless    # packed ones whose expiry is beyond the clock's reach: stored for ever
 
     def __cinit__(self):
         self.since = NULL
@@ -163,7 +218,7 @@ cdef class Copier:
         self.table = Table.attach(table.shmid, table.semid, table.uuid)
         self.table.view.exempt = exempt
         self.name = cache.name
-        self.refused = self.expired = 0
+        self.refused = self.expired = self.endless = 0
 
     def __dealloc__(self):
         free(self.since)
@@ -189,18 +244,21 @@ cdef class Copier:
         if result == WOULD_BLOCK:
             with nogil:
                 result = table.store(&change, WAIT)
+        if result == TOO_LARGE or result == NO_SPACE:
+            with nogil:
+                result = _store_alone(table, &change)
         if result == OK:
             return True
         if result != TOO_LARGE and result != NO_SPACE:
             raise failure(table, result, self.name)
         self.refused += 1
-        self.drop(key)
         return False
 
     def put_packed(self, const unsigned char[::1] block not None):
         """Store the packed items of `block` (see `memcache_shm.client.items`), each with its expiry to 1/8 s, its CAS id and its marks; how
         many. Those whose time is over are counted in `expired`, those the table cannot take in `refused`: then there is no older value left
-        either. ValueError: what is not an item, after those before it were stored."""
+        either. An expiry beyond the clock's reach is never, and counted in `endless`. ValueError: what is not an item, after those before
+        it were stored."""
         cdef Table table = self.live()
         cdef Tally tally
         cdef int result
@@ -211,17 +269,35 @@ cdef class Copier:
             result = _put_packed(table, &block[0], <size_t>block.shape[0], &tally)
         self.refused += tally.refused
         self.expired += tally.expired
+        self.endless += tally.endless
         if result == NOT_NUMBER:
             raise ValueError(f"no item at {tally.at} of the block")
         self.happened(result)
         return tally.stored
 
+    def missing(self, const unsigned char[::1] block not None):
+        """How many of the packed items of `block` are not in the table by their keys, though their time is not over. ValueError: what is
+        not an item."""
+        cdef Table table = self.live()
+        cdef uint64_t missing = 0
+        cdef int result
+        if block.shape[0] == 0:
+            return 0
+        with nogil:
+            result = _count_missing(table, &block[0], <size_t>block.shape[0], &missing)
+        if result == NOT_NUMBER:
+            raise ValueError("what is no item in the block")
+        self.happened(result)
+        return missing
+
     def raise_versions(self, uint64_t above):
-        """From now on the table's own CAS ids are above that one (unless no server can have given it out)."""
+        """From now on the table's own CAS ids are above that one, unless no table can have given it out: then nothing is changed."""
         cdef Table table = self.live()
         cdef int result
+        if above > <uint64_t>COUNTER_MOST:
+            return
         with nogil:
-            result = raise_versions(&table.view, min(above, <uint64_t>CAS_SANE))
+            result = raise_versions(&table.view, above)
         self.happened(result)
 
     def touch(self, bytes key not None, int64_t exptime):

@@ -15,6 +15,7 @@ HEAD = struct.Struct("<IIqQBBH")
 STALE = 2  # of Item.state, as in storage/layout.pxd
 TOKEN_SENT = 4
 KEY_MAX_BYTES = 250
+CAS_SANE = (1 << 60) - 1  # a larger id was chosen by a client, as in storage/versions.pxd
 
 
 class Item(NamedTuple):
@@ -26,6 +27,11 @@ class Item(NamedTuple):
     expires_ms: int  # unix time, ms; 0 never
     cas: int  # 64 bits; 0: the table that takes it gives it one
     state: int = 0  # STALE, TOKEN_SENT
+
+
+def higher_cas(highest: int, cas: int) -> int:
+    """The higher of two ids, above which later ones are to be; one that only a client can have chosen does not count."""
+    return cas if highest < cas <= CAS_SANE else highest
 
 
 def pack(item: Item) -> bytes:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from memcache_shm.client.addresses import Address, remote_address, written
@@ -30,10 +30,23 @@ _VALUE_MAX_BYTES = 1 << 30
 PIPELINED = 64  # requests sent before the first reply is read: less than any socket's buffer takes
 _WORDS_MAX_BYTES = 500  # of a refusal
 _BUSY_EVERY_S = 0.05
+_STARTS_FAR_S = 2  # by which what a server tells of its start differs from one time to another, since it counts whole seconds
 PLAIN_KEY = re.compile(rb"[^\x00-\x20\x7f]+")
 _DUMPED = re.compile(rb"key=(\S+)")
 _VALUE = re.compile(rb"VA (\d{1,10})(?: .*)?")
+_FIGURE = re.compile(rb"STAT (\w+) (\d{1,18})")
 T = TypeVar("T")
+
+
+class _Run(NamedTuple):
+    """The process that serves, as far as it tells."""
+
+    pid: int  # 0: it does not
+    started_s: int  # unix time
+
+    def is_same(self, other: _Run) -> bool:
+        """Never where it is not told."""
+        return self.pid == other.pid != 0 and abs(self.started_s - other.started_s) <= _STARTS_FAR_S
 
 
 class RemoteTable:
@@ -51,6 +64,7 @@ class RemoteTable:
             raise IllegalInputError(f"{address!r} is no address; write HOST:PORT, [V6]:PORT or a socket's path with a /")
         self.address = found
         self.timeout_s = timeout_s
+        self._run: _Run | None = None  # the only one that a new connection may lead to
         self._connection: Connection | None = Connection(found, timeout_s)  # None while it is used, and once it was lost
 
     @property
@@ -68,7 +82,7 @@ class RemoteTable:
 
     def can_ask(self, key: bytes) -> bool:
         """Whether the protocol can name `key`, which a dump or an attached program may know all the same."""
-        return PLAIN_KEY.fullmatch(key) is not None or len(key) <= _ODD_KEY_MAX_BYTES
+        return 1 <= len(key) <= (_KEY_MAX_BYTES if PLAIN_KEY.fullmatch(key) else _ODD_KEY_MAX_BYTES)
 
     def values(self, keys: Sequence[bytes]) -> Iterator[bytes | None]:
         """The value of each of `keys` in turn, None for those that are not there or that `can_ask` tells not to be asked for."""
@@ -100,15 +114,25 @@ class RemoteTable:
 
     def count(self) -> int:
         """The number of items."""
-        for line in self._figures():
-            if line.startswith(b"STAT curr_items "):
-                return int(line.split()[2])
-        raise RemoteError(f"{self.name}: the server does not tell how many items it has")
+        count = self._figures().get(b"curr_items")
+        if count is None:
+            raise RemoteError(f"{self.name}: the server does not tell how many items it has")
+        return count
 
     def watch(self, prefix: bytes = b"") -> RemoteStream:
         """The changes from now on of keys that begin with `prefix` (without blanks and control characters), on a connection of its own.
         For a daemon of this package only, with a feed (else FeedOffError)."""
         return RemoteFeed(self.address, self.timeout_s).subscribe([prefix + EVERYTHING])
+
+    @contextmanager
+    def one_server(self) -> Iterator[None]:
+        """Within this block a connection that was lost is made anew to the very server that answers now. RemoteError: another one answers
+        there, or the same was started anew, as when its items are not those that were listed."""
+        self._run = _run_of(self._figures())
+        try:
+            yield
+        finally:
+            self._run = None
 
     # Changing
 
@@ -153,7 +177,7 @@ class RemoteTable:
             connection.close()  # ended by the server since: nothing was sent on it
             connection = None
         if connection is None:
-            connection = Connection(self.address, self.timeout_s)
+            connection = self._connected()
         try:
             connection.send(request)
             yield connection
@@ -162,6 +186,16 @@ class RemoteTable:
             raise
         self.close()  # one that was made meanwhile
         self._connection = connection
+
+    def _connected(self) -> Connection:
+        connection = Connection(self.address, self.timeout_s)
+        try:
+            if self._run is not None and not self._run.is_same(_run_of(self._read_figures(connection))):
+                raise RemoteError(f"{self.name}: the connection was lost, and another server answers there now, or it was started anew")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _order(self, request: bytes) -> bytes:
         """The reply's line to a change; it is not sent again when the connection is lost, since it may have been done."""
@@ -210,20 +244,26 @@ class RemoteTable:
         found = self.read_value(connection)
         return None if found is None else found[1]
 
-    def _figures(self) -> Iterable[bytes]:
+    def _figures(self) -> dict[bytes, int]:
+        """The whole numbers of `stats`, by their names."""
         for last in (False, True):
             try:
-                with self._exchange(b"stats\r\n") as connection:
-                    lines = []
-                    while (line := connection.line()) != b"END":
-                        if not line.startswith(b"STAT "):
-                            raise self.refusal(line)
-                        lines.append(line)
-                return lines
+                with self._exchange(b"") as connection:
+                    return self._read_figures(connection)
             except ConnectionLost:
                 if last:
                     raise
         raise AssertionError("unreachable")
+
+    def _read_figures(self, connection: Connection) -> dict[bytes, int]:
+        connection.send(b"stats\r\n")
+        figures = {}
+        while (line := connection.line()) != b"END":
+            if not line.startswith(b"STAT "):
+                raise self.refusal(line)
+            if match := _FIGURE.fullmatch(line):
+                figures[match[1]] = int(match[2])
+        return figures
 
     def dump(self, order: bytes = b"all") -> Iterator[bytes]:
         """The lines of a dump of keys: of memcached by its LRU lists ("all"), or by its hash table ("hash"). RemoteError.
@@ -254,6 +294,12 @@ class RemoteTable:
         if reply == b"ERROR":
             return RemoteError(f"{self.name}: the server cannot list its keys: it knows no 'lru_crawler metadump'")
         return self.refusal(reply)
+
+
+def _run_of(figures: dict[bytes, int]) -> _Run:
+    if not figures.keys() >= {b"pid", b"time", b"uptime"}:
+        return _Run(0, 0)
+    return _Run(figures[b"pid"], figures[b"time"] - figures[b"uptime"])
 
 
 def key_words(key: bytes) -> tuple[bytes, bytes]:

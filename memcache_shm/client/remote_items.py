@@ -7,10 +7,11 @@ server chooses them.
 from __future__ import annotations
 
 import re
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from itertools import islice
+from contextlib import contextmanager
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -19,8 +20,13 @@ from memcache_shm.client.remote import PIPELINED, RemoteTable, key_words
 from memcache_shm.client.wire import Connection
 from memcache_shm.errors import RemoteError
 
-_DUMPED = re.compile(rb"key=(\S+) exp=(-?\d{1,18}) .*?cas=(\d{1,20})\b.*")
+_DUMPED = re.compile(rb"key=(\S+) exp=(-?\d{1,18}) .*?cas=(\d{1,20})\b(?:.* size=(\d{1,10})\b)?.*")
+_DIGITS = re.compile(rb"\d{1,20}")
 _IN_MEMORY_BYTES = 8 << 20  # of a list of keys
+_READ_BYTES = 4 << 20  # of items that are asked for at once, but for one that is larger alone
+_FLAGS_MOST = (1 << 32) - 1
+_CAS_MOST = (1 << 64) - 1
+_LEFT_MOST_S = 1 << 40
 _FAR_S = 2  # two ways to tell one expiry differ by less
 _SENT_BYTES = 1 << 18  # after so many, replies are read
 _EXPTIME_MOST_S = (1 << 31) - 1  # what 1.6.18 takes
@@ -32,6 +38,7 @@ class _Dumped(NamedTuple):
     key: bytes
     exptime: int  # unix time, -1 never
     cas: int
+    size_bytes: int  # of all of the item; 0 where it is not told
 
 
 class RemoteItems:
@@ -41,22 +48,47 @@ class RemoteItems:
         self._table = table
         self._sets_cas: bool | None = None
         self.unnamed = 0  # keys that were listed, but that the protocol cannot name to ask for
+        self.gone = 0  # ... and were not there any more when they were asked for, though it was not their time
 
     def __iter__(self) -> Iterator[Item]:
-        """Raises RemoteError."""
-        dumped = self._listed()
-        while some := list(islice(dumped, PIPELINED)):
-            asked = [each for each in some if self._table.can_ask(each.key)]
-            self.unnamed += len(some) - len(asked)
-            won = []
-            requests = [b"mg %b%b v f c t u\r\n" % key_words(each.key) for each in asked]
-            replies = self._table.replies(requests, self._table.read_value, True)
-            for each, reply in zip(asked, replies, strict=True):
+        """Raises RemoteError, also when another server than the one that listed the keys answers later."""
+        with self._table.one_server():
+            for some in self._asked_at_once():
+                with _uninterrupted():
+                    items = self._read(some)
+                yield from items
+
+    def _asked_at_once(self) -> Iterator[list[_Dumped]]:
+        """What is listed and can be asked for: so much of it at a time as is held in memory."""
+        some: list[_Dumped] = []
+        size_bytes = 0
+        for each in self._listed():
+            if not self._table.can_ask(each.key):
+                self.unnamed += 1
+                continue
+            if len(some) == PIPELINED or (some and size_bytes + each.size_bytes > _READ_BYTES):
+                yield some
+                some, size_bytes = [], 0
+            some.append(each)
+            size_bytes += each.size_bytes
+        if some:
+            yield some
+
+    def _read(self, some: list[_Dumped]) -> list[Item]:
+        """The items, once the right to make some of them anew is given back: whatever befalls who takes them, it is not kept."""
+        items, won = [], []
+        requests = [b"mg %b%b v f c t u\r\n" % key_words(each.key) for each in some]
+        try:
+            for each, reply in zip(some, self._table.replies(requests, self._table.read_value, True), strict=True):
                 if reply is not None:
                     item, wins = self._item(each, *reply)
+                    items.append(item)
                     won += [item] if wins else []
-                    yield item
+                elif each.exptime < 0 or each.exptime > time.time():
+                    self.gone += 1
+        finally:
             self._give_back(won)
+        return items
 
     def keys(self) -> Iterator[bytes]:
         """Those of the items. Raises RemoteError."""
@@ -96,13 +128,14 @@ class RemoteItems:
         match = _DUMPED.match(line)
         if match is None:
             raise RemoteError(f"{self._table.name}: unexpected line {line[:60]!r} amid the keys")
-        return _Dumped(unquote_to_bytes(match[1]), int(match[2]), int(match[3]))
+        return _Dumped(unquote_to_bytes(match[1]), int(match[2]), int(match[3]), int(match[4] or 0))
 
     def _item(self, dumped: _Dumped, line: bytes, value: bytes) -> tuple[Item, bool]:
         """The item of an answer, and whether it came with the right to make it anew."""
         told = {word[:1]: word[1:] for word in line.split()[2:]}
         try:
-            flags, cas, left_s = int(told[b"f"]), int(told[b"c"]), int(told[b"t"])
+            flags, cas = _number(told[b"f"], _FLAGS_MOST), _number(told[b"c"], _CAS_MOST)
+            left_s = -1 if told[b"t"] == b"-1" else _number(told[b"t"], _LEFT_MOST_S)
         except (KeyError, ValueError):
             raise RemoteError(f"{self._table.name}: unexpected answer {line[:60]!r}") from None
         exptime = 0 if left_s < 0 else int(time.time()) + left_s
@@ -127,6 +160,23 @@ class RemoteItems:
         for reply in self._table.replies(requests, Connection.line, False):
             if reply not in (b"HD", b"NF", b"EX"):
                 raise self._table.refusal(reply)
+
+
+def _number(word: bytes, most: int) -> int:
+    """ValueError: it is none, or one above `most`."""
+    if not _DIGITS.fullmatch(word) or int(word) > most:
+        raise ValueError
+    return int(word)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Signals that end a program in order wait for the end of this: amid replies nobody can tell any more what was won."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def sets_cas(table: RemoteTable) -> bool:

@@ -67,9 +67,11 @@ class Connection:
         return repr(line[len(b"VERSION ") :])[2:-1]
 
     def send(self, data: bytes) -> None:
-        """All of `data`. RemoteError, ConnectionLost."""
+        """All of `data`, however long that takes, while some of it goes within each wait. RemoteError, ConnectionLost."""
+        left = memoryview(data)  # not by sendall(), whose timeout is one for all of it
         try:
-            self._sock.sendall(data)
+            while left:
+                left = left[self._sock.send(left) :]
         except OSError as error:
             raise self._failure(error) from None
 

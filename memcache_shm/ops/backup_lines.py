@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 from zlib import crc32
 
-from memcache_shm.client.items import Item, pack, unpack
+from memcache_shm.client.items import Item, higher_cas, pack, unpack
 from memcache_shm.client.remote import PLAIN_KEY
 from memcache_shm.errors import BackupError
 from memcache_shm.ops.backup_item_lines import item_object, read_item
@@ -25,6 +25,9 @@ from memcache_shm.ops.backup_parts import PIECE_BYTES, VERSION, Facts, Piece, To
 
 _END = re.compile(rb'(\{"end": \{.*\}), "crc32": "([0-9a-f]{8})"\}\n')
 _MARK = "memcache_shm"  # the first name in the first line
+_MAYBE_END = re.compile(rb'\s*\{\s*"(?:end|crc32)"\s*:')  # as other programs write it, too
+BOM = b"\xef\xbb\xbf"  # which some editors put in front
+_TAKE_OUT = "use another backup, or where that was you, take out the first and the last line"
 
 
 class LinesWriter:
@@ -81,7 +84,7 @@ class LinesReader:
         self._number = 0  # of the line that is read: the first one is 1
         self.totals = Totals()
         file.seek(0)
-        head = self._head(file.readline())
+        head = self._head(file.readline().removeprefix(BOM))
         self._by_hand = head is None
         self.facts = Facts(program="") if head is None else Facts.from_dict(head)
 
@@ -107,11 +110,8 @@ class LinesReader:
 
     def _head(self, line: bytes) -> dict[str, Any] | None:
         """The first line, if it is a head."""
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError):
-            return None
-        if not isinstance(found, dict) or _MARK not in found:
+        found = _object(line)
+        if found is None or _MARK not in found:
             return None
         version = found.get("version")
         if type(version) is int and version > VERSION:
@@ -127,14 +127,15 @@ class LinesReader:
         chain = 0
         for number, line in enumerate(self._file, 1):
             self._number = number
+            line = line.removeprefix(BOM) if number == 1 else line
             if self._said is not None:
                 raise self._wrong("is behind the end")
-            if line.startswith(b'{"end": '):
+            if _MAYBE_END.match(line):
                 self._said = self._end(line, chain)
             elif number > 1 or self._by_hand:
                 item = self._item(line)
                 if item is not None:
-                    seen.highest_cas = max(seen.highest_cas, item.cas)
+                    seen.highest_cas = higher_cas(seen.highest_cas, item.cas)
                     yield item
             chain = crc32(line, chain)
 
@@ -152,17 +153,20 @@ class LinesReader:
             raise self._wrong("is an end, but there is no beginning: the first line is altered or missing")
         match = _END.fullmatch(line)
         if match is None:
-            raise self._wrong("is cut off or altered")
+            raise self._wrong(self._what_no_end_is(line))
         if crc32(match[1], chain) != int(match[2], 16):
-            raise BackupError(
-                f"{self._name}: altered: the checksum of its lines is another one; use another backup, or where that was you, "
-                "take out the first and the last line"
-            )
-        said = json.loads(match[1] + b"}")["end"]
-        if type(said.get("highest_cas")) is not int or not 0 <= said["highest_cas"] < 1 << 64:
+            raise BackupError(f"{self._name}: altered: the checksum of its lines is another one; {_TAKE_OUT}")
+        end = _object(match[1] + b"}")
+        said = None if end is None else end.get("end")
+        if not isinstance(said, dict) or type(said.get("highest_cas")) is not int or not 0 <= said["highest_cas"] < 1 << 64:
             raise self._wrong("makes no sense")
-        found: dict[str, Any] = said
-        return found
+        return said
+
+    @staticmethod
+    def _what_no_end_is(line: bytes) -> str:
+        if _object(line) is None:
+            return "is cut off or altered"
+        return f"is an end as another program wrote it, so the checksum in it says nothing any more; {_TAKE_OUT}"
 
     def _compare(self, seen: Totals) -> None:
         """What was found with what the last line says."""
@@ -179,3 +183,12 @@ class LinesReader:
 
     def _wrong(self, what: str) -> BackupError:
         return BackupError(f"{self._name}: line {self._number} {what}")
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line; None: it is none."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

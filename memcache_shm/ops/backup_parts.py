@@ -13,6 +13,7 @@ VERSION = 1  # of the form; a reader takes its own and older ones
 PIECE_BYTES = 1 << 20  # of a piece of items, but for one that is larger alone
 ONE_INSTANT = "one instant"
 INSTANT_A_SHARD = "one instant a shard"
+_WORDS_MOST = 250  # characters of each thing that is said: longer than any table's name or address
 _TIME_MOST_S = 1 << 36  # the year 4147, which time.localtime takes
 WALKED = "walked"  # item by item: what changed meanwhile is in it as it was before or after
 
@@ -42,13 +43,14 @@ class Facts:
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> Facts:
-        """The reverse; what is missing or of another type is as in a file made by hand."""
+        """The reverse; what is missing or of another type is as in a file made by hand, and what no program of ours says is cut."""
         created_s: Any = found.get("created")
+        source, consistency, program = (found.get(name, "") for name in ("source", "consistency", "program"))
         return cls(
-            str(found.get("source", "")),
-            str(found.get("consistency", "")),
+            source[:_WORDS_MOST] if isinstance(source, str) else "",
+            consistency[:_WORDS_MOST] if isinstance(consistency, str) else "",
             float(created_s) if type(created_s) in (int, float) and 0 <= created_s < _TIME_MOST_S else 0.0,
-            str(found.get("program", "")),
+            program[:_WORDS_MOST] if isinstance(program, str) else "",
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Protocol
 
-from memcache_shm.client.items import pack
+from memcache_shm.client.items import higher_cas, pack
 from memcache_shm.client.packed import stretch
 from memcache_shm.client.reading import Reading
 from memcache_shm.client.remote import RemoteTable
@@ -28,6 +28,7 @@ class Source(Protocol):
     held_ns: int  # for which a writer waited at most
     held_sum_ns: int  # ... and all instants together
     unnamed: int  # items left out, because the protocol cannot name their keys
+    gone: int  # in a walk: items that were listed, and no more there when their turn came, though it was not their time
 
     def pieces(self) -> Iterator[Piece]: ...
 
@@ -38,7 +39,7 @@ class AttachedSource:
     def __init__(self, cache: Reading) -> None:
         """Copies it, or its first shard, at once."""
         self.name = cache.name
-        self.highest_cas = self.instants = self.held_ns = self.held_sum_ns = self.unnamed = 0
+        self.highest_cas = self.instants = self.held_ns = self.held_sum_ns = self.unnamed = self.gone = 0
         self.began_s = time.monotonic()
         self.expected = len(cache)
         parts = snapshots(cache)
@@ -69,7 +70,7 @@ class RemoteSource:
     def __init__(self, table: RemoteTable) -> None:
         self.name = table.name
         self.consistency = WALKED
-        self.highest_cas = self.instants = self.held_ns = self.held_sum_ns = self.unnamed = 0
+        self.highest_cas = self.instants = self.held_ns = self.held_sum_ns = self.unnamed = self.gone = 0
         self.began_s = time.monotonic()
         self.expected = table.count()
         self._items = RemoteItems(table)
@@ -81,11 +82,11 @@ class RemoteSource:
         for item in self._items:
             packed += pack(item)
             items += 1
-            self.highest_cas = max(self.highest_cas, item.cas)
+            self.highest_cas = higher_cas(self.highest_cas, item.cas)
             if len(packed) >= PIECE_BYTES:
                 yield Piece(bytes(packed), items)
                 packed.clear()
                 items = 0
         if items:
             yield Piece(bytes(packed), items)
-        self.unnamed = self._items.unnamed
+        self.unnamed, self.gone = self._items.unnamed, self._items.gone

@@ -21,7 +21,7 @@ from typing import BinaryIO, NamedTuple
 from memcache_shm.client.reading import Reading
 from memcache_shm.errors import BackupError
 from memcache_shm.ops.backup_file import MAGIC_MOST_BYTES, MAGIC_START, FileReader, FileWriter
-from memcache_shm.ops.backup_lines import KeysWriter, LinesReader
+from memcache_shm.ops.backup_lines import BOM, KeysWriter, LinesReader
 from memcache_shm.ops.backup_parts import Facts, Piece, Progress, Reader, Step, Totals, Writer, no_progress
 from memcache_shm.ops.backup_sources import AttachedSource, Source
 from memcache_shm.ops.backup_targets import AttachedTarget, Target
@@ -42,6 +42,7 @@ class Saved(NamedTuple):
     held_sum_ns: int  # all instants together
     consistency: str  # the same as `instants`, in words
     unnamed: int  # items left out, because the protocol cannot name their keys
+    gone: int  # in a walk: items that were listed, and no more there when their turn came
 
 
 class Loaded(NamedTuple):
@@ -53,8 +54,11 @@ class Loaded(NamedTuple):
     took_s: float
     removed: int  # that were there before, where the backup replaces all
     evicted: int  # meanwhile
+    lost: int  # stored, and evicted again before the end
     unnamed: int  # not: the protocol cannot name their keys
-    keeps_cas: bool  # the items have the CAS ids of the backup
+    endless: int  # stored for ever: the clock does not reach to their expiry
+    keeps_cas: bool  # the items have the CAS ids of the backup, where it has any
+    raises_cas: bool  # ids that the table gives out later are above those
     facts: Facts  # what the backup says of itself
 
 
@@ -87,6 +91,7 @@ def write(source: Source, writer: Writer, progress: Progress | None = None) -> S
         held_sum_ns=source.held_sum_ns,
         consistency=source.consistency,
         unnamed=source.unnamed,
+        gone=source.gone,
     )
 
 
@@ -153,7 +158,7 @@ def reader_of(file: BinaryIO, name: str) -> Reader:
         raise BackupError(f"{name}: empty; no backup")
     if start.startswith((b"mg ", b"EN\r\n")):
         raise BackupError(f"{name}: a list of keys has no values to restore; make a backup with '--format binary' or 'jsonl'")
-    if start.lstrip().startswith(b"{"):
+    if start.removeprefix(BOM).lstrip().startswith(b"{"):
         return LinesReader(file, name)
     if start.startswith(MAGIC_START[:8]) or MAGIC_START.startswith(start):
         return FileReader(file, name, os.fstat(file.fileno()).st_size)
@@ -169,11 +174,9 @@ def restore(reader: Reader, file: BinaryIO, target: Target, progress: Progress |
     """Put what was verified into `target`. Raises what that raises; BackupError: the file was changed since."""
     began = time.monotonic()
     target.begin(reader.totals.highest_cas)
-    try:
-        _take(reader, file, "restoring", progress, target.put)
-    except BackupError as error:
-        raise BackupError(f"{error}; it was whole before, and a part of it is in the table now") from None
+    _take_again(reader, file, "restoring", progress, target.put)
     outcome = target.end()
+    lost = min(_missing(reader, file, target, progress) - outcome.refused, outcome.evicted) if outcome.evicted else 0
     return Loaded(
         items=outcome.items,
         refused=outcome.refused,
@@ -181,10 +184,33 @@ def restore(reader: Reader, file: BinaryIO, target: Target, progress: Progress |
         took_s=time.monotonic() - began,
         removed=outcome.removed,
         evicted=outcome.evicted,
+        lost=max(lost, 0),
         unnamed=outcome.unnamed,
-        keeps_cas=outcome.keeps_cas,
+        endless=outcome.endless,
+        keeps_cas=outcome.keeps_cas or not reader.totals.highest_cas,
+        raises_cas=outcome.raises_cas or not reader.totals.highest_cas,
         facts=reader.facts,
     )
+
+
+def _missing(reader: Reader, file: BinaryIO, target: Target, progress: Progress | None) -> int:
+    """The items that are not in the table that was restored, or no more; after evictions, which may have been of others."""
+    missing = 0
+
+    def count(piece: Piece) -> None:
+        nonlocal missing
+        missing += target.missing(piece)
+
+    _take_again(reader, file, "looking for evicted items of", progress, count)
+    return missing
+
+
+def _take_again(reader: Reader, file: BinaryIO, doing: str, progress: Progress | None, put: Callable[[Piece], object]) -> None:
+    """Once it was verified."""
+    try:
+        _take(reader, file, doing, progress, put)
+    except BackupError as error:
+        raise BackupError(f"{error}; it was whole before, and a part of it is in the table now") from None
 
 
 def _take(reader: Reader, file: BinaryIO, doing: str, progress: Progress | None, put: Callable[[Piece], object]) -> None:

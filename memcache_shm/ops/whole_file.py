@@ -1,13 +1,15 @@
 """A file that appears whole or not at all, and takes an older one's place in one step.
 
 It has no name until everything is written (O_TMPFILE), so that not even SIGKILL leaves a part of it; where the file system cannot do
-that, a hidden one beside it. Then: fsync, a name, rename over the old one, fsync of the directory.
+that, a hidden one beside it, which the next one to be written to the same name removes. Then: fsync, a name, rename over the old one,
+fsync of the directory.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import stat
@@ -17,6 +19,7 @@ from types import TracebackType
 from memcache_shm.errors import BackupError
 
 _DESCRIPTORS = "/proc/self/fd"
+_FORMERLY = "formerly"  # in place of the random letters of hidden names
 _NAME_MOST_BYTES = 240  # of the name, in a hidden one, which has 14 more
 
 
@@ -24,49 +27,53 @@ class WholeFile:
     """For writing by one thread, in a `with` block: what it ends with without an error is kept, on the disk, under `path`; otherwise
     nothing was changed.
 
-    What is there and no regular file (a device, a named pipe) is written to as it is; of a symbolic link the target is replaced. With
-    `replaces_anything` what has that name is itself replaced, unless it is a directory. Others may not read a new file, and a replaced one
-    keeps its rights. Raises BackupError, which names `path` and the cause.
+    What is there and no regular file (a device, a named pipe, /dev/stdout) is written to as it is; of a symbolic link the target is
+    replaced. With `replaces_anything` what has that name is itself replaced, unless it is a directory. Others may not read a new file; one
+    that replaces a file of the same user keeps its rights to read and to write. Raises BackupError, which names `path` and the cause.
     """
 
     def __init__(self, path: str, *, replaces_anything: bool = False) -> None:
         self.path = path
-        self._final = _own_place(path) if replaces_anything else os.path.realpath(path)
-        self._directory, self._name = os.path.split(self._final)
         self._hidden: str | None = None  # the name that it has meanwhile, if any
         self._replaces = True  # what has the name; False: it is that
         try:
-            self._fd = self._open(replaces_anything)
+            old = _stat(path, follow=not replaces_anything)
+            if old is not None and not stat.S_ISREG(old.st_mode) and not replaces_anything:
+                self._replaces = False
+                self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+                return
+            self._final = _own_place(path) if replaces_anything else os.path.realpath(path)
+            self._directory, self._name = os.path.split(self._final)
+            self._fd = self._create()
         except OSError as error:
             raise self._failure(error) from None
-
-    def _open(self, replaces_anything: bool) -> int:
         try:
-            old = os.lstat(self._final)
-        except FileNotFoundError:
-            mode = 0o600
-        else:
-            if stat.S_ISDIR(old.st_mode):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            if not stat.S_ISREG(old.st_mode) and not replaces_anything:
-                self._replaces = False
-                return os.open(self._final, os.O_WRONLY | os.O_CLOEXEC)
-            mode = stat.S_IMODE(old.st_mode) if stat.S_ISREG(old.st_mode) else 0o600
-        fd = self._create()
-        os.fchmod(fd, mode)
-        return fd
+            os.fchmod(self._fd, _mode(old))
+        except OSError as error:
+            self._discard()
+            raise self._failure(error) from None
 
     def _create(self) -> int:
         if not os.path.isdir(self._directory):
             raise FileNotFoundError(errno.ENOENT, f"there is no directory {self._directory}")
-        if os.path.isdir(_DESCRIPTORS):
-            try:
-                return os.open(self._directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):  # as file systems and kernels without it say
-                    raise
-        fd, self._hidden = tempfile.mkstemp(".tmp", _hidden_start(self._name), self._directory)
+        _remove_leftovers(self._final, rf"(?!{_FORMERLY})[a-z0-9_]{{8}}\.tmp")
+        fd = self._nameless()
+        if fd is None:
+            fd, self._hidden = tempfile.mkstemp(".tmp", _hidden_start(self._name), self._directory)
+        with contextlib.suppress(OSError):  # not everywhere; then no one gets it, and leftovers stay
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return fd
+
+    def _nameless(self) -> int | None:
+        """None: the file system, or the kernel, has no such files, or they cannot be given a name."""
+        if not os.path.isdir(_DESCRIPTORS):
+            return None
+        try:
+            return os.open(self._directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):  # as file systems and kernels without it say
+                raise
+        return None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """All of `data`."""
@@ -87,10 +94,14 @@ class WholeFile:
         except OSError as problem:
             raise self._failure(problem) from None
         finally:
-            os.close(self._fd)
-            if self._hidden is not None:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._hidden)
+            self._discard()
+
+    def _discard(self) -> None:
+        """The descriptor, and the name that it has meanwhile."""
+        os.close(self._fd)
+        if self._hidden is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._hidden)
 
     def _keep(self) -> None:
         os.fsync(self._fd)
@@ -116,18 +127,35 @@ class WholeFile:
 
 
 def remove_leftovers(path: str) -> None:
-    """Remove what a process left that was killed just before `path` was whole; nobody may be writing it. What cannot be removed stays."""
+    """Remove what a process left that was killed just before `path` was whole, and what `former_name` is of; but nothing that somebody
+    writes: that is locked (flock). What cannot be removed stays."""
+    _remove_leftovers(path, r"[a-z0-9_]{8}\.tmp")
+
+
+def _remove_leftovers(path: str, end: str) -> None:
     directory, name = os.path.split(_own_place(path))
-    hidden = re.compile(re.escape(_hidden_start(name)) + r"[a-z0-9_]{8}\.tmp")
+    hidden = re.compile(re.escape(_hidden_start(name)) + end)
+    entries: list[str] = []
     with contextlib.suppress(OSError):
-        for entry in filter(hidden.fullmatch, os.listdir(directory)):
-            os.unlink(os.path.join(directory, entry))
+        entries = os.listdir(directory)
+    for entry in filter(hidden.fullmatch, entries):
+        with contextlib.suppress(OSError):
+            _remove_unlocked(os.path.join(directory, entry))
+
+
+def _remove_unlocked(path: str) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    finally:
+        os.close(fd)
 
 
 def former_name(path: str) -> str:
     """A hidden name for what `path` is before it is replaced; `remove_leftovers` removes it, too."""
     directory, name = os.path.split(path)
-    return os.path.join(directory, f"{_hidden_start(name)}formerly.tmp")
+    return os.path.join(directory, f"{_hidden_start(name)}{_FORMERLY}.tmp")
 
 
 def _hidden_start(name: str) -> str:
@@ -138,3 +166,21 @@ def _own_place(path: str) -> str:
     """The path without links but maybe the last one."""
     directory, name = os.path.split(path)
     return os.path.join(os.path.realpath(directory), name)
+
+
+def _stat(path: str, follow: bool) -> os.stat_result | None:
+    """None: nothing has that name. IsADirectoryError."""
+    try:
+        found = os.stat(path, follow_symlinks=follow)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    return found
+
+
+def _mode(old: os.stat_result | None) -> int:
+    """Of a file that takes the place of `old`. What somebody else put there does not choose who may read ours."""
+    if old is None or not stat.S_ISREG(old.st_mode) or old.st_uid != os.geteuid():
+        return 0o600
+    return stat.S_IMODE(old.st_mode) & 0o666

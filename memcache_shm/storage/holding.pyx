@@ -8,13 +8,14 @@ takes it over.
 `wanted` has a byte for each shard, not 0 for those that are meant; NULL means all of them.
 """
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from memcache_shm.storage.atomics cimport load_relaxed64, store_relaxed64
+from memcache_shm.storage.atomics cimport load_acquire64, load_relaxed64, store_relaxed64
 from memcache_shm.storage.counters cimport LOCK_WAITS
 from memcache_shm.storage.locks cimport LOCKED, LOCK_WOULD_BLOCK, give, nap_for, take
+from memcache_shm.storage.recovery cimport note_flush
 from memcache_shm.storage.results cimport POLL
-from memcache_shm.storage.view cimport View, count
+from memcache_shm.storage.view cimport View, count, table_ns
 
 
 cdef int take_above(View *v, uint32_t number, const uint8_t *wanted) noexcept nogil:
@@ -41,7 +42,20 @@ cdef int take_shards(View *v, const uint8_t *wanted) noexcept nogil:
         if r != LOCKED:
             give_below(v, wanted, i)
             return r
+    agree_on_flush(v, wanted)
     return LOCKED
+
+
+cdef void agree_on_flush(View *v, const uint8_t *wanted) noexcept nogil:
+    """They were taken one after the other, and a flush may have fallen due in between. It counts for all of them or, if it comes after
+    this, for none before they are given back."""
+    cdef uint64_t deadline = load_acquire64(&v.header.flush_ns)
+    cdef uint32_t i
+    if deadline == 0 or table_ns(v) < deadline:
+        return
+    for i in range(v.shards):
+        if (wanted == NULL or wanted[i]) and load_relaxed64(&v.shard[i].control.flush_applied) != deadline:
+            note_flush(v, v.shard + i, deadline)
 
 
 cdef void give_below(View *v, const uint8_t *wanted, uint32_t end) noexcept nogil:

@@ -70,6 +70,7 @@ cdef inline void publish(View *v, Shard *s, int operation, uint64_t *slot, uint6
 
 
 cdef void enter(View *v, Shard *s) noexcept nogil
+cdef void note_flush(View *v, Shard *s, uint64_t flush_ns) noexcept nogil
 cdef bint sensible(View *v, Shard *s) noexcept nogil
 cdef void repair(View *v, Shard *s) noexcept nogil
 cdef void format_index(View *v, Shard *s) noexcept nogil

@@ -37,19 +37,25 @@ cdef enum:
 
 cdef void enter(View *v, Shard *s) noexcept nogil:
     """Called with the lock just taken: repair what a dead owner left, note a flush that is due."""
-    cdef uint64_t flush_ns, feed
+    cdef uint64_t flush_ns
     if load_acquire32(&s.control.intent.operation) != OP_NONE or not sensible(v, s):
         repair(v, s)
     flush_ns = flush_due(v, s)
     if flush_ns != 0:
-        begin(v, s, OP_FLUSH)
-        store_relaxed64(&s.control.cutoff, load_relaxed64(&s.control.version))
-        s.control.items = 0
-        s.control.bytes = 0
-        void_chunks(v, s)
-        feed = prepare(v, s, FEED_FLUSH, NULL, 0, flush_ns) if is_heard(v) else 0
-        publish_told(v, s, OP_FLUSH, &s.control.flush_applied, flush_ns, feed)      # the one looked at: there may be a newer one by now
-        end(s)
+        note_flush(v, s, flush_ns)
+
+
+cdef void note_flush(View *v, Shard *s, uint64_t flush_ns) noexcept nogil:
+    """All that the shard has was flushed at that deadline, the one that was looked at: there may be a newer one by now."""
+    cdef uint64_t feed
+    begin(v, s, OP_FLUSH)
+    store_relaxed64(&s.control.cutoff, load_relaxed64(&s.control.version))
+    s.control.items = 0
+    s.control.bytes = 0
+    void_chunks(v, s)
+    feed = prepare(v, s, FEED_FLUSH, NULL, 0, flush_ns) if is_heard(v) else 0
+    publish_told(v, s, OP_FLUSH, &s.control.flush_applied, flush_ns, feed)
+    end(s)
 
 
 cdef void void_chunks(View *v, Shard *s) noexcept nogil:

@@ -21,11 +21,12 @@ from memcache_shm.storage.view cimport Shard, View, hash_key, is_retired, refuse
 from memcache_shm.storage.writer cimport remove, store
 
 cdef enum:
-    SLICE_PARTS = 4096          # about 2 ms; then those who wait are shown progress
+    SLICE_BYTES = 1048576       # copied in about 1 ms; then those who wait are shown progress
+    PART_BYTES = 512            # what a key takes of that besides its value
 
 
-cdef int read_part(View *v, Part *part, Values *values) noexcept nogil:
-    """Copy a key's value behind the others: OK, NOT_FOUND; NO_SPACE: memory is out."""
+cdef int read_part(View *v, Part *part, uint32_t now, Values *values) noexcept nogil:
+    """Copy a key's value behind the others: OK, NOT_FOUND; NO_SPACE: memory is out. `now` in ticks, the same for all keys."""
     cdef uint64_t hash = hash_key(v, part.key, part.klen), room
     cdef Shard *s = shard_of(v, hash)
     cdef Record *r
@@ -35,7 +36,7 @@ cdef int read_part(View *v, Part *part, Values *values) noexcept nogil:
     if place.slot == NULL:
         return NOT_FOUND
     r = place.record
-    if r.version <= load_relaxed64(&s.control.cutoff) or (r.expiry != 0 and r.expiry <= ticks(table_ns(v))):
+    if r.version <= load_relaxed64(&s.control.cutoff) or (r.expiry != 0 and r.expiry <= now):
         return NOT_FOUND
     part.vlen = value_length(sizes_of(r))
     part.at = values.size
@@ -68,13 +69,16 @@ cdef int change_part(View *v, int what, const Part *part) noexcept nogil:
 
 cdef int do_parts(View *v, int what, Part *parts, uint32_t n, Values *values, const uint8_t *wanted) noexcept nogil:
     """All parts, up to the first one that fails for other reasons than that there is no such key."""
-    cdef uint32_t i
+    cdef uint32_t i, now = ticks(table_ns(v))
+    cdef uint64_t copied = 0
     for i in range(n):
-        if i % SLICE_PARTS == SLICE_PARTS - 1:
-            show_progress(v, 0, v.shards, wanted)
-        parts[i].result = read_part(v, parts + i, values) if what == READS else change_part(v, what, parts + i)
+        parts[i].result = read_part(v, parts + i, now, values) if what == READS else change_part(v, what, parts + i)
         if parts[i].result > NOT_FOUND:
             return parts[i].result
+        copied += PART_BYTES + parts[i].vlen
+        if copied >= SLICE_BYTES:
+            copied = 0
+            show_progress(v, 0, v.shards, wanted)
     return OK
 
 

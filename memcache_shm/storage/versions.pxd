@@ -12,7 +12,8 @@ from memcache_shm.storage.results cimport OK, READ_ONLY, WAIT
 from memcache_shm.storage.view cimport View, refuses
 
 cdef enum:
-    CAS_SANE = 0x1fffffffffffffff   # a larger id was chosen by somebody: version counters are not raised above it
+    CAS_SANE = 0x0fffffffffffffff       # an item's larger id was chosen by somebody: version counters are not raised above it
+    COUNTER_MOST = 0x1fffffffffffffff   # what is given out stays below it by far, raised above a sane id or not
 
 
 cdef inline void raise_version(View *v, uint32_t shard, uint64_t above) noexcept nogil:

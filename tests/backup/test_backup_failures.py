@@ -92,6 +92,65 @@ def test_closed_streams(app: memcache_shm.Cache, here: Path) -> None:
     assert one_line(shell("memcache-shm restore - app <&-", here).stderr) == "standard input is no file and no pipe; name a FILE"
 
 
+def test_closed_standard_error(app: memcache_shm.Cache, here: Path) -> None:
+    """What would be said there does not get into the backup."""
+    for options in ("", "--json"):
+        assert shell(f"memcache-shm backup {options} app - 2>&- >b", here).returncode == 0
+        assert verb("restore", str(here / "b"), "app").returncode == 0
+    result = shell("memcache-shm backup nothing - 2>&-", here)
+    assert (result.returncode, result.stdout) == (1, "")
+
+
+def test_standard_output_by_its_names(app: memcache_shm.Cache, here: Path) -> None:
+    """Where it is a pipe the summary goes elsewhere; where it is a file that is replaced."""
+    before = table_of(app)
+    for name in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+        result = shell(f"memcache-shm backup app {name} | memcache-shm restore --replace - app", here)
+        assert result.returncode == 0, result.stderr
+        assert re.match(r"memcache-shm: \d+ items, .* backed up in ", result.stderr)
+        assert table_of(app) == before
+    assert shell("memcache-shm backup app >(cat >c; touch taken); memcache-shm backup app /dev/stdout >b", here).returncode == 0
+    until((here / "taken").exists, "what the shell's reader takes")
+    for name in ("b", "c"):
+        assert verb("restore", "--replace", str(here / name), "app").returncode == 0
+        assert table_of(app) == before
+
+
+def test_a_pipe_that_does_not_wait(app: memcache_shm.Cache, here: Path) -> None:
+    """Its other users may have made it so."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with subprocess.Popen([sys.executable, "-m", "memcache_shm", "backup", "app", "-"], stdout=writer, stderr=subprocess.PIPE) as process:
+        os.close(writer)
+        with open(reader, "rb") as file:
+            (here / "b").write_bytes(file.read())
+        assert process.stderr is not None
+        assert b" items, " in process.stderr.read()
+    assert process.returncode == 0
+    assert verb("restore", str(here / "b"), "app").returncode == 0
+
+
+def test_files_without_a_name(app: memcache_shm.Cache) -> None:
+    for words in (("backup", "app", ""), ("restore", "", "app")):
+        result = verb(*words)
+        assert (result.returncode, one_line(result.stderr)) == (
+            2, "FILE: a file cannot have an empty name; write one, or - for a standard stream",
+        )  # fmt: skip
+
+
+def test_names_that_are_no_text(app: memcache_shm.Cache, here: Path) -> None:
+    """Are shown escaped, whatever the output can show, and nothing of them moves a cursor."""
+    for name, shown in ((b"\xff", "\\xff"), (b"a\x1b[31m\nb", "a\\x1b[31m\\nb"), ("ж".encode(), "\\xd0\\xb6")):
+        words: list[str | bytes] = [sys.executable, "-m", "memcache_shm", "backup", "app", name]
+        environment = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
+        result = subprocess.run(words, cwd=here, env=environment, capture_output=True, check=False)
+        assert (result.returncode, result.stderr) == (0, b"")
+        assert f" backed up to {shown} in ".encode() in result.stdout
+        assert result.stdout.count(b"\n") == 1
+        result = subprocess.run([*words[:3], "restore", name + b"x", "app"], cwd=here, env=environment, capture_output=True, check=False)
+        assert (result.returncode, one_line(result.stderr.decode())) == (1, f"{shown}x: No such file or directory")
+
+
 def as_somebody_else(words: list[str], said: TextIO, out: TextIO) -> None:
     os.setgid(NOBODY)
     os.setuid(NOBODY)
@@ -145,6 +204,52 @@ def test_interrupted(app: memcache_shm.Cache, here: Path) -> None:
         assert process.stderr is not None
         assert one_line(process.stderr.read()) == "interrupted; no backup was made"
         os.close(reader)
+
+
+def test_told_to_end(app: memcache_shm.Cache, here: Path) -> None:
+    """SIGTERM is as Ctrl-C; amid the verification nothing was written yet."""
+    assert verb("backup", "app", str(here / "b")).returncode == 0
+    data = (here / "b").read_bytes()
+    before = table_of(app)
+    with subprocess.Popen([sys.executable, "-c", TOLD_TO_END, str(here / "b")], stderr=subprocess.PIPE, text=True) as process:
+        assert process.wait(20) == 1
+        assert process.stderr is not None
+        assert one_line(process.stderr.read()) == "interrupted; nothing was written"
+    assert (here / "b").read_bytes() == data
+    assert table_of(app) == before
+
+
+TOLD_TO_END = """
+import os, signal, sys
+from memcache_shm.cli.main import main
+from memcache_shm.ops import backups
+verify = backups.verify
+backups.verify = lambda reader, file, progress: verify(reader, file, lambda step: os.kill(os.getpid(), signal.SIGTERM))
+sys.exit(main(["restore", sys.argv[1], "app"]))
+"""
+
+
+def test_the_table_goes_away_amid_a_restore(app: memcache_shm.Cache, here: Path) -> None:
+    assert verb("backup", "app", str(here / "b")).returncode == 0
+    with subprocess.Popen([sys.executable, "-c", GOES_AWAY, str(here / "b")], stderr=subprocess.PIPE, text=True) as process:
+        assert process.wait(20) == 1
+        assert process.stderr is not None
+        told = "table 'app' was removed or made anew meanwhile; restore again into the one that is there"
+        assert one_line(process.stderr.read()) == told
+
+
+GOES_AWAY = """
+import sys
+import memcache_shm
+from memcache_shm.cli.main import main
+from memcache_shm.ops import backups
+verify = backups.verify
+def verify_and_remove(*words):
+    verify(*words)
+    memcache_shm.unlink("app")
+backups.verify = verify_and_remove
+sys.exit(main(["restore", sys.argv[1], "app"]))
+"""
 
 
 def test_killed(app: memcache_shm.Cache, here: Path) -> None:

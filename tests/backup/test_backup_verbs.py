@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from support.backups import fill, table_of
 from support.tables import verb
 from support.terminal import Terminal
@@ -35,9 +36,9 @@ def test_json(source: memcache_shm.Cache, target: memcache_shm.Cache, here: Path
     result = verb("backup", "--json", "source", str(here / "b"))
     assert (result.returncode, result.stderr) == (0, "")
     said = json.loads(result.stdout)
-    assert {name: said[name] for name in ("source", "file", "format", "items", "instants", "consistency", "unnamed")} == {
+    assert {name: said[name] for name in ("source", "file", "format", "items", "instants", "consistency", "unnamed", "gone")} == {
         "source": "source", "file": str(here / "b"), "format": "binary", "items": 509, "instants": 1, "consistency": "one instant",
-        "unnamed": 0,
+        "unnamed": 0, "gone": 0,
     }  # fmt: skip
     assert 0 < said["held_ns"] == said["held_sum_ns"] < said["took_s"] * 1e9
     assert said["bytes"] == sum(28 + len(item.key) + len(item.value) for item in table_of(source).values())
@@ -47,8 +48,8 @@ def test_json(source: memcache_shm.Cache, target: memcache_shm.Cache, here: Path
     facts = said.pop("facts")
     assert said.pop("took_s") > 0
     assert said == {
-        "file": str(here / "b"), "target": "target", "items": 509, "refused": 0, "expired": 0, "removed": 0, "evicted": 0, "unnamed": 0,
-        "keeps_cas": True,
+        "file": str(here / "b"), "target": "target", "items": 509, "refused": 0, "expired": 0, "removed": 0, "evicted": 0, "lost": 0,
+        "unnamed": 0, "endless": 0, "keeps_cas": True, "raises_cas": True,
     }  # fmt: skip
     assert facts["source"] == "source"
     assert began_s - 1 < facts["created"] < time.time()
@@ -117,6 +118,21 @@ def test_the_bar_shows_how_fast_it_is() -> None:
         terminal.expect(r"\rbacking up app \[#{12}\.{12}\]  50%  4,000 items  \d+ MiB/s")
         terminal.expect(r"\rbacking up app \[#{24}\] 100%  8,000 items  \d+ MiB/s")
         assert terminal.ends() == 0
+
+
+@pytest.mark.parametrize("columns", [80, 60, 40, 20])
+def test_the_line_is_never_longer_than_the_terminal(columns: int) -> None:
+    program = (
+        "from memcache_shm.cli.progress import ProgressBar\nfrom memcache_shm.ops.backup_parts import Step\n"
+        "with ProgressBar('cache-1.example:11211') as bar:\n"
+        "    bar.tell(Step('verifying', 0.5, 12345678, 1)); bar.tell(Step('restoring', 1, 123456789, 1 << 30))\n"
+    )
+    with Terminal([sys.executable, "-c", program], {"NO_COLOR": "1"}, columns=columns) as terminal:
+        terminal.expect("\r.*12,345,678 i")
+        terminal.expect("\r.*123,456,789 i")
+        assert terminal.ends() == 0
+        assert max(map(len, terminal.text.replace("\n", "\r").split("\r"))) < columns
+        assert ("[####" in terminal.text) == (columns >= 80)
 
 
 def test_no_bar_in_a_pipe(capfd: object) -> None:

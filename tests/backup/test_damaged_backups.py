@@ -260,3 +260,88 @@ def test_the_verb_says_so_in_one_line(target: memcache_shm.Cache, here: Path, fo
         assert (result.returncode, result.stdout) == (1, "")
         assert re.fullmatch(r"memcache-shm: error: (standard input|/dev/fd/\d+): .*\n", result.stderr)
     assert table_of(target) == before
+
+
+def end_line(whole: bytes, end: bytes) -> bytes:
+    """The lines of a backup with another end, whose checksum is right."""
+    lines = whole[: whole.rindex(b"\n", 0, -1) + 1]
+    return lines + end + b', "crc32": "%08x"}\n' % crc32(end, crc32(lines))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        b'{"end": {garbage}',
+        b'{"end": {}, "end": 3, "x": {}',
+        b'{"end": {}',
+        b'{"end": {"highest_cas": "1"}',
+        b'{"end": {"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"end": {"x": ' + b"9" * 10_000 + b"}",
+    ],
+)
+def test_ends_that_somebody_made_up(refuses: Callable[[bytes], str], end: bytes) -> None:
+    assert re.fullmatch(r"line 8 (makes no sense|is cut off or altered)", refuses(end_line(written("jsonl", 2), end)))
+
+
+def test_heads_that_somebody_made_up(target: memcache_shm.Cache, here: Path) -> None:
+    """Nothing of them gets to a terminal as it is, and what is no text at all is left out."""
+    head = {"source": "app\ud800\x1b[31m\n", "program": ["x"] * 100, "consistency": {"a": 1}, "created": [1]}
+    lines = written("jsonl").splitlines(keepends=True)
+    lines[0] = json.dumps({"memcache_shm": "backup", "version": 1} | head).encode() + b"\n"
+    end = lines.pop()[: -len(b', "crc32": "00000000"}\n')]
+    (here / "b").write_bytes(b"".join(lines) + end + b', "crc32": "%08x"}\n' % crc32(b"".join(lines) + end))
+    result = verb("restore", str(here / "b"), "target")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.fullmatch(r"3 items of app\\ud800\\x1b\[31m\\n restored to target in .* s\n", result.stdout)
+    result = verb("restore", "--json", str(here / "b"), "target")
+    assert json.loads(result.stdout)["facts"] == {"source": head["source"], "consistency": "", "created": 0.0, "program": ""}
+    (here / "b").write_bytes(written("binary", source="s" * 60_000))
+    assert verb("restore", str(here / "b"), "target").stdout.startswith(f"3 items of {'s' * 250}, made ")
+
+
+def test_lines_that_another_program_wrote_anew(target: memcache_shm.Cache, here: Path) -> None:
+    """Such as `jq -c`: what helps is told, and helps."""
+    whole = [json.loads(line) for line in written("jsonl").splitlines()]
+    for sort_keys in (False, True):
+        compact = [json.dumps(line, separators=(",", ":"), sort_keys=sort_keys) for line in whole]
+        (here / "b").write_text("\n".join(compact) + "\n")
+        result = verb("restore", str(here / "b"), "target")
+        assert (result.returncode, len(target)) == (1, 0)
+        assert re.search(
+            r": line 5 is an end as another program wrote it, so the checksum in it says nothing any more; "
+            r"use another backup, or where that was you, take out the first and the last line\n",
+            result.stderr,
+        )
+        (here / "b").write_text("\n".join(compact[1:-1]))
+        assert verb("restore", str(here / "b"), "target").returncode == 0
+        assert len(target) == 3
+        target.flush_all()
+
+
+def test_a_byte_order_mark_in_front(target: memcache_shm.Cache, here: Path) -> None:
+    """As editors leave it: it is none of the lines."""
+    for data in (written("jsonl"), b'{"key": "key0", "value": "x"}'):
+        target.flush_all()
+        (here / "b").write_bytes(b"\xef\xbb\xbf" + data)
+        assert verb("restore", str(here / "b"), "target").returncode == 0
+        assert "key0" in target
+
+
+def test_highest_ids_that_somebody_made_up(target: memcache_shm.Cache, here: Path) -> None:
+    """No table has given out so many: those given out later are what they would have been. The highest sane one is heeded, also by the
+    backups of the table that heeded it."""
+    for highest, ends in ((2**64 - 1, range(2**40)), (2**61, range(2**40)), (2**60 - 1, range(2**60, 2**61))):
+        out = bytearray()
+        writer = FileWriter(out.extend)
+        writer.begin(Facts("app", "one instant", 1_795_678_675.5))
+        writer.add(Piece(pack(ITEMS[0]), 1))
+        writer.end(highest)
+        (here / "b").write_bytes(out)
+        assert verb("restore", str(here / "b"), "target").returncode == 0
+        target.set("new", b"")
+        assert int(target.gets("new")[1]) in ends
+    with memcache_shm.open("next", memory="4m") as again:
+        assert verb("backup", "target", str(here / "b")).returncode == 0
+        assert verb("restore", str(here / "b"), "next").returncode == 0
+        again.set("newer", b"")
+        assert int(again.gets("newer")[1]) > int(again.gets("new")[1]) > 2**60

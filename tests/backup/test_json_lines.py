@@ -113,6 +113,16 @@ def test_a_line_that_is_wrong(target: memcache_shm.Cache, here: Path, line: str)
     assert len(target) == 0
 
 
+def test_expiry_that_no_clock_of_ours_reaches(target: memcache_shm.Cache, here: Path) -> None:
+    """It is never then, which is told."""
+    far = int(time.time()) + 18 * 365 * 86400
+    (here / "b").write_text("".join(json.dumps({"key": key, "value": "", "exptime": far if key != "a" else 0}) + "\n" for key in "abcd"))
+    result = verb("restore", str(here / "b"), "target")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.endswith("; 3 for ever, since this host's clock does not reach to their expiry\n")
+    assert {item.expires_ms for item in table_of(target).values()} == {0}
+
+
 def test_nothing_in_it(target: memcache_shm.Cache, here: Path) -> None:
     (here / "b").write_text("{}\n")
     assert "line 1 has no key or key_base64" in verb("restore", str(here / "b"), "target").stderr

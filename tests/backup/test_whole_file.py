@@ -14,7 +14,7 @@ import pytest
 
 from memcache_shm.errors import BackupError
 from memcache_shm.ops import whole_file
-from memcache_shm.ops.whole_file import WholeFile
+from memcache_shm.ops.whole_file import WholeFile, former_name
 
 
 @pytest.fixture(params=["nameless", "hidden"], autouse=True)
@@ -106,6 +106,70 @@ def test_a_kill_leaves_nothing(here: Path, kind: str) -> None:
     assert path.read_bytes() == b"old"
     assert len(os.listdir(here)) == 1 + (kind == "hidden")
     assert (kind == "hidden") == any(name.startswith(".file.") and name.endswith(".tmp") for name in os.listdir(here))
+
+
+def test_what_was_left_goes(here: Path) -> None:
+    """With the next file of that name; but what somebody is writing, and what a save keeps for a moment, stays."""
+    path = here / "file"
+    path.write_bytes(b"old")
+    left, kept = here / ".file.abcdefgh.tmp", here / former_name("file")
+    for each in (left, kept, here / ".file2.abcdefgh.tmp"):
+        each.write_bytes(b"a part")
+    with WholeFile(str(path)) as one:
+        one.write(b"one")
+        with WholeFile(str(path)) as other:
+            other.write(b"other")
+        assert path.read_bytes() == b"other"
+    assert path.read_bytes() == b"one"
+    assert sorted(os.listdir(here)) == [".file.formerly.tmp", ".file2.abcdefgh.tmp", "file"]
+    whole_file.remove_leftovers(str(path))
+    assert sorted(os.listdir(here)) == [".file2.abcdefgh.tmp", "file"]
+
+
+def test_nothing_is_left_of_what_could_not_begin(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, mode: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(whole_file.os, "fchmod", refuse)
+    with pytest.raises(BackupError, match="Operation not permitted; nothing was changed there"):
+        WholeFile(str(here / "file"))
+    assert os.listdir(here) == []
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_no_rights_but_to_read_and_write(here: Path) -> None:
+    path = here / "file"
+    path.write_bytes(b"old")
+    path.chmod(0o4775)
+    with WholeFile(str(path)) as file:
+        file.write(b"new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o664
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_somebody_else_s_file_chooses_nothing(here: Path) -> None:
+    path = here / "file"
+    path.write_bytes(b"old")
+    os.chown(path, 65534, 65534)
+    path.chmod(0o4777)
+    with WholeFile(str(path)) as file:
+        file.write(b"new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.stat().st_uid == 0
+
+
+def test_descriptors_by_name(here: Path) -> None:
+    """As shells name them: a pipe is written to, a file replaced."""
+    reader, writer = os.pipe()
+    with WholeFile(f"/dev/fd/{writer}") as file:
+        file.write(b"through it")
+    assert os.read(reader, 100) == b"through it"
+    os.close(reader)
+    os.close(writer)
+    with (here / "file").open("wb") as opened, WholeFile(f"/dev/fd/{opened.fileno()}") as file:
+        file.write(b"new")
+    assert (here / "file").read_bytes() == b"new"
 
 
 def test_devices_are_written_to(here: Path) -> None:

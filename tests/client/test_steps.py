@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 from support.checks import is_whole
+from support.segments import Segment
+from support.waiting import until
 
 import memcache_shm
 from memcache_shm.client.copying import Copier
@@ -187,6 +192,84 @@ def test_nobody_sees_or_makes_half_a_step(state_dir: Path, geometry: dict[str, i
                 writer.join()
         assert [writer.exitcode for writer in writers] == [0, 0, 0]
         assert is_whole(cache)
+
+
+@pytest.fixture
+def sharded(state_dir: Path) -> Iterator[memcache_shm.Cache]:
+    """A table of several shards with a hundred keys, each of which is in one of them."""
+    with memcache_shm.open("sharded", memory="4m", max_item="1k") as cache:
+        cache.set_many({f"key{number}": b"v" for number in range(100)})
+        yield cache
+
+
+@contextmanager
+def last_shard_taken(segment: Segment) -> Iterator[None]:
+    """As if another handle of this process were amid a change there: whoever wants that shard waits for it."""
+    slots = range(segment.plan.process_slots)
+    slot = next(slot for slot in slots if segment.get(segment.process(slot, "pid")) == os.getpid())
+    lock = segment.control(segment.shards - 1, "lock")
+    segment.put(lock, segment.get(segment.process(slot, "epoch")) << 12 | slot + 1)
+    try:
+        yield
+    finally:
+        segment.put(lock, 0)
+
+
+def await_waiting(segment: Segment) -> None:
+    """Until somebody holds all shards below the last one."""
+    until(lambda: segment.get(segment.control(segment.shards - 2, "lock")) != 0, "all other shards to be taken", every_s=0.001)
+
+
+@pytest.mark.parametrize("what", ["read", "write", "delete"])
+def test_a_flush_falls_into_no_step(sharded: memcache_shm.Cache, what: str) -> None:
+    """It comes while a step has some of its shards and waits for another."""
+    in_first = {item.key for item in Snapshot(sharded, shard=0)}  # the flush needs that shard, and has it
+    keys = [key for key in (b"key%d" % number for number in range(100)) if key not in in_first]
+    steps = Steps(sharded)
+    calls: dict[str, Callable[[], list[bytes | None] | list[bool] | None]] = {
+        "read": lambda: steps.read(keys),
+        "write": lambda: steps.write([(key, b"w") for key in keys]),
+        "delete": lambda: steps.delete(keys),
+    }
+    with memcache_shm.attach("sharded") as other, Segment(sharded.attached_table) as segment, ThreadPoolExecutor(1) as pool:
+        with last_shard_taken(segment):
+            outcome = pool.submit(calls[what])
+            await_waiting(segment)
+            other.flush_all()
+        told = outcome.result(10)
+    there = {value is not None for value in steps.read(keys)}
+    assert there == {what == "write"}
+    if told is not None:
+        assert set(told) == ({None} if what == "read" else {False})
+    assert is_whole(sharded)
+
+
+def test_a_flush_falls_into_no_snapshot(sharded: memcache_shm.Cache) -> None:
+    """One that falls due while a snapshot has some shards and waits for another."""
+    sharded.flush_all(100)
+    with Segment(sharded.attached_table) as segment, ThreadPoolExecutor(1) as pool:
+        shift = segment.header("clock_shift_ns")
+        with last_shard_taken(segment):
+            outcome = pool.submit(lambda: Snapshot(sharded))
+            await_waiting(segment)
+            segment.put(shift, segment.get(shift) + 200 * 10**9)
+        assert len(outcome.result(10)) == 0
+    assert is_whole(sharded)
+
+
+def test_who_waits_for_a_long_step_is_shown_that_it_goes_on(state_dir: Path) -> None:
+    with memcache_shm.open("large", memory="64m") as cache, memcache_shm.attach("large") as other:
+        cache.set("large", bytes(1 << 20))
+        steps = Steps(cache)
+        with Segment(cache.attached_table) as segment, ThreadPoolExecutor(1) as pool:
+            locks, progress = ([segment.control(shard, name) for shard in range(segment.shards)] for name in ("lock", "progress"))
+            before = sum(map(segment.get, progress))
+            outcome = pool.submit(lambda: steps.read([b"large"] * 300))
+            until(lambda: any(map(segment.get, locks)), "the step to begin", every_s=0.001)
+            other.set("large", b"other")
+            assert set(outcome.result(60)) == {bytes(1 << 20)}
+            assert sum(map(segment.get, progress)) - before > 250
+        assert other.get("large") == b"other"
 
 
 def test_threads_share_one_object(state_dir: Path) -> None:

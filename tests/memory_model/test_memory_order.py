@@ -170,6 +170,7 @@ MODELLED = {
     "feed": {"announce": 2},
     "listening": {"read_event": 2, "sleep_until_news": 2},
     "view": {"flush_due": 2},
+    "holding": {"agree_on_flush": 1},
     "locks": {"inherit": 2, "claim": 2, "owner_state": 1, "try_once": 3, "spin": 1, "give_up": 1, "hold": 1, "ready": 1, "give": 1},
 }  # fmt: skip
 
