@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -12,14 +12,18 @@ from typing import NoReturn
 
 from memcache_shm.cli.arguments import Parser
 from memcache_shm.cli.messages import EXIT_FAILURE, EXIT_OK, PROGRAM, error, note
+from memcache_shm.cli.unbuffered import write
 from memcache_shm.errors import MemcacheError
-from memcache_shm.ops.pipe_client import ID_MAX_BYTES, Face, PipeClient
+from memcache_shm.ops.client_pipes import ID_MAX_BYTES
+from memcache_shm.ops.pipe_client import Face, PipeClient
 from memcache_shm.ops.pipe_messages import NAMES, TEXT_MAX_BYTES
+from memcache_shm.ops.quoting import harmless
 
 _HELP = f"""\
 Hear of changes of single keys over named pipes. PATH is the registration pipe of a
 daemon or a job runner (--fifo PATH); ID is a name of your own for three pipes,
-/tmp/memcache_shm-ID.req, .res and .not, which are made and removed again. While all
+/tmp/memcache_shm-ID.req, .res and .not, which are made and removed again (those of a
+client that was killed are replaced). While all
 places are taken (--fifo-sessions) it waits for one.
 
 Commands come from standard input, one a line; # begins a comment:
@@ -66,7 +70,7 @@ def main(words: Sequence[str]) -> int:
     previous = {number: signal.signal(number, _end) for number in _ENDING}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # but for the session itself: no pipe is left behind that was just made
     try:
-        return _hold(PipeClient(space.identity, space.path, Face(_print_answer, _print_notification, error)))
+        return _hold(PipeClient(space.identity, space.path, Face(_print_answer, _print_notification, _complain)))
     except _Ended as end:
         signal.signal(end.number, signal.SIG_DFL)
         os.kill(os.getpid(), end.number)  # held back until the mask is as it was
@@ -95,12 +99,27 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _print_answer(result: int, code: int) -> None:
-    print(f"Server returned {result} for operation: {NAMES[code]}", flush=True)
+    _print(b"Server returned %d for operation: %b" % (result, NAMES[code].encode()))
 
 
 def _print_notification(key: bytes, value: bytes) -> None:
     line = b"(%b,%b)" % (key, value)
     if sys.stdout.isatty():  # which must not obey a value
-        line = re.sub(rb"[\x00-\x1f\x7f]", lambda match: b"\\x%02x" % match[0][0], line)
-    sys.stdout.buffer.write(line + b"\n")
-    sys.stdout.buffer.flush()
+        line = harmless(line.decode("utf-8", "surrogateescape"), sys.stdout.encoding).encode(sys.stdout.encoding)
+    _print(line)
+
+
+def _complain(problem: str) -> None:
+    """Of a command. That it cannot be told is no reason to end the session."""
+    with contextlib.suppress(OSError):
+        error(problem)
+
+
+def _print(line: bytes) -> None:
+    """At once, whatever standard output is."""
+    try:
+        write(sys.stdout, line + b"\n")
+    except BrokenPipeError:
+        raise
+    except OSError as problem:
+        raise MemcacheError(f"standard output: {problem.strerror}; the session is ended") from None

@@ -6,27 +6,26 @@ import argparse
 import contextlib
 import logging
 import os
-import secrets
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from memcache_shm.cli import flags
 from memcache_shm.cli.arguments import Parser, size, table_name, whole
 from memcache_shm.cli.attaching import attach_named
-from memcache_shm.cli.messages import EXIT_FAILURE, EXIT_OK, PROGRAM, UsageError, note, plural
+from memcache_shm.cli.messages import EXIT_FAILURE, EXIT_OK, PROGRAM, UsageError, plural
 from memcache_shm.cli.options import fifo_path, table_geometry
+from memcache_shm.cli.run_screen import Screen, ScreenHandler
 from memcache_shm.client.cache import Cache
-from memcache_shm.errors import FeedOffError, TableNotFoundError
+from memcache_shm.errors import FeedOffError, MemcacheError, NoSpaceError, TooLargeError
 from memcache_shm.ops import job_lines
 from memcache_shm.ops.job_directory import JobDirectory
 from memcache_shm.ops.job_report import Report
 from memcache_shm.ops.noted_signals import NotedSignals
+from memcache_shm.ops.run_table import run_table
 from memcache_shm.ops.runner import Ran, Runner
-from memcache_shm.storage import registry
 from memcache_shm.storage.namelock import daemon_pid
 from memcache_shm.storage.units import DEFAULT_MEMORY_BYTES, MIB
 
@@ -49,6 +48,9 @@ error, with file and line, and the job goes on.
 Without --name the jobs have a table of their own, which does not outlive them; it
 evicts nothing: what does not fit is refused and told.
 
+With --fifo the table is served over named pipes meanwhile, and after the jobs until
+SIGINT or SIGTERM.
+
 exit status: 0 all done; 1 something was not: a job or its output could not be read or
 written, a command or a backup failed, a signal stopped the run; 2 wrong usage
 
@@ -65,21 +67,27 @@ examples:
 _MOST_THREADS = 1024
 _MOST_BACKUPS = 1024
 _MOST = 2**48  # the geometry has its own limits, and tells them
-_BAR_WIDTH = 30
+#: Where the table is the run's own: what helps when an item has no place in it.
+_REMEDIES: dict[type[MemcacheError], str] = {
+    NoSpaceError: "; -m or NUM_ELEMENTS for a larger one",
+    TooLargeError: "; -I or ELEMENT_SIZE for larger ones",
+}
 
 
 def main(words: Sequence[str]) -> int:
     """Run all jobs of a directory. 0 when everything was done, else 1."""
     space = _parser().parse_intermixed_args(words)
-    logging.basicConfig(format=f"{PROGRAM}: %(message)s")
+    screen = Screen(sys.stdout, sys.stderr)
+    logging.basicConfig(format="%(message)s", handlers=[ScreenHandler(screen)])
     with (
         NotedSignals() as signals,
         JobDirectory(space.jobs_dir) as directory,
         _table(space) as cache,
         _pipes(space, signals, directory, cache) as pipes,
     ):
-        status = _run(space, signals, directory, cache, pipes)
+        status = _run(space, signals, screen, directory, cache, pipes.look if pipes is not None else lambda: None)
         if pipes is not None and not signals.stops:
+            screen.note(f"serving pipe sessions on {pipes.path}; SIGINT ends")
             pipes.serve()
     return status
 
@@ -101,24 +109,13 @@ def _parser() -> Parser:
     return parser
 
 
-@contextlib.contextmanager
-def _table(space: argparse.Namespace) -> Iterator[Cache]:
+def _table(space: argparse.Namespace) -> contextlib.AbstractContextManager[Cache]:
     """The table of the run, attached; one of its own is removed at the end."""
-    if space.name is not None:
-        if space.shape or space.memory_bytes is not None or space.max_item_bytes is not None:
-            raise UsageError("--name: that table has its size already; leave NUM_ELEMENTS ELEMENT_SIZE, -m and -I out")
-        with attach_named(space.name, False, f"no right to write to table {space.name!r}, as jobs do") as cache:
-            yield cache
-        return
-    geometry = table_geometry(space)
-    name = f"run-{os.getpid()}-{secrets.token_hex(4)}"  # a pid alone may be that of one that was killed
-    table, state = registry.open_or_create(name, geometry, evict=False)
-    try:
-        with Cache(table, name, state.directory) as cache:
-            yield cache
-    finally:
-        with contextlib.suppress(TableNotFoundError):  # somebody else was faster
-            registry.remove(name)
+    if space.name is None:
+        return run_table(table_geometry(space))
+    if space.shape or space.memory_bytes is not None or space.max_item_bytes is not None:
+        raise UsageError("--name: that table has its size already; leave NUM_ELEMENTS ELEMENT_SIZE, -m and -I out")
+    return attach_named(space.name, False, f"no right to write to table {space.name!r}, as jobs do")
 
 
 @contextlib.contextmanager
@@ -150,13 +147,14 @@ def _pipes(space: argparse.Namespace, signals: NotedSignals, directory: JobDirec
         yield pipes
 
 
-def _run(space: argparse.Namespace, signals: NotedSignals, directory: JobDirectory, cache: Cache, pipes: PipeCompanion | None) -> int:
+def _run(
+    space: argparse.Namespace, signals: NotedSignals, screen: Screen, directory: JobDirectory, cache: Cache, look: Callable[[], None]
+) -> int:
     """The jobs, to their end."""
-    progress = Progress(sys.stderr)
-    report = Report(progress.say)
+    report = Report(screen.say)
     jobs = directory.jobs()
     if not jobs:
-        note(f"no files *.job in {directory.path}: nothing to do")
+        screen.note(f"no files *.job in {directory.path}: nothing to do")
     runner = Runner(
         cache,
         jobs,
@@ -164,14 +162,15 @@ def _run(space: argparse.Namespace, signals: NotedSignals, directory: JobDirecto
         backups=space.max_backups,
         report=report,
         signals=signals,
-        print_help=_printer(sys.stdout),
-        progress=progress.show,
-        on_signal=(lambda: None) if pipes is None else pipes.look,
+        print_help=screen.print,
+        progress=screen.show,
+        on_signal=look,
+        remedies={} if space.name is not None else _REMEDIES,
     )
     started_s = time.monotonic()
     ran = runner.run()
     directory.close()
-    progress.end(f"{_of(ran)}, {plural(ran.backups, 'backup')} in {time.monotonic() - started_s:.2f} s" if jobs else "")
+    screen.end(f"{_of(ran)}, {plural(ran.backups, 'backup')} in {time.monotonic() - started_s:.2f} s" if jobs else "")
     if signals.stops and ran.ended < ran.jobs:
         report.failure(f"{PROGRAM}: stopped by {signal.Signals(signals.stops[0]).name}: {_of(ran)} done")
     return EXIT_FAILURE if report.failed else EXIT_OK
@@ -179,58 +178,3 @@ def _run(space: argparse.Namespace, signals: NotedSignals, directory: JobDirecto
 
 def _of(ran: Ran) -> str:
     return f"{ran.ended} of {plural(ran.jobs, 'job')}"
-
-
-def _printer(stream: TextIO | None) -> Callable[[str], None]:
-    """What prints a text whole, whichever threads print at the same time. A closed standard output is none."""
-    lock = threading.Lock()
-
-    def write(text: str) -> None:
-        if stream is not None:
-            with lock:
-                stream.write(text)
-                stream.flush()
-
-    return write
-
-
-class Progress:
-    """A line on the terminal that tells how far the jobs are, and the lines that are said meanwhile. Without a terminal only these."""
-
-    def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream  # None: standard error is closed
-        self._shows = stream is not None and stream.isatty()
-        self._line = ""  # on the terminal now
-        self._lock = threading.Lock()  # any thread says something
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        with self._lock:
-            self._write(f"{self._wiped()}{text}\n{self._line}")
-
-    def show(self, over: int, jobs: int, backups: int) -> None:
-        """Draw anew: so many jobs are over, so many backups are being written."""
-        if not self._shows or not jobs:
-            return
-        filled = over * _BAR_WIDTH // jobs
-        line = f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {over}/{jobs} jobs" + (f", {plural(backups, 'backup')}" if backups else "")
-        with self._lock:
-            self._write(f"{self._wiped()}{line}")
-            self._line = line
-
-    def end(self, summary: str) -> None:
-        """The line goes; on a terminal the summary takes its place."""
-        with self._lock:
-            self._write(self._wiped())
-            self._line = ""
-        if self._shows and summary:
-            note(summary)
-
-    def _wiped(self) -> str:
-        return f"\r{' ' * len(self._line)}\r" if self._line else ""
-
-    def _write(self, text: str) -> None:
-        if self._stream is not None and text:
-            with contextlib.suppress(BrokenPipeError):  # nobody reads it: the exit status tells all the same
-                self._stream.write(text)
-                self._stream.flush()

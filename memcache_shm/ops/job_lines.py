@@ -3,7 +3,7 @@
     WRITE [(key,value)(key,value)]    READ [key,key]    DELETE [key,key]    SHOW    WAIT <ms>    BACKUP    HELP
 
 Keys and values are any bytes but ``( ) [ ] ,`` and the line feed, blanks too; those around a command, its brackets and its pairs do not
-count.
+count, nor those behind a comma between keys. A blank behind the comma of a pair is the value's.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def _write(rest: bytes) -> Write:
 
 def _keys(rest: bytes) -> list[bytes]:
     body = _within_brackets(rest)
-    keys = body.split(b",")
+    first, *others = body.split(b",")
+    keys = [first, *(key.lstrip(b" \t") for key in others)]
     if body.translate(None, _RESERVED) != body or not all(keys):
         raise InvalidLineError
     return sorted(keys)

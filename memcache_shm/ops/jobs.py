@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from memcache_shm.client.pair_lines import pair_lines
@@ -19,7 +20,8 @@ from memcache_shm.ops.job_lines import Backup, Command, Delete, Help, InvalidLin
 from memcache_shm.ops.job_report import Report
 
 JOB_SUFFIX = ".job"
-_MADE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+_LEFT_OUT = "; the rest of the job is left out"
+FileId = tuple[int, int]  # device and inode
 _INVALID = "Invalid command. See HELP for usage"
 
 
@@ -33,6 +35,8 @@ class Means:
     report: Report
     print_help: Callable[[str], None]
     stop: threading.Event  # set: no further command
+    remedies: Mapping[type[MemcacheError], str] = field(default_factory=dict)  # to be said behind errors of these kinds
+    sources: Mapping[FileId, str] = field(default_factory=dict)  # the files of all jobs: no output goes there
 
 
 class Job:
@@ -48,12 +52,30 @@ class Job:
     def run(self) -> bool:
         """Carry it out; False when it was stopped or could not be read or written to its end. What went wrong is reported."""
         out_path = f"{self._stem}.out"
+        left_out = ""
         try:
-            with _open(self._path, os.O_RDONLY, "rb") as lines, _open(out_path, _MADE, "wb") as self._out:
-                return self._run(lines)
+            with _open_job(self._path) as lines, self._open_out(out_path) as self._out:
+                left_out = _LEFT_OUT
+                ended = self._run(lines)
+                left_out = ""
         except OSError as problem:  # one of a write has no name
-            self._means.report.failure(f"{problem.filename or out_path}: {problem.strerror}")
+            self._means.report.failure(f"{problem.filename or out_path}: {problem.strerror}{left_out}")
             return False
+        return ended
+
+    def _open_out(self, path: str) -> BinaryIO:
+        """The file for what is printed, empty. OSError; a job by another name is left as it is."""
+        descriptor = _open(path, os.O_WRONLY | os.O_CREAT)
+        out = os.fdopen(descriptor, "wb")
+        try:
+            source = self._means.sources.get(_file_id(os.fstat(descriptor)))
+            if source is not None:
+                raise OSError(0, f"is the job {source} by another name; remove it", path)
+            out.truncate(0)
+        except BaseException:
+            out.close()
+            raise
+        return out
 
     def _run(self, lines: BinaryIO) -> bool:
         try:
@@ -78,10 +100,11 @@ class Job:
         except InvalidLineError:
             report.remark(f"{self._path}:{number}: {_INVALID}")
         except TableRemovedError as problem:
-            report.failure(f"{self._path}:{number}: {problem}; the rest of the job is left out")
+            report.failure(f"{self._path}:{number}: {problem}{_LEFT_OUT}")
             raise
         except (MemcacheError, MemoryError) as problem:
-            report.failure(f"{self._path}:{number}: {problem or 'not enough memory'}")
+            remedy = next((text for kind, text in self._means.remedies.items() if isinstance(problem, kind)), "")
+            report.failure(f"{self._path}:{number}: {problem or 'not enough memory'}{remedy}")
 
     def _do(self, command: Command) -> None:
         _ACTIONS[type(command)](self, command)
@@ -137,13 +160,30 @@ _ACTIONS: dict[type, Callable[[Job, Any], None]] = {
 }
 
 
-def _open(path: str, flags: int, mode: str) -> Any:
-    """A regular file, opened. OSError that names it for anything else: a pipe could block the job for ever."""
+def sources_of(paths: Iterable[str]) -> dict[FileId, str]:
+    """Which files the jobs at these paths are; those that are not there are told when they are begun."""
+    found = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            found[_file_id(os.stat(path))] = path
+    return found
+
+
+def _file_id(status: os.stat_result) -> FileId:
+    return status.st_dev, status.st_ino
+
+
+def _open_job(path: str) -> BinaryIO:
+    return os.fdopen(_open(path, os.O_RDONLY), "rb")
+
+
+def _open(path: str, flags: int) -> int:
+    """The descriptor of a regular file. OSError that names it for anything else: a pipe could block the job for ever."""
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(0, "no regular file", path)
-    return os.fdopen(descriptor, mode)
+    return descriptor
 
 
 def _read(lines: BinaryIO, path: str) -> Iterator[bytes]:

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
-from memcache_shm.errors import IllegalInputError, MemcacheError
+from memcache_shm.errors import MemcacheError
+from memcache_shm.ops.client_pipes import ClientPipes
 from memcache_shm.ops.pipe_messages import (
     ANSWER_BYTES,
     CONNECT,
@@ -37,8 +38,6 @@ from memcache_shm.ops.pipe_messages import (
     encode_request,
 )
 
-ID_MAX_BYTES = 17  # so that a path has less than 40
-_DIRECTORY = "/tmp"  # short, and there everywhere; pipes that others made there are refused
 _LINE_MAX_BYTES = 4096
 _READ_BYTES = 65536
 _LAST_S = 1.0  # for notifications behind the answer to `disconnect`
@@ -85,13 +84,10 @@ class PipeClient:
     be part of their names, MemcacheError."""
 
     def __init__(self, identity: str, path: str, face: Face) -> None:
-        if not re.fullmatch(rf"[A-Za-z0-9_.-]{{1,{ID_MAX_BYTES}}}", identity):
-            raise IllegalInputError(f"ID: 1 to {ID_MAX_BYTES} letters, digits and _ . - are a name for pipes, not {identity!r}")
         self._path = path
         self._face = face
-        self._paths = [f"{_DIRECTORY}/memcache_shm-{identity}.{suffix}" for suffix in ("req", "res", "not")]
-        self._made: list[str] = []
-        self._descriptors: list[int] = []
+        self._pipes = ClientPipes(identity)
+        self._registration = -1
         self._poll = select.poll()
         self._answers = bytearray()
         self._notifications = bytearray()
@@ -103,16 +99,10 @@ class PipeClient:
 
     def __enter__(self) -> PipeClient:
         try:
-            self._registration = self._open_registration()
-            for path in self._paths:
-                self._make(path)
-            requests, responses, notifications = self._paths
-            # A pipe that is open for both never makes us wait for the server, nor the server for us.
-            self._requests = self._open(requests, os.O_RDWR)
-            self._responses = self._open(responses, os.O_RDONLY)
-            self._notices = self._open(notifications, os.O_RDONLY)
-            self._poll.register(self._responses, select.POLLIN)
-            self._poll.register(self._notices, select.POLLIN)
+            self._open_registration()
+            self._pipes.make(owner=os.fstat(self._registration).st_uid)
+            self._poll.register(self._pipes.responses, select.POLLIN)
+            self._poll.register(self._pipes.notifications, select.POLLIN)
         except BaseException:
             self.close()
             raise
@@ -123,17 +113,12 @@ class PipeClient:
 
     def close(self) -> None:
         """Close and remove the pipes; the server sees that as a disconnect if it can be told."""
-        if len(self._descriptors) > 1 and not self._ended:
+        if self._pipes.requests >= 0 and not self._ended:
             self._try_to_say(encode_request(Request(DISCONNECT, b"")))
-        for path in self._made:
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                continue  # somebody else did
-        for descriptor in self._descriptors:
-            os.close(descriptor)
-        self._made = []
-        self._descriptors = []
+        self._pipes.close()
+        if self._registration >= 0:
+            os.close(self._registration)
+            self._registration = -1
 
     def run(self, commands: int) -> bool:
         """Carry out the commands that come from the descriptor until they end, by DISCONNECT or otherwise. False: the server refused the
@@ -165,41 +150,21 @@ class PipeClient:
         """Whether the server closed the session without being asked."""
         return self._ended and not self._left
 
-    # Making the pipes
+    # Asking
 
-    def _open_registration(self) -> int:
+    def _open_registration(self) -> None:
         try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._registration = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             if error.errno == errno.ENXIO:
                 raise MemcacheError(f"nobody serves {self._path}; start 'memcache-shm --fifo {self._path}'") from None
             raise MemcacheError(f"{self._path}: {error.strerror}; it is the PATH of a daemon's --fifo PATH") from None
-        self._descriptors.append(descriptor)
-        if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        if not stat.S_ISFIFO(os.fstat(self._registration).st_mode):
             raise MemcacheError(f"{self._path} is no named pipe; it is the PATH of a daemon's --fifo PATH")
-        return descriptor
-
-    def _make(self, path: str) -> None:
-        try:
-            os.mkfifo(path, 0o600)
-        except FileExistsError:
-            raise MemcacheError(f"{path} is there already; choose another ID, or remove it if no client of that ID runs") from None
-        except OSError as error:
-            raise MemcacheError(f"cannot make the pipe {path}: {error.strerror}") from None
-        self._made.append(path)
-        if os.geteuid() == 0:  # a daemon of another user (-u) could not open what is root's
-            os.chown(path, os.fstat(self._registration).st_uid, -1, follow_symlinks=False)
-
-    def _open(self, path: str, flags: int) -> int:
-        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        self._descriptors.append(descriptor)
-        return descriptor
-
-    # Asking
 
     def _register(self) -> None:
         """Write the message; as long as the pipe is full others wait as well."""
-        message = encode_connect(Registration(*(os.fsencode(path) for path in self._paths)))
+        message = encode_connect(Registration(*(os.fsencode(path) for path in self._pipes.paths)))
         while True:
             try:
                 os.write(self._registration, message)
@@ -224,7 +189,7 @@ class PipeClient:
 
     def _try_to_say(self, message: bytes) -> None:
         try:
-            os.write(self._requests, message)
+            os.write(self._pipes.requests, message)
         except OSError:
             self._ended = True  # a pipe of ours that nobody reads any more, full
 
@@ -270,9 +235,9 @@ class PipeClient:
         events = dict(self._poll.poll(limit_ms))
         if commands >= 0:
             self._poll.unregister(commands)
-        if self._notices in events:
+        if self._pipes.notifications in events:
             self._take_notifications()
-        if self._responses in events:
+        if self._pipes.responses in events:
             self._take_answers()
         if self._registration in events and not self._ended:  # before the first answer: nobody reads registrations any more
             raise MemcacheError(f"{self._path}: its server ended before it answered; try again when it is back")
@@ -280,16 +245,16 @@ class PipeClient:
             self._take_commands(commands)
 
     def _take_notifications(self) -> None:
-        data = _read(self._notices)
+        data = _read(self._pipes.notifications)
         if data == b"":
-            self._poll.modify(self._notices, 0)
+            self._poll.modify(self._pipes.notifications, 0)
         self._notifications += data or b""
         while len(self._notifications) >= NOTIFICATION_BYTES:
             self._face.notified(*decode_notification(bytes(self._notifications[:NOTIFICATION_BYTES])))
             del self._notifications[:NOTIFICATION_BYTES]
 
     def _take_answers(self) -> None:
-        data = _read(self._responses)
+        data = _read(self._pipes.responses)
         if data == b"":
             self._ended = True
             self._take_notifications()

@@ -23,6 +23,7 @@ class PipeCompanion:
     """Serves the table `name` on the registration pipe at `path`. `forget` is called in the child: it lets go of what is the parent's."""
 
     def __init__(self, name: str, path: str, sessions: int, *, reclaims: bool, signals: NotedSignals, forget: Callable[[], None]) -> None:
+        self.path = path
         self._signals = signals
         self._interrupts = 0  # SIGUSR1 that it was told of
         work = partial(serve_pipes, name, path, sessions, reclaims)

@@ -21,14 +21,13 @@ from memcache_shm.client.local import attach_local
 from memcache_shm.errors import BusyError, MemcacheError
 from memcache_shm.ops.bell import silence
 from memcache_shm.ops.descriptor_loop import READ, DescriptorLoop
-from memcache_shm.ops.fifo import hold_fifo, make_fifo
 from memcache_shm.ops.pipe_hub import Hub
 from memcache_shm.ops.pipe_messages import BadMessage, RegistrationReader
 from memcache_shm.ops.pipe_opening import Opening
 from memcache_shm.ops.pipe_session import Session
+from memcache_shm.ops.registration_pipe import RegistrationPipe
 from memcache_shm.ops.remarks import Remarks
 from memcache_shm.server.children import EXIT_FAILED
-from memcache_shm.server.outage import Outage
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +43,8 @@ _NEVER = float("inf")
 
 def serve_pipes(name: str, path: str, sessions: int, reclaims: bool) -> int:
     """The life of a process that serves up to `sessions` sessions at a time with the table `name`, on the registration pipe `path`, which
-    exists. It goes on until SystemExit, which a signal's handler may raise; SIGUSR1 ends all sessions. `reclaims`: nobody else sweeps
-    the table.
+    is made anew whenever it is not there. It goes on until SystemExit, which a signal's handler may raise; SIGUSR1 ends all sessions.
+    `reclaims`: nobody else sweeps the table.
 
     Returns the exit status of a failure. Raises as `attach`.
     """
@@ -67,12 +66,9 @@ class Host:
         self._most = sessions
         self._table = attach_local(name)
         self._check_feed()
-        self._path = path
         self._path_s = time.monotonic() + _PATH_EVERY_S
-        self._registrations = hold_fifo(path)
-        self._identity = _identity(os.fstat(self._registrations))
+        self._registrations = RegistrationPipe(path)
         self._remarks = Remarks(log)
-        self._path_outage = Outage()
         self._loop = DescriptorLoop()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._wake, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -120,7 +116,8 @@ class Host:
             opening.close()
         self._hub.close()
         self._loop.close()
-        for descriptor in (self._registrations, self._bell, self._wake, self._wake_writer):
+        self._registrations.close()
+        for descriptor in (self._bell, self._wake, self._wake_writer):
             os.close(descriptor)
         self._table.close()
 
@@ -165,30 +162,10 @@ class Host:
             self._look_after_path()
 
     def _look_after_path(self) -> None:
-        """Somebody may have removed the registration pipe, as programs do that clean /tmp: then it is made anew."""
-        try:
-            if _identity(os.lstat(self._path)) == self._identity:
-                self._path_outage.is_over("the registration pipe is back")
-                return
-            self._path_outage.goes_on(f"somebody has replaced {self._path}: no more clients can register; restart")
-        except FileNotFoundError:
-            self._renew_path()
-        except OSError as error:
-            self._path_outage.goes_on(f"the registration pipe {self._path}: {error.strerror}: no more clients can register")
-
-    def _renew_path(self) -> None:
-        try:
-            make_fifo(self._path)
-            fresh = hold_fifo(self._path)
-        except MemcacheError as error:
-            self._path_outage.goes_on(f"the registration pipe is gone: {error}")
-            return
-        log.warning("the registration pipe %s was removed; it is made anew", self._path)
-        self._loop.forget(self._registrations)
-        os.close(self._registrations)
-        self._registrations = fresh
-        self._identity = _identity(os.fstat(fresh))
-        self._reader = RegistrationReader()
+        """It may have been removed, and be another one after this."""
+        self._loop.forget(self._registrations.descriptor)  # as is to be done before it is closed; `_listen` watches it
+        if self._registrations.look():
+            self._reader = RegistrationReader()
 
     def _bury(self) -> None:
         """Take those away that are over."""
@@ -223,11 +200,11 @@ class Host:
 
     def _listen(self) -> None:
         """To the registration pipe, while there is room."""
-        if not self._has_room():
-            self._loop.forget(self._registrations)
+        if not self._has_room() or self._registrations.descriptor < 0:
+            self._loop.forget(self._registrations.descriptor)
             self._rest_s = _NEVER
             return
-        self._loop.watch(self._registrations, READ, self._on_registrations)
+        self._loop.watch(self._registrations.descriptor, READ, self._on_registrations)
         if not self._reader.begun:
             self._rest_s = _NEVER
         elif self._rest_s == _NEVER:
@@ -247,7 +224,7 @@ class Host:
                     return
                 continue
             try:
-                self._reader.feed(os.read(self._registrations, self._reader.wanted))
+                self._reader.feed(os.read(self._registrations.descriptor, self._reader.wanted))
             except BlockingIOError:
                 return
 
@@ -256,14 +233,10 @@ class Host:
 
     def _is_in_use(self, identity: tuple[int, int]) -> bool:
         return (
-            identity == self._identity
+            identity == self._registrations.identity
             or any(identity in session.identities for session in self._sessions)
             or any(identity in opening.identities for opening in self._openings)
         )
-
-
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
 
 
 def _drain(descriptor: int) -> None:

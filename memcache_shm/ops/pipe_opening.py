@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 
 from memcache_shm.ops.pipe_messages import CONNECT, REFUSED, Registration, encode_answer
-from memcache_shm.ops.pipe_paths import BadPipe, Pipe, find_pipe
+from memcache_shm.ops.pipe_paths import BadPipe, Pipe, find_pipe, shown_path
 
 #: How long a client may take to open its side of a pipe.
 OPEN_LIMIT_S = 5.0
@@ -25,7 +25,7 @@ class Opening:
     """The pipes of one client. `problem` says why they are no use; then only the responses are opened, to say so."""
 
     def __init__(self, registration: Registration, in_use: InUse, now_s: float) -> None:
-        self.name = os.fsdecode(registration.requests)
+        self.name = shown_path(registration.requests)
         self.problem: str | None = None
         self.requests = -1
         self.responses = -1

@@ -14,6 +14,8 @@ import os
 import stat
 from typing import NamedTuple
 
+from memcache_shm.ops.quoting import harmless
+
 _LINKS_MOST = 40  # as the kernel
 _PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -63,13 +65,18 @@ def find_pipe(path: bytes) -> Pipe:
     try:
         place = _walk(path)
     except OSError as error:
-        raise BadPipe(f"{os.fsdecode(path)}: {error.strerror}") from None
+        raise BadPipe(f"{shown_path(path)}: {error.strerror}") from None
     found = os.fstat(place)
     if stat.S_ISFIFO(found.st_mode):
         return Pipe(place, found.st_dev, found.st_ino, found.st_uid)
     os.close(place)
     what = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "no named pipe"
-    raise BadPipe(f"{os.fsdecode(path)}: is {what}")
+    raise BadPipe(f"{shown_path(path)}: is {what}")
+
+
+def shown_path(path: bytes) -> str:
+    """As text for the log: bytes that are none by their numbers."""
+    return harmless(os.fsdecode(path))
 
 
 def _walk(path: bytes) -> int:
@@ -110,5 +117,5 @@ def _components(path: bytes) -> list[bytes]:
 def _followed(place: int, found: os.stat_result, name: bytes, path: bytes) -> bytes:
     """Where a symbolic link leads. BadPipe for one of another user."""
     if found.st_uid not in (0, os.geteuid()):
-        raise BadPipe(f"{os.fsdecode(path)}: {os.fsdecode(name)} is a symbolic link of another user (uid {found.st_uid})")
+        raise BadPipe(f"{shown_path(path)}: {shown_path(name)} is a symbolic link of another user (uid {found.st_uid})")
     return os.fsencode(os.readlink(b"", dir_fd=place))

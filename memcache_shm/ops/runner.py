@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from memcache_shm.client.cache import Cache
@@ -20,7 +20,7 @@ from memcache_shm.client.steps import Steps
 from memcache_shm.errors import MemcacheError
 from memcache_shm.ops.job_backups import BackupWriters
 from memcache_shm.ops.job_report import Report
-from memcache_shm.ops.jobs import Job, Means
+from memcache_shm.ops.jobs import Job, Means, sources_of
 from memcache_shm.ops.noted_signals import NotedSignals
 
 
@@ -34,7 +34,8 @@ class Ran(NamedTuple):
 
 class Runner:
     """Runs `jobs` once. `progress` is told by the main thread how many jobs are over, how many there are, and how many backups are being
-    written; `on_signal` is called by it between waits, to see to signals that are no concern of the jobs."""
+    written; `on_signal` is called by it between waits, to see to signals that are no concern of the jobs. `remedies`: what is to be
+    said behind errors of these kinds."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Runner:
         print_help: Callable[[str], None],
         progress: Callable[[int, int, int], None],
         on_signal: Callable[[], None],
+        remedies: Mapping[type[MemcacheError], str],
     ) -> None:
         self._cache = cache
         self._jobs = deque(jobs)  # not yet begun; taken by any thread
@@ -61,7 +63,9 @@ class Runner:
         self._on_signal = on_signal
         self._writers = BackupWriters(backups, report)
         self._stop = threading.Event()
-        self._means = Means(Steps(cache), self._snapshot, self._writers, report, print_help, self._stop)
+        self._means = Means(
+            Steps(cache), self._snapshot, self._writers, report, print_help, self._stop, remedies=remedies, sources=sources_of(jobs)
+        )
 
     def run(self) -> Ran:
         """Returns when every job is over, every backup written and every child reaped. MemcacheError when there is no thread to be had."""

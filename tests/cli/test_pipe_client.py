@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.pipes import PipeDaemon, stopped
+from support.pipes import PipeDaemon, open_files, stopped
 from support.tables import verb
 from support.terminal import Terminal
 from support.waiting import until
@@ -282,13 +282,65 @@ def test_pipes_that_are_there_already(piped: PipeDaemon) -> None:
     try:
         found = verb("pipe-client", IDENTITY, piped.fifo)
         assert (found.returncode, found.stdout) == (1, "")
-        assert found.stderr == (
-            f"memcache-shm: error: {path} is there already; choose another ID, or remove it if no client of that ID runs\n"
-        )
+        assert found.stderr == (f"memcache-shm: error: {path} is there already and is no named pipe; choose another ID, or remove it\n")
         assert path.read_text() == "somebody's"
         assert left() == [path]
     finally:
         path.unlink()
+
+
+def test_pipes_that_a_killed_client_left(piped: PipeDaemon, cache: memcache_shm.Cache) -> None:
+    """They are replaced at once, whatever the server knows of that death; those of a client that lives are not."""
+    for _ in range(3):
+        with client(piped.fifo) as process:
+            assert line(process) == CONNECTED
+            process.kill()
+            process.wait()
+    assert len(left()) == 3
+    with stopped(piped.pipe_server):
+        waiting = client(piped.fifo)
+        running = waiting.__enter__()
+        until(lambda: {str(path) for path in left()} <= set(open_files(running.pid)), "its pipes to be replaced")
+        found = verb("pipe-client", IDENTITY, piped.fifo)
+        path = f"/tmp/memcache_shm-{IDENTITY}.req"
+        assert (found.returncode, found.stdout) == (1, "")
+        assert found.stderr == f"memcache-shm: error: {path} is in use by another client; choose another ID, or end that one\n"
+    try:
+        assert line(running) == CONNECTED
+        say(running, "SUBSCRIBE [key]")
+        assert line(running) == "Server returned 1 for operation: subscribe"
+        found = verb("pipe-client", IDENTITY, piped.fifo)
+        assert found.returncode == 1
+        cache.set("key", b"2")
+        assert line(running) == "(key,2)"
+    finally:
+        waiting.__exit__(None, None, None)
+
+
+def test_a_file_in_the_place_of_the_requests_stays(piped: PipeDaemon) -> None:
+    path = Path(f"/tmp/memcache_shm-{IDENTITY}.req")
+    path.write_text("somebody's")
+    try:
+        found = verb("pipe-client", IDENTITY, piped.fifo)
+        assert (found.returncode, left()) == (1, [path])
+        assert path.read_text() == "somebody's"
+    finally:
+        path.unlink()
+
+
+def test_output_that_cannot_be_written(piped: PipeDaemon) -> None:
+    command = f"{sys.executable} -m memcache_shm pipe-client {IDENTITY} {piped.fifo} >/dev/full"
+    found = subprocess.run(["bash", "-c", command], input="", capture_output=True, text=True, timeout=30, check=False)
+    assert found.returncode == 1
+    assert found.stderr == "memcache-shm: error: standard output: No space left on device; the session is ended\n"
+
+
+@pytest.mark.parametrize("where", ["2>&-", "2>/dev/full"])
+def test_bad_commands_that_cannot_be_told(piped: PipeDaemon, where: str) -> None:
+    """They end no session."""
+    command = f"{sys.executable} -m memcache_shm pipe-client {IDENTITY} {piped.fifo} {where}"
+    found = subprocess.run(["bash", "-c", command], input="NONSENSE\nDELAY 0\n", stdout=subprocess.PIPE, text=True, timeout=30, check=False)
+    assert (found.returncode, found.stdout.splitlines()) == (0, [CONNECTED, GONE])
 
 
 def test_closed_streams(piped: PipeDaemon) -> None:
@@ -322,7 +374,9 @@ def test_on_a_terminal(piped: PipeDaemon, cache: memcache_shm.Cache) -> None:
         terminal.type("SUBSCRIBE [key]\n")
         terminal.expect("Server returned 1 for operation: subscribe\r\n")
         cache.set("key", b"\x1b[31mred\n")
-        terminal.expect(r"\(key,\\x1b\[31mred\\x0a\)\r\n")
+        terminal.expect(r"\(key,\\x1b\[31mred\\n\)\r\n")
+        cache.set("key", "\x9b31mr\u00e9d \u202e".encode() + b"\x9b\xff")
+        terminal.expect(r"\(key,\\xc2\\x9b31mr\u00e9d \\xe2\\x80\\xae\\x9b\\xff\)\r\n")
         terminal.type("\x04")
         terminal.expect(f"{GONE}\r\n")
         assert terminal.ends() == 0

@@ -30,6 +30,10 @@ APART = {
         b"WRITE [(d:1,x)(d:2,y)(d:3,z)]\nDELETE [d:2,d:9,d:1,d:0]\nDELETE [d:3]\nDELETE [d:3,d:3]\nWRITE [(d:4,a)]\nDELETE [d:4,d:4]\n",
         b"[(d:0,KVSMISSING)(d:9,KVSMISSING)]\n[(d:3,KVSMISSING)(d:3,KVSMISSING)]\n[(d:4,KVSMISSING)]\n",
     ),
+    "blanks": (
+        b"WRITE [(s:a,1) (s:b, 2)\t(s:c d,3 )]\nREAD [s:a, s:b,  \ts:c d]\nDELETE [s:a, s:b, s:c d, s:none]\nREAD [s:a, ]\nREAD [ s:a]\n",
+        b"[(s:a,1)(s:b, 2)(s:c d,3 )]\n[(s:none,KVSMISSING)]\n[( s:a,KVSERROR)]\n",
+    ),
     "wait": (b"WAIT 1\nREAD [none]\nWAIT 0\n", b"Waiting...\n[(none,KVSERROR)]\nWaiting...\n"),
     "bytes": (
         b"WRITE [(b: \xff\x00,\r#\xfe)(b:empty,)(b: blank , two words )]\r\n  READ [b:empty,b: \xff\x00,b: blank ]  \r\n\tREAD\t[b:empty]",
@@ -74,7 +78,8 @@ def test_jobs_side_by_side(tmp_path: Path, no_leaks: None, state_dir: Path, thre
     result = jobs.run(threads, 2)
     assert result.returncode == 0
     assert jobs.results == expected(APART)
-    assert sorted(result.stderr.decode().splitlines()) == [f"{jobs.path}/wrong.job:{line}: {INVALID}" for line in sorted(WRONG_LINES)]
+    told = [f"{jobs.path}/blanks.job:4: {INVALID}", *(f"{jobs.path}/wrong.job:{line}: {INVALID}" for line in sorted(WRONG_LINES))]
+    assert sorted(result.stderr.decode().splitlines()) == told
     assert result.stdout.decode() == HELP
     assert names(state_dir) == []
 
@@ -138,7 +143,7 @@ def test_keys_and_values_that_are_too_long(tmp_path: Path, no_leaks: None, state
     lines = result.stderr.decode().splitlines()
     assert [line.split(": ", 1)[0] for line in lines] == [f"{jobs.path}/one.job:{number}" for number in (2, 3, 4, 5)]
     assert all("a key has 1 to 250 bytes, not 251" in line for line in lines[:3])
-    assert re.search(r"value .*'d'.* 100 bytes", lines[3])
+    assert re.search(r"value .*'d'.* 100 bytes; -I or ELEMENT_SIZE for larger ones", lines[3])
 
 
 def test_full_table_refuses_and_says_so(tmp_path: Path, no_leaks: None, state_dir: Path) -> None:
@@ -151,7 +156,7 @@ def test_full_table_refuses_and_says_so(tmp_path: Path, no_leaks: None, state_di
     assert len(lines) == 4
     for number, line in enumerate(lines, 17):
         assert line.startswith(f"{jobs.path}/one.job:{number}: ")
-        assert "full" in line
+        assert line.endswith("is full and eviction is off; -m or NUM_ELEMENTS for a larger one")
 
 
 def test_jobs_that_cannot_be_read_or_written(tmp_path: Path, no_leaks: None, state_dir: Path) -> None:
@@ -175,6 +180,42 @@ def test_jobs_that_cannot_be_read_or_written(tmp_path: Path, no_leaks: None, sta
     ]
 
 
+@pytest.mark.parametrize("other", ["one.job", "two.job"])
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_output_that_is_a_job_by_another_name(
+    tmp_path: Path, no_leaks: None, state_dir: Path, other: str, link: Callable[[Path, Path], None]
+) -> None:
+    """No job is written over, its own or another one."""
+    jobs = JobDirectory(tmp_path / "jobs", {"one": b"READ [a]\n", "two": b"READ [b]\n"})
+    link(jobs.path / other, jobs.path / "one.out")
+    result = jobs.run(1, 1)
+    assert result.returncode == 1
+    assert result.stderr.decode() == f"{jobs.path}/one.out: is the job {jobs.path}/{other} by another name; remove it\n"
+    assert [(jobs.path / f"{name}.job").read_bytes() for name in ("one", "two")] == [b"READ [a]\n", b"READ [b]\n"]
+    assert jobs.out("two") == b"[(b,KVSERROR)]\n"
+
+
+def test_output_elsewhere(tmp_path: Path, no_leaks: None, state_dir: Path) -> None:
+    """A link to another file is followed; what was in that one goes."""
+    jobs = JobDirectory(tmp_path / "jobs", {"one": b"READ [a]\n"})
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"x" * 1000)
+    (jobs.path / "one.out").symlink_to(elsewhere)
+    assert jobs.run(1, 1).returncode == 0
+    assert elsewhere.read_bytes() == b"[(a,KVSERROR)]\n"
+
+
+def test_names_that_are_no_text(tmp_path: Path, no_leaks: None, state_dir: Path) -> None:
+    """They are told by their bytes, and move no terminal's cursor."""
+    jobs = JobDirectory(tmp_path / "jobs", {os.fsdecode(b"\xff\xfe"): b"FOO\n", "a\x1b[2J\n": b"FOO\n"})
+    result = jobs.run(1, 1)
+    assert result.returncode == 0
+    assert sorted(result.stderr.decode().splitlines()) == [
+        rf"{jobs.path}/\xff\xfe.job:1: {INVALID}",
+        rf"{jobs.path}/a\x1b[2J\n.job:1: {INVALID}",
+    ]
+
+
 def test_disk_is_full(tmp_path: Path, no_leaks: None, state_dir: Path) -> None:
     """A limit of the file size stands for it: output and backup break off, and no part of a backup stays."""
     jobs = JobDirectory(tmp_path / "jobs", {"backup": b"WRITE [(key,%b)]\nBACKUP\n" % (b"v" * 100_000), "out": b"READ [a]\n" * 10_000})
@@ -183,7 +224,7 @@ def test_disk_is_full(tmp_path: Path, no_leaks: None, state_dir: Path) -> None:
     assert result.returncode == 1
     assert sorted(result.stderr.decode().splitlines()) == [
         f"{jobs.path}/backup-1.bck: backup not written: File too large",
-        f"{jobs.path}/out.out: File too large",
+        f"{jobs.path}/out.out: File too large; the rest of the job is left out",
     ]
     assert sorted(jobs.results) == ["backup.out", "out.out"]
 

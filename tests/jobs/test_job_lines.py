@@ -33,6 +33,8 @@ COMMANDS: dict[bytes, Command | None] = {
     b"  # comment": None,
     # blanks inside belong to the keys and values; so does every byte but seven
     b"READ [ a ,b c]": Read([b" a ", b"b c"]),
+    b"READ [a, b,\t c ,d]": Read([b"a", b"b", b"c ", b"d"]),  # but for those behind a comma between keys
+    b"DELETE [ a, a]": Delete([b" a", b"a"]),
     b"WRITE [( a, b )]": Write([(b" a", b" b ")]),
     b"WRITE [(\xff\x00#,\r\t=)]\n": Write([(b"\xff\x00#", b"\r\t=")]),
     b"WRITE [(empty,)]": Write([(b"empty", b"")]),
@@ -70,6 +72,8 @@ INVALID = [
         b"READ [a,]",
         b"READ [,a]",
         b"READ [a,,b]",
+        b"READ [a, ]",
+        b"READ [a, ,b]",
         b"READ a",
         b"READ [a",
         b"READ a]",
@@ -106,7 +110,8 @@ text = st.binary(min_size=1, max_size=20).map(lambda data: data.translate(None, 
 @settings(deadline=None)
 @given(st.lists(st.tuples(text, st.just(b"") | text), min_size=1, max_size=9))
 def test_what_is_written_as_a_command_is_read_as_it_was(pairs: list[tuple[bytes, bytes]]) -> None:
-    keys = [key for key, _ in pairs]
+    first, *others = [key for key, _ in pairs]
+    keys = [first, *(key for key in others if not key.startswith((b" ", b"\t")))]  # blanks behind a comma do not count
     assert parse(b"WRITE [%b]\n" % b"".join(b"(%b,%b)" % pair for pair in pairs)) == Write(sorted(pairs, key=lambda pair: pair[0]))
     assert parse(b"READ [%b]\n" % b",".join(keys)) == Read(sorted(keys))
     assert parse(b"DELETE [%b]\r\n" % b",".join(keys)) == Delete(sorted(keys))

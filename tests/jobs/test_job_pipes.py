@@ -29,6 +29,10 @@ def is_ready(fifo: str) -> bool:
     return os.path.exists(fifo) and stat.S_ISFIFO(os.stat(fifo).st_mode)
 
 
+def said_of(fifo: str) -> bytes:
+    return f"memcache-shm: serving pipe sessions on {fifo}; SIGINT ends\n".encode()
+
+
 def test_jobs_are_heard_and_sessions_go_on_after_them(tmp_path: Path, fifo: str, no_leaks: None, state_dir: Path) -> None:
     jobs = JobDirectory(tmp_path / "jobs", {"one": b"WRITE [(a,1)(b,1)]\nWAIT 1000\nWRITE [(a,2)]\nDELETE [b]\n"})
     with jobs.started(4, 2, "--fifo", fifo) as process:
@@ -44,6 +48,8 @@ def test_jobs_are_heard_and_sessions_go_on_after_them(tmp_path: Path, fifo: str,
                 cache.set("a", b"from outside")
             assert user.note() == (b"a", b"from outside")
             assert user.disconnect() == 0
+        assert process.stderr is not None
+        assert process.stderr.readline() == said_of(fifo)
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=20) == (b"", b"")
     assert process.returncode == 0
@@ -57,10 +63,22 @@ def test_failed_jobs_show_in_the_exit_status(tmp_path: Path, fifo: str, no_leaks
         with PipeUser(until(lambda: is_ready(fifo) and fifo, "the registration pipe")).connected() as user:
             until(lambda: (jobs.path / "one.out").exists() and jobs.out("one"), "the job to end")
             assert user.disconnect() == 0
+        assert process.stderr is not None
+        assert f"{jobs.path}/one.job:1: a key has".encode() in process.stderr.readline()
+        assert process.stderr.readline() == said_of(fifo)
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=20)
+        assert process.communicate(timeout=20) == (b"", b"")
     assert process.returncode == 1
-    assert len(errors.splitlines()) == 1
+
+
+def test_it_is_said_that_it_goes_on_without_jobs(tmp_path: Path, fifo: str, no_leaks: None, state_dir: Path) -> None:
+    with JobDirectory(tmp_path / "jobs").started(1, 1, "--fifo", fifo) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"memcache-shm: no files *.job in {tmp_path}/jobs: nothing to do\n".encode()
+        assert process.stderr.readline() == said_of(fifo)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=20) == (b"", b"")
+    assert process.returncode == 0
 
 
 def test_sigusr1_ends_the_sessions_and_not_the_run(tmp_path: Path, fifo: str, no_leaks: None, state_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from support.terminal import Terminal
 from support.waiting import until
 
 import memcache_shm
+from memcache_shm.ops.job_lines import HELP
 
 VALUE = b"v" * 500_000
 SIZE = 20
@@ -127,6 +129,33 @@ def test_killed_run_leaves_a_table_that_can_be_removed(killed: int, state_dir: P
     assert names(state_dir) == []
 
 
+def test_next_run_removes_the_table_of_a_killed_one(killed: int, tmp_path: Path, state_dir: Path) -> None:
+    """Once nobody has that attached any more, such as a child that writes a backup; no other table goes."""
+    (table,) = names(state_dir)
+    jobs = JobDirectory(tmp_path / "others", {"one": b"READ [a]\n"})
+    with memcache_shm.open(f"run-{os.getpid() + 1}-01234567", memory="4m") as alike:
+        assert jobs.run(1, 1).returncode == 0
+        assert names(state_dir) == sorted([table, alike.name])
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: not is_running(killed), "the orphan to end")
+    result = jobs.run(1, 1)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert names(state_dir) == [alike.name]
+
+
+def test_tables_of_runs_that_live_stay(tmp_path: Path, no_leaks: None, state_dir: Path) -> None:
+    waiting = JobDirectory(tmp_path / "waiting", {"one": b"WRITE [(a,b)]\nWAIT 100000\n"})
+    jobs = JobDirectory(tmp_path / "jobs", {"one": b"READ [a]\n"})
+    with waiting.started(1, 1) as process:
+        until(lambda: (waiting.path / "one.out").exists() and waiting.out("one"), "the job to wait")
+        assert jobs.run(1, 1).returncode == 0
+        (table,) = names(state_dir)
+        with memcache_shm.attach(table) as cache:
+            assert cache.get("a") == b"b"
+        process.terminate()
+        process.wait(20)
+
+
 def test_backup_of_a_killed_run_is_whole_or_nothing(killed: int, backing: JobDirectory) -> None:
     parts = [path.name for path in backing.path.glob(".*")]
     os.kill(killed, signal.SIGCONT)
@@ -187,6 +216,50 @@ def test_ctrl_c_at_a_terminal_spares_the_backups(backing: JobDirectory, no_leaks
     backups = list(backing.path.glob("*.bck"))
     assert backups
     assert all(is_whole(path.read_bytes()) for path in backups)
+
+
+def test_help_and_the_bar_leave_each_other_alone(tmp_path: Path, no_leaks: None, state_dir: Path) -> None:
+    """Where both go to one terminal each line of the help stands alone, and a bar that has not changed is not drawn again."""
+    jobs = JobDirectory(tmp_path / "jobs", {f"job{number}": b"HELP\nWAIT 20\n" * 3 for number in range(4)})
+    with Terminal(jobs.words(4, 1)) as terminal:
+        terminal.expect(r"4 of 4 jobs, 0 backups in \d+\.\d\d s\r\n")
+        assert terminal.ends() == 0
+    shown = on_screen(terminal.text)
+    assert shown[:-1] == HELP.splitlines() * 12
+    assert shown[-1].startswith("memcache-shm: 4 of 4 jobs")
+    pictures = [piece for piece in terminal.text.split("\r") if piece.startswith("[")]
+    assert all(first != second for first, second in itertools.pairwise(pictures))
+
+
+def on_screen(text: str) -> list[str]:
+    """The lines that a terminal shows in the end, without blanks at their ends: a carriage return writes over what is there."""
+    lines = []
+    for line in text.removesuffix("\r\n").split("\r\n"):
+        shown = ""
+        for piece in line.split("\r"):
+            shown = piece + shown[len(piece) :]
+        lines.append(shown.rstrip())
+    return lines
+
+
+@pytest.mark.parametrize("where", ["2>/dev/full", "2>&-"])
+def test_lines_that_cannot_be_said_do_not_matter(tmp_path: Path, no_leaks: None, state_dir: Path, where: str) -> None:
+    """Neither a bad line nor a command that fails ends a job for that."""
+    jobs = JobDirectory(tmp_path / "jobs", dict.fromkeys("abc", b"FOO\nREAD [%b]\nREAD [a]\n" % (b"k" * 251)))
+    silent = ["bash", "-c", f'exec "$@" {where}', "bash", *jobs.words(2, 2)]
+    assert subprocess.run(silent, timeout=30, check=False).returncode == 1
+    assert jobs.results == {f"{name}.out": b"[(a,KVSERROR)]\n" for name in "abc"}
+
+
+def test_help_on_a_full_disk(tmp_path: Path, no_leaks: None, state_dir: Path) -> None:
+    """It fails, once each time, and nothing else does."""
+    jobs = JobDirectory(tmp_path / "jobs", {"one": b"HELP\nHELP\nREAD [a]\n"})
+    full = ["bash", "-c", 'exec "$@" >/dev/full', "bash", *jobs.words(1, 1)]
+    result = subprocess.run(full, stderr=subprocess.PIPE, timeout=30, check=False)
+    assert result.returncode == 1
+    told = [f"{jobs.path}/one.job:{number}: standard output: No space left on device" for number in (1, 2)]
+    assert result.stderr.decode().splitlines()[:2] == told
+    assert jobs.results == {"one.out": b"[(a,KVSERROR)]\n"}
 
 
 def test_run_without_standard_streams(tmp_path: Path, no_leaks: None, state_dir: Path) -> None:

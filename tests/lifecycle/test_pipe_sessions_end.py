@@ -16,7 +16,7 @@ import pytest
 import sysv_ipc
 from support.client import Client
 from support.isolation import is_running
-from support.pipes import DELETED, PipeDaemon, PipeUser, open_pipes, users
+from support.pipes import DELETED, PipeDaemon, PipeUser, open_pipes, stopped, users
 from support.servers import Daemon
 from support.supervision import await_line, said
 from support.tables import state, verb
@@ -171,6 +171,17 @@ def test_a_registration_pipe_that_was_removed_is_made_anew(piped: PipeDaemon, ca
         assert user.note() == (b"key", b"2")
         assert piped.stop() == 0
         assert user.ends()
+
+
+def test_a_registration_pipe_that_was_removed_while_its_server_was_down(piped: PipeDaemon) -> None:
+    server = piped.pipe_server
+    with stopped(server):
+        os.unlink(piped.fifo)
+        os.kill(server, signal.SIGKILL)
+    await_line(piped, f"the registration pipe {piped.fifo} was removed; it is made anew")
+    with piped.user() as user:
+        assert user.disconnect() == 0
+    assert len(said(piped, "starting another")) == 1
 
 
 def test_a_table_that_was_removed_from_outside(piped: PipeDaemon, cache: memcache_shm.Cache, state_dir: Path) -> None:

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 import pytest
-from support.pipes import DELETED, Pipes, PipeUser, stopped, subscribe_message
+from support.pipes import DELETED, Pipes, PipeUser, stopped, subscribe_message, write_to
 from support.waiting import until
 
 import memcache_shm
@@ -21,6 +21,7 @@ from memcache_shm.ops.pipe_host import serve_pipes
 from memcache_shm.ops.pipe_messages import Registration
 from memcache_shm.ops.pipe_opening import OPEN_LIMIT_S, Opening
 from memcache_shm.ops.pipe_session import Session
+from memcache_shm.ops.registration_pipe import RegistrationPipe
 from memcache_shm.ops.remarks import Remarks
 from memcache_shm.storage import registry
 
@@ -172,6 +173,56 @@ def test_a_table_without_a_feed_cannot_be_served(tmp_path: Path, monkeypatch: py
         assert serve_pipes(NAME, str(tmp_path / "f"), 8, True) == 1
         assert "no sessions over named pipes: the feed of table 'piped' is off" in caplog.text
     registry.remove(NAME)
+
+
+# The registration pipe, removed and replaced
+
+
+def test_a_pipe_that_was_removed_before_the_start_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As somebody may do while its server is down."""
+    path = tmp_path / "f"
+    pipe = RegistrationPipe(str(path))
+    assert messages(caplog) == [f"the registration pipe {path} was removed; it is made anew"]
+    assert path.is_fifo()
+    assert not pipe.look()
+    path.unlink()
+    assert pipe.look()
+    assert pipe.identity == (path.stat().st_dev, path.stat().st_ino)
+    write_to(str(path), b"text")
+    assert os.read(pipe.descriptor, 10) == b"text"
+    pipe.close()
+    assert path.is_fifo()
+
+
+def test_a_pipe_that_cannot_be_made_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "d" / "f"
+    pipe = RegistrationPipe(str(path))
+    for _ in range(3):
+        assert not pipe.look()
+    assert (pipe.descriptor, len(messages(caplog))) == (-1, 1)
+    assert "No such file or directory" in messages(caplog)[0]
+    path.parent.mkdir()
+    path.write_text("somebody's")
+    for _ in range(3):
+        assert not pipe.look()
+    assert messages(caplog)[1:] == [
+        f"no more clients can register: {path} is no named pipe any more; somebody replaced it: restart its server"
+    ]
+    path.unlink()
+    assert pipe.look()
+    assert messages(caplog)[2] == f"the registration pipe {path} was removed; it is made anew"
+    assert messages(caplog)[3].startswith("clients can register again after ")
+    path.unlink()
+    path.write_text("somebody's")
+    for _ in range(3):
+        assert not pipe.look()
+    assert messages(caplog)[4:] == [f"somebody has replaced {path}: no more clients can register; restart"]
+    assert path.read_text() == "somebody's"
+    pipe.close()
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
 
 
 # Opening, with a clock of the test's own

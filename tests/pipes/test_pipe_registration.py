@@ -177,6 +177,10 @@ def a_device(paths: list[bytes], directory: Path) -> list[bytes]:
     return [*paths[:2], b"/dev/zero"]
 
 
+def no_text(paths: list[bytes], directory: Path) -> list[bytes]:
+    return [*paths[:2], b"/tmp/none\xff\xc2\x9b"]
+
+
 def same(paths: list[bytes], directory: Path) -> list[bytes]:
     return [paths[2], paths[1], paths[2]]
 
@@ -203,6 +207,7 @@ BAD_PIPES: dict[str, tuple[Spoil, str]] = {
     "beneath a file": (no_directory, "/etc/passwd/q: Not a directory"),
     "a directory": (a_directory, "/tmp: is no named pipe"),
     "a device": (a_device, "/dev/zero: is no named pipe"),
+    "a path that is no text": (no_text, r"/tmp/none\\xff\\xc2\\x9b: No such file or directory"),
     "the same twice": (same, "two of its pipes are the same"),
     "a link in its place": (link_to_pipe, "/l: is a symbolic link"),
 }
