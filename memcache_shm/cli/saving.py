@@ -14,7 +14,7 @@ from memcache_shm.client.addresses import written
 from memcache_shm.errors import BackupError, MemcacheError
 from memcache_shm.server.companions import Companion
 from memcache_shm.server.saves import SaveFigures
-from memcache_shm.storage import registry
+from memcache_shm.storage.claiming import Claim
 from memcache_shm.storage.table import Table
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Saving:
             raise BackupError(f"--save: {error}") from None
 
     def fill(self, table: Table, name: str, directory: str) -> None:
-        """Load the file into a table that was just made, as a registry.Fill. At the start what is wrong with it is an error (BackupError):
+        """Load the file into a table that was just made, as a creating.Fill. At the start what is wrong with it is an error (BackupError):
         no other copy may be left. Later the daemon serves without it. StoppedError."""
         from memcache_shm.cli.progress import ProgressBar
 
@@ -71,7 +71,7 @@ class Saving:
             raise StoppedError
         bar.tell(step)
 
-    def tell(self, claim: registry.Claim) -> None:
+    def tell(self, claim: Claim) -> None:
         """The name is ours: why the file was not loaded, if there is one and it was not."""
         self._claimed = True
         if not os.path.exists(self._file.path):

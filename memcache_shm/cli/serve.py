@@ -31,6 +31,7 @@ from memcache_shm.server.credentials import Credentials
 from memcache_shm.server.descriptors import raise_limit
 from memcache_shm.server.listeners import Address, Listener, bind_tcp, bind_unix
 from memcache_shm.storage import following, registry
+from memcache_shm.storage.claiming import Claim
 from memcache_shm.storage.units import MIB
 
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)  # by the number of -v
@@ -110,7 +111,7 @@ def _import_ahead(options: Options) -> None:
         import memcache_shm.ops.backing_up  # noqa: F401
 
 
-def _claim(options: Options, name: str, saving: Saving | None) -> registry.Claim:
+def _claim(options: Options, name: str, saving: Saving | None) -> Claim:
     """The table, with what is to be in it from the start. StoppedError: a signal came while that was loaded."""
     check_backup_dir(options)
     guarded = options.leader is not None and not options.follow_writable
@@ -143,7 +144,7 @@ def _same_host(host: str, own: str) -> bool:
     return own in found or (everywhere and any(ipaddress.ip_address(each.partition("%")[0]).is_loopback for each in found))
 
 
-def _promote(claim: registry.Claim) -> None:
+def _promote(claim: Claim) -> None:
     """A table that followed when its last daemon ended, and does not any more."""
     if claim.table.follows:
         highest = following.promote_table(claim.table)
@@ -158,7 +159,7 @@ def _lift_limits(options: Options) -> None:
         privileges.lift_lock_limit()
 
 
-def _holds_items(claim: registry.Claim) -> bool:
+def _holds_items(claim: Claim) -> bool:
     """A daemon that fails leaves its items to the next start, and says so."""
     items = 0 if claim.table.is_removed() else len(claim.table)
     if items:
@@ -169,7 +170,7 @@ def _holds_items(claim: registry.Claim) -> bool:
 def _config(
     options: Options,
     listeners: Sequence[Listener],
-    claim: registry.Claim,
+    claim: Claim,
     credentials: Credentials,
     background: Background | None,
     saving: Saving | None,
@@ -251,7 +252,7 @@ def _tell_ports(addresses: Sequence[Address]) -> None:
         note(f"{PORTS_VARIABLE}: cannot write {error.filename}: {error.strerror}")
 
 
-def _start_line(claim: registry.Claim, addresses: Sequence[Address]) -> str:
+def _start_line(claim: Claim, addresses: Sequence[Address]) -> str:
     where = " ".join(str(address) for address in addresses)
     kept = f", {len(claim.table)} items taken over" if claim.adopted else ""
     return f"serving {claim.state.name} ({claim.table.geometry.describe()}{kept}) on {where}, pid {os.getpid()}"
