@@ -1,7 +1,7 @@
 """The file that a daemon saves its table to and loads it from (``--save``), and the companion that saves every now and then.
 
-A save replaces the file at once and whole (see `backups`). One that has less than half of the bytes of the file it replaces keeps that as
-FILE.old: a table that was emptied by mistake must not take its last good copy with it.
+A save replaces the file at once and whole (see `whole_file`). One that has less than half of the bytes of the file it replaces keeps that
+as FILE.old first: a table that was emptied by mistake must not take its last good copy with it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator
 from typing import NoReturn
 
 from memcache_shm.client.local import LocalTable, attach_local
+from memcache_shm.client.reading import Reading
 from memcache_shm.errors import BackupError, MemcacheError, TableNotFoundError, TableRemovedError
 from memcache_shm.ops import backups
+from memcache_shm.ops.backup_file import FileWriter
 from memcache_shm.ops.backup_parts import Progress, no_progress
-from memcache_shm.ops.whole_file import former_name, remove_leftovers
+from memcache_shm.ops.backup_sources import AttachedSource
+from memcache_shm.ops.former_file import former_path, keep_former
+from memcache_shm.ops.whole_file import WholeFile, remove_leftovers
 from memcache_shm.server.outage import Outage
 from memcache_shm.server.saves import SaveFigures
 from memcache_shm.storage import following
@@ -80,32 +83,34 @@ class SaveFile:
             self._figures.sign = sign
         return True
 
-    def _save(self, cache: LocalTable, progress: Progress) -> None:
+    def _save(self, cache: Reading, progress: Progress) -> None:
         remove_leftovers(self.path)
         unix_s, began_s = time.time(), time.monotonic()
-        with self._former():
-            saved = backups.save(cache, self.path, progress)
+        size_bytes = 0
+
+        def write(data: bytes | memoryview) -> None:
+            nonlocal size_bytes
+            file.write(data)
+            size_bytes += len(data)
+
+        with WholeFile(self.path) as file:
+            saved = backups.write(AttachedSource(cache), FileWriter(write), progress)
+            kept = self._keep_former(size_bytes)  # what may fail does so before the file is replaced
         took_s = time.monotonic() - began_s  # with the disk's part
+        if kept:
+            log.warning("%s has become much smaller; what it was before is kept as %s", self.path, former_path(self.path))
         self._figures.note_save(unix_s, saved.items, saved.bytes, took_s, saved.held_ns)
         log.info("%d items saved to %s in %.1f s", saved.items, self.path, took_s)
 
-    @contextlib.contextmanager
-    def _former(self) -> Iterator[None]:
-        """Keep the file that the save replaces, if it is much larger; where the file system has hard links."""
-        former = former_name(self.path)
+    def _keep_former(self, size_bytes: int) -> bool:
+        """Keep what the file is, if it is much larger than what is to replace it; whether it was. BackupError."""
         try:
-            os.link(self.path, former)
-        except OSError:
-            yield
-            return
-        try:
-            yield
-            if os.path.getsize(self.path) * _SHRUNK < os.path.getsize(former):
-                os.replace(former, f"{self.path}.old")
-                log.warning("%s has become much smaller; what it was before is kept as %s.old", self.path, self.path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(former)
+            keeps = size_bytes * _SHRUNK < os.path.getsize(self.path)
+        except FileNotFoundError:
+            return False
+        if keeps:
+            keep_former(self.path)
+        return keeps
 
 
 def _sign(table: Table) -> int:

@@ -124,10 +124,11 @@ def remove_leftovers(path: str) -> None:
             os.unlink(os.path.join(directory, entry))
 
 
-def former_name(path: str) -> str:
-    """A hidden name for what `path` is before it is replaced; `remove_leftovers` removes it, too."""
+def hidden_name(path: str, end: str) -> str:
+    """A name beside `path`, never too long, that no `WholeFile` gives and `remove_leftovers` leaves alone; `end` is no word of eight
+    letters."""
     directory, name = os.path.split(path)
-    return os.path.join(directory, f"{_hidden_start(name)}formerly.tmp")
+    return os.path.join(directory, f"{_hidden_start(name)}{end}")
 
 
 def _hidden_start(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -160,7 +161,7 @@ def test_a_kill_at_any_system_call_leaves_a_whole_file(cache: memcache_shm.Cache
 
 def test_what_a_killed_save_left_goes_at_the_start(file: SaveFile) -> None:
     directory = Path(file.path).parent
-    for name in (".table.0123abcd.tmp", ".table.abc_efg8.tmp", ".table.formerly.tmp"):
+    for name in (".table.0123abcd.tmp", ".table.abc_efg8.tmp"):
         (directory / name).write_text("x")
     others = [".table.tmp", ".tables.0123abcd.tmp", ".table.x.0123abcd.tmp", "table.old"]
     for name in others:
@@ -222,6 +223,60 @@ def test_a_table_that_was_emptied_does_not_take_its_last_copy_with_it(cache: mem
         assert entries(file) == ["table", "table.old"]
         assert loaded(file) == table_of(cache)
         assert loaded(SaveFile(f"{file.path}.old", SaveFigures())) == good
+
+
+def test_the_former_file_is_there_before_its_place_is_taken(cache: memcache_shm.Cache, file: SaveFile) -> None:
+    """A kill at any system call leaves the good copy under one of the two names."""
+    fill(cache)
+    assert file.save_if_changed("app")
+    good = table_of(cache)
+    cache.flush_all()
+    calls, seen = 10, set()
+    while killed_after(lambda: file.save_if_changed("app"), calls):
+        old = Path(f"{file.path}.old")
+        kept = old.exists() and loaded(SaveFile(str(old), SaveFigures())) == good
+        replaced = loaded(file) == {}
+        assert kept or not replaced
+        seen.add((kept, replaced))
+        old.unlink(missing_ok=True)
+        if replaced:
+            break
+        calls += 3
+    assert {(False, False), (True, False)} <= seen
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_same_former_file_twice(cache: memcache_shm.Cache, file: SaveFile, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a save that failed in between: two names of one file. And where there are no such."""
+
+    def refuse(*names: object, **options: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    fill(cache)
+    assert file.save_if_changed("app")
+    good = table_of(cache)
+    os.link(file.path, f"{file.path}.old")
+    cache.flush_all()
+    if not links:
+        monkeypatch.setattr("memcache_shm.ops.former_file.os.link", refuse)
+        monkeypatch.setattr("memcache_shm.ops.whole_file._DESCRIPTORS", "/nowhere")
+    assert file.save_if_changed("app")
+    assert entries(file) == ["table", "table.old"]
+    assert loaded(SaveFile(f"{file.path}.old", SaveFigures())) == good
+    assert loaded(file) == {}
+
+
+def test_a_former_file_that_cannot_be_kept(cache: memcache_shm.Cache, file: SaveFile) -> None:
+    """Then nothing is replaced."""
+    fill(cache)
+    assert file.save_if_changed("app")
+    good = table_of(cache)
+    os.mkdir(f"{file.path}.old")
+    cache.flush_all()
+    with pytest.raises(BackupError, match=r"table\.old: Is a directory; .* is not replaced$"):
+        file.save_if_changed("app")
+    assert entries(file) == ["table", "table.old"]
+    assert loaded(file) == good
 
 
 def test_a_table_that_shrinks_slowly_keeps_nothing(cache: memcache_shm.Cache, file: SaveFile) -> None:
