@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from memcache_shm.cli.messages import PROGRAM, note, plural
@@ -19,6 +21,7 @@ from memcache_shm.storage.table import Table
 
 if TYPE_CHECKING:
     from memcache_shm.cli.progress import ProgressBar
+    from memcache_shm.client.local import LocalTable
     from memcache_shm.ops.backup_parts import Step
 
 _STOPS = {signal.SIGINT, signal.SIGTERM}
@@ -84,29 +87,38 @@ class Saving:
                 f" '{PROGRAM} restore {self._file.path} {claim.state.name}' puts those of the file over them"
             )
 
-    def companion(self, name: str) -> list[Companion]:
+    def companion(self, claim: Claim) -> list[Companion]:
         """Who saves while the daemon serves."""
         from memcache_shm.ops.saving import save_on
 
         if not self._every_s:
             return []
-        return [Companion("saver", functools.partial(save_on, name, self._file, self._every_s))]
+        return [Companion("saver", functools.partial(save_on, _access(claim), self._file, self._every_s))]
 
-    def finish(self, name: str, is_urged: Callable[[], bool]) -> None:
+    def finish(self, claim: Claim, is_urged: Callable[[], bool]) -> None:
         """Save what has changed since. Another signal ends that, and leaves the file as it was; so does what fails, see `failed`."""
+        from memcache_shm.client.local import LocalTable
 
         def heed(step: Step | None) -> None:
             if is_urged():
                 raise StoppedError
 
+        table = LocalTable(claim.table, claim.state.name, claim.state.directory)  # the claim's own, which stays open
         try:
             heed(None)
-            self._file.save_if_changed(name, heed)
+            self._file.save_if_changed(lambda: contextlib.nullcontext(table), heed)
         except StoppedError:
             note(f"--save: told to stop at once; {self._file.path} is as it was saved last")
         except (MemcacheError, MemoryError, OSError) as error:
             self.failed = True
-            note(f"--save: cannot save table {name}: {error}")
+            note(f"--save: cannot save table {claim.state.name}: {str(error) or 'out of memory'}")
+
+
+def _access(claim: Claim) -> Callable[[], AbstractContextManager[LocalTable]]:
+    """The table that a daemon serves, for its children: by ids, since its name may lead elsewhere, or nowhere, by then."""
+    from memcache_shm.client.local import LocalTable
+
+    return lambda: contextlib.closing(LocalTable(claim.attach(), claim.state.name, claim.state.directory))
 
 
 def saving_of(options: Options) -> Saving | None:
@@ -116,13 +128,13 @@ def saving_of(options: Options) -> Saving | None:
     return Saving(options.save_path, options.save_every_s, "" if options.leader is None else written(options.leader))
 
 
-def backing_up(options: Options, name: str) -> Callable[[str], str] | None:
-    """What the command backup does to the table `name`; None where it is not allowed."""
+def backing_up(options: Options, claim: Claim) -> Callable[[str], str] | None:
+    """What the command backup does to the table; None where it is not allowed."""
     if options.backup_dir is None:
         return None
     from memcache_shm.ops.backing_up import back_up
 
-    return functools.partial(back_up, name, options.backup_dir)
+    return functools.partial(back_up, _access(claim), options.backup_dir)
 
 
 def check_backup_dir(options: Options) -> None:

@@ -183,7 +183,7 @@ def _config(
 
     def on_end(is_urged: Callable[[], bool]) -> None:
         if saving is not None:
-            saving.finish(claim.state.name, is_urged)
+            saving.finish(claim, is_urged)
 
     return ServerConfig(
         table=claim.table,
@@ -213,15 +213,16 @@ def _config(
         track_sizes=options.extended.track_sizes,
         auth_file=options.auth_file or "",
         stuck_s=options.stuck_s,
-        companions=_companions(options, claim.state.name, saving),
-        back_up=backing_up(options, claim.state.name),
+        companions=_companions(options, claim, saving),
+        back_up=backing_up(options, claim),
         saves=saving.figures if saving is not None else None,
         on_start=on_start,
         on_end=on_end,
     )
 
 
-def _companions(options: Options, name: str, saving: Saving | None) -> list[Companion]:
+def _companions(options: Options, claim: Claim, saving: Saving | None) -> list[Companion]:
+    name = claim.state.name
     companions = []
     if options.leader is not None:
         from memcache_shm.ops.follower import follow
@@ -232,7 +233,7 @@ def _companions(options: Options, name: str, saving: Saving | None) -> list[Comp
 
         serve_them = functools.partial(serve_pipes, name, options.fifo_path, options.fifo_sessions, False)
         companions.append(Companion("server of named pipes", serve_them, user_signal=True))
-    return companions + (saving.companion(name) if saving is not None else [])
+    return companions + (saving.companion(claim) if saving is not None else [])
 
 
 def _make_fifo(path: str, remains: contextlib.ExitStack) -> None:

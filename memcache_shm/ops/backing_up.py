@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
-from memcache_shm.client.local import attach_local
+from memcache_shm.client.reading import Reading
 from memcache_shm.errors import BackupError
 from memcache_shm.ops import backups
 from memcache_shm.ops.whole_file import remove_leftovers
 
 
-def back_up(name: str, directory: str, file: str) -> str:
-    """Save the table `name`; the client's reply, ``OK <items> <bytes>``. What has that name, a link maybe, is itself replaced.
+def back_up(access: Callable[[], AbstractContextManager[Reading]], directory: str, file: str) -> str:
+    """Save the table that `access` gives; the client's reply, ``OK <items> <bytes>``. What has that name, a link maybe, is itself replaced.
 
     Raises BackupError, also when another backup into that directory runs, and what `backups.save` does.
     """
     path = os.path.join(directory, file)
-    with _only_one(directory), contextlib.closing(attach_local(name)) as cache:
+    with _only_one(directory), access() as cache:
         remove_leftovers(path)
         saved = backups.save(cache, path, replaces_anything=True)
     return f"OK {saved.items} {saved.bytes}"

@@ -6,16 +6,17 @@ as FILE.old first: a table that was emptied by mistake must not take its last go
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import stat
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import NoReturn
 
-from memcache_shm.client.local import LocalTable, attach_local
+from memcache_shm.client.local import LocalTable
 from memcache_shm.client.reading import Reading
-from memcache_shm.errors import BackupError, MemcacheError, TableNotFoundError, TableRemovedError
+from memcache_shm.errors import BackupError, MemcacheError, TableRemovedError
 from memcache_shm.ops import backups
 from memcache_shm.ops.backup_file import FileWriter
 from memcache_shm.ops.backup_parts import Progress, no_progress
@@ -30,6 +31,8 @@ from memcache_shm.storage.table import Table
 
 log = logging.getLogger(__name__)
 
+#: The table, for one save; it is let go of at the end of the block.
+Access = Callable[[], AbstractContextManager[Reading]]
 _LOOK_AGAIN_S = 1.0  # for a table that is just being made anew
 _SHRUNK = 2  # how many times larger the file before must be to be kept
 
@@ -62,25 +65,25 @@ class SaveFile:
         self._figures.sign = _sign(table)
         return loaded
 
-    def save_if_changed(self, name: str, progress: Progress = no_progress) -> bool:
-        """Save the table `name` unless the file has all that is in it, or it is a copy that was never complete. Whether it did.
+    def save_if_changed(self, access: Access, progress: Progress = no_progress) -> bool:
+        """Save the table unless the file has all that is in it, or it is a copy that was never complete. Whether it did.
 
-        Raises TableNotFoundError and TableRemovedError when it is not there at the moment; BackupError and others of MemcacheError,
-        MemoryError, OSError: the file is as it was.
+        Raises TableRemovedError when it is not there at the moment; BackupError and others of MemcacheError, MemoryError, OSError: the file
+        is as it was.
         """
-        with contextlib.closing(attach_local(name)) as cache:
-            table = cache.attached_table
-            sign = _sign(table)
-            if sign == self._figures.sign or (self._leader and not following.figures(table)["follow_copies"]):
-                return False
-            try:
+        try:
+            with access() as cache:
+                table = cache.attached_table
+                sign = _sign(table)
+                if sign == self._figures.sign or (self._leader and not following.figures(table)["follow_copies"]):
+                    return False
                 self._save(cache, progress)
-            except (TableNotFoundError, TableRemovedError):
-                raise
-            except (MemcacheError, MemoryError, OSError):
-                self._figures.note_failure()
-                raise
-            self._figures.sign = sign
+        except TableRemovedError:
+            raise
+        except (MemcacheError, MemoryError, OSError):
+            self._figures.note_failure()
+            raise
+        self._figures.sign = sign
         return True
 
     def _save(self, cache: Reading, progress: Progress) -> None:
@@ -118,8 +121,8 @@ def _sign(table: Table) -> int:
     return (hash((table.uuid, activity(table))) & (2**64 - 1)) or 1
 
 
-def save_on(name: str, file: SaveFile, every_s: int) -> NoReturn:
-    """Save the table `name` each so many seconds, if it has changed. Where that fails it is told once, and tried again sooner."""
+def save_on(access: Access, file: SaveFile, every_s: int) -> NoReturn:
+    """Save the table each so many seconds, if it has changed. Where that fails it is told once, and tried again sooner."""
     outage = Outage()
     failures = 0
     pause_s: float = every_s
@@ -127,11 +130,11 @@ def save_on(name: str, file: SaveFile, every_s: int) -> NoReturn:
         time.sleep(pause_s)
         pause_s = every_s
         try:
-            file.save_if_changed(name)
-        except (TableNotFoundError, TableRemovedError):
+            file.save_if_changed(access)
+        except TableRemovedError:
             pause_s = min(every_s, _LOOK_AGAIN_S)
         except (MemcacheError, MemoryError, OSError) as error:
-            outage.goes_on(f"the table cannot be saved: {error}; trying again and again")
+            outage.goes_on(f"the table cannot be saved: {str(error) or 'out of memory'}; trying again and again")
             pause_s = min(every_s, 2**failures)
             failures += 1
         else:

@@ -73,6 +73,11 @@ class NameLock:
         """Whose the POSIX lock is: None nobody's (or this process's), 0 a process of another PID namespace."""
         return _lock_owner(self._descriptor)
 
+    @property
+    def is_displaced(self) -> bool:
+        """Whether another file has the name by now, which does not know of this lock."""
+        return os.path.exists(self._path) and not _is_file_of(self._descriptor, self._path)
+
     def discard(self) -> None:
         """Unlink the file, inside a critical section: those who wait for it will notice and open a new one."""
         if _is_file_of(self._descriptor, self._path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import resource
 import signal
@@ -22,14 +23,16 @@ from support.waiting import until
 import memcache_shm
 from memcache_shm.cli.saving import Saving, StoppedError
 from memcache_shm.client.local import LocalTable
-from memcache_shm.errors import BackupError, TableNotFoundError
+from memcache_shm.errors import BackupError, TableNotFoundError, TableRemovedError
 from memcache_shm.ops.saving import SaveFile
 from memcache_shm.server.saves import SaveFigures
 from memcache_shm.storage import registry
+from memcache_shm.storage.claiming import Claim
 from memcache_shm.storage.geometry import Geometry
 from memcache_shm.storage.table import Table
 
 MIB = 1 << 20
+APP = functools.partial(memcache_shm.attach, "app")
 GEOMETRY = Geometry.by_memory(16 * MIB, 4 * MIB)
 
 
@@ -79,33 +82,33 @@ CHANGES: dict[str, Callable[[memcache_shm.Cache], object]] = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_change_makes_a_save_due_once(cache: memcache_shm.Cache, file: SaveFile, change: Callable[[memcache_shm.Cache], object]) -> None:
     cache.set("there", b"1")
-    assert file.save_if_changed("app")
+    assert file.save_if_changed(APP)
     cache.get_many(["there", "missing"])
     cache.delete("missing")
-    assert not file.save_if_changed("app")
+    assert not file.save_if_changed(APP)
     change(cache)
-    assert file.save_if_changed("app")
-    assert not file.save_if_changed("app")
+    assert file.save_if_changed(APP)
+    assert not file.save_if_changed(APP)
     assert loaded(file) == table_of(cache)
 
 
 def test_a_flush_that_falls_due_makes_a_save_due(cache: memcache_shm.Cache, file: SaveFile) -> None:
     cache.set("there", b"1")
     cache.flush_all(1)
-    assert file.save_if_changed("app")
-    assert not file.save_if_changed("app")
-    until(lambda: file.save_if_changed("app"), "the flush")
+    assert file.save_if_changed(APP)
+    assert not file.save_if_changed(APP)
+    until(lambda: file.save_if_changed(APP), "the flush")
     assert loaded(file) == {}
 
 
 def test_what_was_loaded_needs_no_save(cache: memcache_shm.Cache, file: SaveFile) -> None:
     fill(cache)
-    assert file.save_if_changed("app")
+    assert file.save_if_changed(APP)
     again = SaveFile(file.path, SaveFigures())
     claim = registry.claim("other", GEOMETRY, fill=lambda table, name, directory: again.load(table, name, directory) and None)
     try:
-        assert not again.save_if_changed("other")
-        assert again.save_if_changed("app"), "another table is another matter"
+        assert not again.save_if_changed(functools.partial(memcache_shm.attach, "other"))
+        assert again.save_if_changed(APP), "another table is another matter"
     finally:
         claim.release()
 
@@ -115,7 +118,7 @@ def test_figures(cache: memcache_shm.Cache, tmp_path: Path) -> None:
     file = SaveFile(str(tmp_path / "table"), figures)
     assert set(figures.figures().values()) == {0}
     cache.set("key", b"value")
-    file.save_if_changed("app")
+    file.save_if_changed(APP)
     told = figures.figures()
     assert (told["shm_saves"], told["shm_save_items"], told["shm_save_failures"]) == (1, 1, 0)
     assert 8 <= told["shm_save_bytes"] < file_bytes(file)
@@ -126,11 +129,18 @@ def file_bytes(file: SaveFile) -> int:
     return os.path.getsize(file.path)
 
 
-def test_no_table_is_no_failure(state_dir: Path, tmp_path: Path) -> None:
+def test_a_table_that_is_being_made_anew_is_no_failure(state_dir: Path, tmp_path: Path) -> None:
+    """But one that cannot be found is."""
+
+    def removed() -> memcache_shm.Cache:
+        raise TableRemovedError
+
     figures = SaveFigures()
-    with pytest.raises(TableNotFoundError):
-        SaveFile(str(tmp_path / "table"), figures).save_if_changed("absent")
-    assert figures.figures()["shm_save_failures"] == 0
+    file = SaveFile(str(tmp_path / "table"), figures)
+    for access, error, failures in ((removed, TableRemovedError, 0), (APP, TableNotFoundError, 1)):
+        with pytest.raises(error):
+            file.save_if_changed(access)
+        assert figures.figures()["shm_save_failures"] == failures
     assert not (tmp_path / "table").exists()
 
 
@@ -140,12 +150,12 @@ def test_no_table_is_no_failure(state_dir: Path, tmp_path: Path) -> None:
 def test_a_kill_at_any_system_call_leaves_a_whole_file(cache: memcache_shm.Cache, file: SaveFile) -> None:
     """The old one or the new one; and nothing besides that the next save does not remove."""
     cache.set("key", b"old")
-    assert file.save_if_changed("app")
+    assert file.save_if_changed(APP)
     old = table_of(cache)
     cache.set("key", b"new")
     new = table_of(cache)
     calls, seen = 10, []
-    while killed_after(lambda: file.save_if_changed("app"), calls):
+    while killed_after(lambda: file.save_if_changed(APP), calls):
         found = loaded(file)
         assert found in (old, new)
         seen.append(found == new)
@@ -154,7 +164,7 @@ def test_a_kill_at_any_system_call_leaves_a_whole_file(cache: memcache_shm.Cache
     assert seen == sorted(seen)
     assert False in seen
     cache.set("key", b"newest")
-    assert file.save_if_changed("app")
+    assert file.save_if_changed(APP)
     assert entries(file) == ["table"]
     assert loaded(file) == table_of(cache)
 
@@ -181,16 +191,16 @@ def small_files() -> Iterator[None]:
 
 def test_a_full_disk(cache: memcache_shm.Cache, file: SaveFile, small_files: None) -> None:
     cache.set("key", b"small")
-    assert file.save_if_changed("app")
+    assert file.save_if_changed(APP)
     before = table_of(cache)
     cache.set("key", bytes(100_000))
     for _ in range(2):
         with pytest.raises(BackupError, match=rf"{file.path}: File too large"):
-            file.save_if_changed("app")
+            file.save_if_changed(APP)
     assert entries(file) == ["table"]
     assert loaded(file) == before
     cache.set("key", b"fits")
-    assert file.save_if_changed("app")
+    assert file.save_if_changed(APP)
     assert loaded(file) == table_of(cache)
 
 
@@ -213,13 +223,13 @@ def test_places_where_nothing_can_be_saved(tmp_path: Path, file: SaveFile) -> No
 
 def test_a_table_that_was_emptied_does_not_take_its_last_copy_with_it(cache: memcache_shm.Cache, file: SaveFile) -> None:
     fill(cache)
-    assert file.save_if_changed("app")
+    assert file.save_if_changed(APP)
     good = table_of(cache)
     for _ in range(3):
         cache.flush_all()
-        assert file.save_if_changed("app")
+        assert file.save_if_changed(APP)
         cache.set("first", b"x")
-        assert file.save_if_changed("app")
+        assert file.save_if_changed(APP)
         assert entries(file) == ["table", "table.old"]
         assert loaded(file) == table_of(cache)
         assert loaded(SaveFile(f"{file.path}.old", SaveFigures())) == good
@@ -228,11 +238,11 @@ def test_a_table_that_was_emptied_does_not_take_its_last_copy_with_it(cache: mem
 def test_the_former_file_is_there_before_its_place_is_taken(cache: memcache_shm.Cache, file: SaveFile) -> None:
     """A kill at any system call leaves the good copy under one of the two names."""
     fill(cache)
-    assert file.save_if_changed("app")
+    assert file.save_if_changed(APP)
     good = table_of(cache)
     cache.flush_all()
     calls, seen = 10, set()
-    while killed_after(lambda: file.save_if_changed("app"), calls):
+    while killed_after(lambda: file.save_if_changed(APP), calls):
         old = Path(f"{file.path}.old")
         kept = old.exists() and loaded(SaveFile(str(old), SaveFigures())) == good
         replaced = loaded(file) == {}
@@ -253,14 +263,14 @@ def test_the_same_former_file_twice(cache: memcache_shm.Cache, file: SaveFile, l
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     fill(cache)
-    assert file.save_if_changed("app")
+    assert file.save_if_changed(APP)
     good = table_of(cache)
     os.link(file.path, f"{file.path}.old")
     cache.flush_all()
     if not links:
         monkeypatch.setattr("memcache_shm.ops.former_file.os.link", refuse)
         monkeypatch.setattr("memcache_shm.ops.whole_file._DESCRIPTORS", "/nowhere")
-    assert file.save_if_changed("app")
+    assert file.save_if_changed(APP)
     assert entries(file) == ["table", "table.old"]
     assert loaded(SaveFile(f"{file.path}.old", SaveFigures())) == good
     assert loaded(file) == {}
@@ -269,12 +279,12 @@ def test_the_same_former_file_twice(cache: memcache_shm.Cache, file: SaveFile, l
 def test_a_former_file_that_cannot_be_kept(cache: memcache_shm.Cache, file: SaveFile) -> None:
     """Then nothing is replaced."""
     fill(cache)
-    assert file.save_if_changed("app")
+    assert file.save_if_changed(APP)
     good = table_of(cache)
     os.mkdir(f"{file.path}.old")
     cache.flush_all()
     with pytest.raises(BackupError, match=r"table\.old: Is a directory; .* is not replaced$"):
-        file.save_if_changed("app")
+        file.save_if_changed(APP)
     assert entries(file) == ["table", "table.old"]
     assert loaded(file) == good
 
@@ -283,10 +293,10 @@ def test_a_table_that_shrinks_slowly_keeps_nothing(cache: memcache_shm.Cache, fi
     for number in range(100):
         cache.set(f"key{number}", bytes(1000))
     for number in range(0, 80, 10):
-        assert file.save_if_changed("app")
+        assert file.save_if_changed(APP)
         for each in range(number, number + 10):
             cache.delete(f"key{each}")
-    assert file.save_if_changed("app")
+    assert file.save_if_changed(APP)
     assert entries(file) == ["table"]
 
 
@@ -294,7 +304,7 @@ def test_a_symbolic_link_leads_to_the_file(cache: memcache_shm.Cache, file: Save
     link = tmp_path / "link"
     link.symlink_to(file.path)
     cache.set("key", b"value")
-    SaveFile(str(link), SaveFigures()).save_if_changed("app")
+    SaveFile(str(link), SaveFigures()).save_if_changed(APP)
     assert link.is_symlink()
     assert loaded(file) == table_of(cache)
 
@@ -343,11 +353,19 @@ def test_a_fill_that_fails_leaves_nothing(state_dir: Path) -> None:
     assert names(state_dir) == []
 
 
-def test_a_signal_ends_a_load(cache: memcache_shm.Cache, tmp_path: Path) -> None:
+@pytest.fixture
+def claim(cache: memcache_shm.Cache) -> Iterator[Claim]:
+    """A daemon's, of the same table."""
+    claim = registry.claim("app", GEOMETRY)
+    yield claim
+    claim.release()
+
+
+def test_a_signal_ends_a_load(cache: memcache_shm.Cache, claim: Claim, tmp_path: Path) -> None:
     """The daemon holds signals back until it serves."""
     fill(cache)
     saving = Saving(str(tmp_path / "table"), 0, "")
-    saving.finish("app", lambda: False)
+    saving.finish(claim, lambda: False)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # others of this process hold nothing back
@@ -359,11 +377,11 @@ def test_a_signal_ends_a_load(cache: memcache_shm.Cache, tmp_path: Path) -> None
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def test_a_further_signal_ends_a_save(cache: memcache_shm.Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_further_signal_ends_a_save(cache: memcache_shm.Cache, claim: Claim, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(cache)
     saving = Saving(str(tmp_path / "table"), 0, "")
     asked = iter([False, True])
-    saving.finish("app", lambda: next(asked))
+    saving.finish(claim, lambda: next(asked))
     assert os.listdir(tmp_path) == ["tables"]
     assert not saving.failed
     assert "told to stop at once; " in capsys.readouterr().err

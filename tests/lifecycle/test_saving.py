@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
@@ -326,6 +327,36 @@ def test_a_table_removed_from_outside(saver: Callable[..., Daemon], path: Path, 
     if how == "damaged":
         assert said(daemon, f"--save: cannot load {path}: cut off after .*; table app begins empty")
         assert path.with_name("table.old").read_bytes() == content
+
+
+def test_without_its_state_file(saver: Callable[..., Daemon], path: Path, state_dir: Path) -> None:
+    """The daemon has the table all the same: it saves, and at its end, too."""
+    with saver("--backup-dir", str(path.parent), every=SOON) as daemon:
+        (state_dir / "app.json").unlink()
+        store(daemon, key="value")
+        until(lambda: figures(daemon)["shm_save_items"] == 1, "a save")
+        with Client(daemon, "unix") as client:
+            assert client.ask(b"backup other") == b"OK 1 36"
+        store(daemon, late="1")
+        assert daemon.stop() == 0
+    assert names(state_dir) == []
+    with saver() as daemon:
+        assert value(daemon, b"late") == b"1"
+
+
+@pytest.mark.parametrize("gone", ["state file", "directory"])
+def test_a_table_that_stays_can_be_found(saver: Callable[..., Daemon], path: Path, state_dir: Path, gone: str) -> None:
+    with saver() as daemon:
+        store(daemon, key="value")
+        (state_dir / "app.json").unlink()
+        if gone == "directory":
+            shutil.rmtree(state_dir)
+        path.parent.rename(path.parent.with_name("aside"))
+        assert daemon.stop() == 1
+        assert said(daemon, "table app with 1 items stays; the next start with the same options takes it over")
+    path.parent.mkdir()
+    with saver() as daemon:
+        assert value(daemon, b"key") == b"value"
 
 
 def test_an_emptied_table_keeps_the_copy_before(saver: Callable[..., Daemon], path: Path) -> None:
