@@ -154,7 +154,7 @@ def _check_same(table: Table, state: State, geometry: Geometry) -> None:
 def _differs(name: str, has: str, wanted: str) -> TableExistsError:
     return TableExistsError(
         f"table {name!r} exists with {has}, not {wanted}; ask for the same, choose another name,"
-        f" or save it with 'memcache-shm backup {name}' and remove it with 'memcache-shm rm {name}'"
+        f" or save it with 'memcache-shm backup {name} FILE' and remove it with 'memcache-shm rm {name}'"
     )
 
 
@@ -193,6 +193,8 @@ def claim(
                 following.follow(table)
         lock.unlock()
     except BaseException:
+        if lock.daemon_pid() is None and not os.path.exists(statefile.state_path(directory, name)):
+            lock.discard()  # nothing has come of it
         lock.close()
         raise
     return Claim(lock, table, state, found is not None, fill)
