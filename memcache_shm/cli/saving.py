@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import signal
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from memcache_shm.cli.progress import ProgressBar
     from memcache_shm.client.local import LocalTable
     from memcache_shm.ops.backup_parts import Step
+    from memcache_shm.ops.backups import Loaded
 
 _STOPS = {signal.SIGINT, signal.SIGTERM}
 
@@ -35,7 +37,7 @@ class Saving:
     """The file of ``--save`` in one daemon's life: `fill`, `tell`, `companion`, `finish`."""
 
     def __init__(self, path: str, every_s: int, leader: str) -> None:
-        """Raises BackupError when nothing can be saved there. `leader`: whom the daemon follows."""
+        """Raises BackupError when nothing can be saved there, or another daemon does. `leader`: whom the daemon follows."""
         from memcache_shm.ops.saving import SaveFile  # with the modules of backups, which others do not need
 
         self.figures = SaveFigures()
@@ -45,27 +47,42 @@ class Saving:
         self._claimed = False
         self._file = SaveFile(path, self.figures, leader=bool(leader))
         try:
-            self._file.check()
+            self._file.claim()
         except BackupError as error:
             raise BackupError(f"--save: {error}") from None
 
+    def release(self) -> None:
+        """Another daemon may save there."""
+        self._file.release()
+
     def fill(self, table: Table, name: str, directory: str) -> None:
-        """Load the file into a table that was just made, as a creating.Fill. At the start what is wrong with it is an error (BackupError):
-        no other copy may be left. Later the daemon serves without it. StoppedError."""
+        """Load the file into a table that was just made, as a creating.Fill. At the start what is wrong is an error (BackupError): no other
+        copy may be left. Later the daemon serves without it. StoppedError."""
         from memcache_shm.cli.progress import ProgressBar
 
+        path = self._file.path
         try:
-            with ProgressBar(self._file.path) as bar:
+            with ProgressBar(path) as bar:
                 loaded = self._file.load(table, name, directory, functools.partial(self._show_load, bar))
-        except (MemcacheError, OSError) as error:
+        except (MemcacheError, MemoryError, OSError) as error:
+            what, remedy = _why_not_loaded(path, error)
             if not self._claimed:
-                raise BackupError(f"--save: cannot load {error}; put a good one in its place, or move it away to start empty") from None
-            note(f"--save: cannot load {error}; table {name} begins empty")
+                raise BackupError(f"--save: cannot load {what}; {remedy}") from None
+            note(f"--save: cannot load {what}; table {name} begins empty, and the next save keeps {path} as {path}.old")
             return
         if loaded is not None:
-            missing = [(loaded.expired, "had expired"), (loaded.refused, "found no room")]
-            others = "".join(f", {count} {why}" for count, why in missing if count)
-            note(f"{plural(loaded.items, 'item')} loaded from {self._file.path} in {loaded.took_s:.1f} s{others}")
+            self._tell_load(loaded)
+
+    def _tell_load(self, loaded: Loaded) -> None:
+        path = self._file.path
+        missing = [
+            (loaded.expired, "had expired"),
+            (loaded.refused, "found no room"),
+            (loaded.evicted, "evicted again for want of room"),
+        ]
+        others = "".join(f", {count} {why}" for count, why in missing if count)
+        kept = f"; the next save keeps {path} as {path}.old" if loaded.refused or loaded.evicted else ""
+        note(f"{plural(loaded.items, 'item')} loaded from {path} in {loaded.took_s:.1f} s{others}{kept}")
 
     def _show_load(self, bar: ProgressBar, step: Step) -> None:
         if self._claimed:
@@ -112,6 +129,16 @@ class Saving:
         except (MemcacheError, MemoryError, OSError) as error:
             self.failed = True
             note(f"--save: cannot save table {claim.state.name}: {str(error) or 'out of memory'}")
+
+
+def _why_not_loaded(path: str, error: MemcacheError | MemoryError | OSError) -> tuple[str, str]:
+    """What is wrong, beginning with the file's name; and the remedy at a start."""
+    if isinstance(error, BackupError):
+        return str(error), "put a good one in its place, or move it away to start empty"
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return f"{path}: out of memory", "nothing is wrong with the file; let the daemon have more memory (ulimit -v, MemoryMax=)"
+    cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return f"{path}: {cause}", "nothing is wrong with the file; start again when that is mended"
 
 
 def _access(claim: Claim) -> Callable[[], AbstractContextManager[LocalTable]]:

@@ -29,6 +29,7 @@ from memcache_shm.server.companions import Companion
 from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.credentials import Credentials
 from memcache_shm.server.descriptors import raise_limit
+from memcache_shm.server.environs import fill_streams
 from memcache_shm.server.listeners import Address, Listener, bind_tcp, bind_unix
 from memcache_shm.storage import following, registry
 from memcache_shm.storage.claiming import Claim
@@ -44,6 +45,7 @@ def serve(options: Options) -> int:
     Signals are held back but for the supervisor's own time, so that none leaves a socket file or a table behind that was just made,
     or is about to go.
     """
+    fill_streams()
     user = privileges.find_user(options.user)
     background = leave(stay=options.core_dumps) if options.daemon else None
     logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=_LEVELS[min(options.verbosity, 2)], handlers=[StderrHandler()])
@@ -73,9 +75,12 @@ def _serve(options: Options, user: struct_passwd | None, background: Background 
     if options.fifo_path is not None:
         _make_fifo(options.fifo_path, remains)
     saving = saving_of(options)
+    if saving is not None:
+        remains.callback(saving.release)
     try:
         claim = _claim(options, options.name or _default_name(listeners), saving)
     except StoppedError:
+        note("told to stop before the table was loaded; nothing was changed")
         return EXIT_OK
     status = EXIT_FAILED
     try:

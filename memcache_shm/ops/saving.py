@@ -1,7 +1,8 @@
 """The file that a daemon saves its table to and loads it from (``--save``), and the companion that saves every now and then.
 
 A save replaces the file at once and whole (see `whole_file`). One that has less than half of the bytes of the file it replaces keeps that
-as FILE.old first: a table that was emptied by mistake must not take its last good copy with it.
+as FILE.old first: a table that was emptied by mistake must not take its last good copy with it. So does the first one after a load that was
+not complete.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from memcache_shm.ops import backups
 from memcache_shm.ops.backup_file import FileWriter
 from memcache_shm.ops.backup_parts import Progress, no_progress
 from memcache_shm.ops.backup_sources import AttachedSource
-from memcache_shm.ops.former_file import former_path, keep_former
+from memcache_shm.ops.former_file import former_path, keep_former, remove_link
+from memcache_shm.ops.save_lock import SaveLock
 from memcache_shm.ops.whole_file import WholeFile, remove_leftovers
 from memcache_shm.server.outage import Outage
 from memcache_shm.server.saves import SaveFigures
@@ -45,9 +47,21 @@ class SaveFile:
         self.path = os.path.realpath(path)
         self._figures = figures
         self._leader = leader
+        self._lock = SaveLock(self.path)
 
-    def check(self) -> None:
-        """Whether it can be written, as far as that shows before; what was left of a save whose process was killed goes. BackupError."""
+    def claim(self) -> None:
+        """Be the one daemon that saves to it, until `release`; what was left of a save whose process was killed goes. BackupError: it
+        cannot be written, as far as that shows before, or another daemon saves to it."""
+        self._check()
+        self._lock.take()
+        try:
+            remove_leftovers(self.path)
+            remove_link(self.path)
+        except OSError as error:
+            self.release()
+            raise BackupError(f"{self.path}: {error.strerror}: {error.filename}") from None
+
+    def _check(self) -> None:
         directory, name = os.path.split(self.path)
         if os.path.exists(self.path) and not stat.S_ISREG(os.stat(self.path).st_mode):
             raise BackupError(f"{self.path} is no regular file; name one")
@@ -55,13 +69,33 @@ class SaveFile:
             raise BackupError(f"there is no directory {directory}; make it, or name a file in another one")
         if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
             raise BackupError(f"no file can be made in {directory} by this user; choose another directory, or change its owner")
-        remove_leftovers(self.path)
+        if os.path.exists(self.path) and not os.access(self.path, os.R_OK, effective_ids=True):
+            raise BackupError(f"{self.path} cannot be read by this user; change its owner, or name another file")
+        old = former_path(self.path)
+        try:
+            if stat.S_ISDIR(os.lstat(old).st_mode):
+                raise BackupError(f"{old} is a directory, and has the name for a former {name}; move it away, or name another file")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise BackupError(f"{old}: {error.strerror}; that is the name for a former one: name another file") from None
+
+    def release(self) -> None:
+        """Another daemon may save to it; for the process that claimed it."""
+        self._lock.release()
 
     def load(self, table: Table, name: str, directory: str, progress: Progress = no_progress) -> backups.Loaded | None:
-        """Put its items into a table that nobody uses yet; None when there is no such file. BackupError, OSError."""
+        """Put its items into a table that nobody uses yet; None when there is no such file. After a load that was not complete, or failed,
+        the next save keeps the file as FILE.old. Raises what `backups.load` does, OSError, MemoryError."""
         if not os.path.exists(self.path):
             return None
-        loaded = backups.load(self.path, LocalTable(table, name, directory), progress)
+        try:
+            loaded = backups.load(self.path, LocalTable(table, name, directory), progress)
+        except (MemcacheError, MemoryError, OSError):
+            self._figures.note_incomplete()
+            raise
+        if loaded.evicted or loaded.refused:
+            self._figures.note_incomplete()
         self._figures.sign = _sign(table)
         return loaded
 
@@ -96,24 +130,28 @@ class SaveFile:
             file.write(data)
             size_bytes += len(data)
 
+        owed = self._figures.owed
         with WholeFile(self.path) as file:
             saved = backups.write(AttachedSource(cache), FileWriter(write), progress)
-            kept = self._keep_former(size_bytes)  # what may fail does so before the file is replaced
+            why = self._keep_former(size_bytes, owed)  # what may fail does so before the file is replaced
         took_s = time.monotonic() - began_s  # with the disk's part
-        if kept:
-            log.warning("%s has become much smaller; what it was before is kept as %s", self.path, former_path(self.path))
+        if owed:
+            self._figures.note_kept(owed)
+        if why:
+            log.warning("%s %s; what it was before is kept as %s", self.path, why, former_path(self.path))
         self._figures.note_save(unix_s, saved.items, saved.bytes, took_s, saved.held_ns)
         log.info("%d items saved to %s in %.1f s", saved.items, self.path, took_s)
 
-    def _keep_former(self, size_bytes: int) -> bool:
-        """Keep what the file is, if it is much larger than what is to replace it; whether it was. BackupError."""
+    def _keep_former(self, size_bytes: int, owed: int) -> str:
+        """Keep what the file is, if so many bytes in its place may be less than it had: why; empty if it was not. BackupError."""
         try:
-            keeps = size_bytes * _SHRUNK < os.path.getsize(self.path)
+            shrinks = size_bytes * _SHRUNK < os.path.getsize(self.path)
         except FileNotFoundError:
-            return False
-        if keeps:
-            keep_former(self.path)
-        return keeps
+            return ""
+        if not owed and not shrinks:
+            return ""
+        keep_former(self.path)
+        return "was not loaded completely" if owed else "has become much smaller"
 
 
 def _sign(table: Table) -> int:

@@ -171,12 +171,14 @@ def test_a_kill_at_any_system_call_leaves_a_whole_file(cache: memcache_shm.Cache
 
 def test_what_a_killed_save_left_goes_at_the_start(file: SaveFile) -> None:
     directory = Path(file.path).parent
-    for name in (".table.0123abcd.tmp", ".table.abc_efg8.tmp"):
+    for name in (".table.0123abcd.tmp", ".table.abc_efg8.tmp", ".table.old"):
         (directory / name).write_text("x")
     others = [".table.tmp", ".tables.0123abcd.tmp", ".table.x.0123abcd.tmp", "table.old"]
     for name in others:
         (directory / name).write_text("x")
-    file.check()
+    file.claim()
+    assert entries(file) == sorted([".table.lock", *others])
+    file.release()
     assert entries(file) == sorted(others)
 
 
@@ -211,11 +213,49 @@ def test_places_where_nothing_can_be_saved(tmp_path: Path, file: SaveFile) -> No
         (tmp_path, "no regular file"),
         (tmp_path / "fifo", "no regular file"),
         (Path("/dev/full"), "no regular file"),
-        (Path("/proc/table"), "no file can be made in /proc"),
+        (Path("/proc/table"), "no file can be made "),  # root may, as far as access(2) knows
+        (tmp_path / ("x" * 256), "File name too long"),
+        (tmp_path / ("x" * 252), "File name too long; that is the name for a former one"),
+        (tmp_path / "with", "with.old is a directory"),
     ):
-        if path.parent != Path("/proc") or os.geteuid() != 0:  # root may, as far as access(2) knows
-            with pytest.raises(BackupError, match=why):
-                SaveFile(str(path), SaveFigures()).check()
+        (tmp_path / "with.old").mkdir(exist_ok=True)
+        with pytest.raises(BackupError, match=why):
+            SaveFile(str(path), SaveFigures()).claim()
+
+
+def test_the_longest_name(cache: memcache_shm.Cache, tmp_path: Path) -> None:
+    file = SaveFile(str(tmp_path / "saves" / ("x" * 251)), SaveFigures())
+    os.mkdir(tmp_path / "saves")
+    file.claim()
+    for _ in range(2):
+        cache.set("key", os.urandom(1000))
+        file.save_if_changed(APP)
+        cache.flush_all()
+        file.save_if_changed(APP)
+    file.release()
+    assert entries(file) == ["x" * 251, "x" * 251 + ".old"]
+
+
+# Who saves to it
+
+
+def test_one_at_a_time(file: SaveFile, state_dir: Path) -> None:
+    """Found out by another process: a POSIX lock is no matter within one."""
+    program = "import sys; from lifecycle.test_save_file import *; SaveFile(sys.argv[1], SaveFigures()).claim()"
+    env = os.environ | {"PYTHONPATH": f"{Path(__file__).parents[1]}:{os.environ.get('PYTHONPATH', '')}"}
+
+    def other() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", program, file.path], env=env, capture_output=True, text=True, timeout=30, check=False)
+
+    file.claim()
+    assert f"{file.path} is what the daemon with pid {os.getpid()} saves to; stop it, or name another file" in other().stderr
+    assert entries(file) == [".table.lock"]
+    file.release()
+    assert entries(file) == []
+    for _ in range(2):
+        assert other().returncode == 0, "what one left that did not release it is nobody's"
+    file.claim()
+    file.release()
 
 
 # The file before
@@ -274,6 +314,28 @@ def test_the_same_former_file_twice(cache: memcache_shm.Cache, file: SaveFile, l
     assert entries(file) == ["table", "table.old"]
     assert loaded(SaveFile(f"{file.path}.old", SaveFigures())) == good
     assert loaded(file) == {}
+
+
+def test_a_load_that_was_not_complete(cache: memcache_shm.Cache, tmp_path: Path, state_dir: Path) -> None:
+    """The first save keeps the file, once."""
+    for number in range(12):
+        cache.set(f"key{number}", os.urandom(1 << 20))
+    file = SaveFile(str(tmp_path / "table"), SaveFigures())
+    assert file.save_if_changed(APP)
+    good = Path(file.path).read_bytes()
+    small = Geometry.by_memory(9 * MIB, 2 * MIB)
+    for evict in (True, False):
+        again = SaveFile(file.path, SaveFigures())
+        claim = registry.claim("small", small, evict=evict, fill=lambda table, name, directory: again.load(table, name, directory) and None)  # noqa: B023
+        try:
+            with memcache_shm.attach("small") as other:
+                for number in range(2):
+                    other.set("later", b"%d" % number)
+                    assert again.save_if_changed(functools.partial(memcache_shm.attach, "small"))
+                    assert Path(f"{file.path}.old").read_bytes() == good
+        finally:
+            claim.release()
+        os.replace(f"{file.path}.old", file.path)
 
 
 def test_a_former_file_that_cannot_be_kept(cache: memcache_shm.Cache, file: SaveFile) -> None:
@@ -377,11 +439,45 @@ def test_a_signal_ends_a_load(cache: memcache_shm.Cache, claim: Claim, tmp_path:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+NO_MEMORY: list[BaseException] = [MemoryError(), OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))]
+
+
+@pytest.mark.parametrize("trouble", NO_MEMORY, ids=repr)
+def test_a_load_without_memory_is_no_fault_of_the_file(
+    cache: memcache_shm.Cache,
+    claim: Claim,
+    tmp_path: Path,
+    trouble: BaseException,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No start then; later the table begins empty, and its first save keeps the file, whatever the sizes."""
+
+    def fail(*arguments: object) -> None:
+        raise trouble
+
+    cache.set("key", b"good")
+    saving = Saving(str(tmp_path / "table"), 0, "")
+    saving.finish(claim, lambda: False)
+    good = (tmp_path / "table").read_bytes()
+    monkeypatch.setattr("memcache_shm.ops.backups.load", fail)
+    with pytest.raises(BackupError, match=r"^--save: cannot load .*/table: out of memory; nothing is wrong with the file; "):
+        registry.claim("other", GEOMETRY, fill=saving.fill)
+    saving.tell(claim)
+    cache.set("key", b"other")
+    saving.fill(claim.table, "app", claim.state.directory)
+    assert f"/table: out of memory; table app begins empty, and the next save keeps {tmp_path}/table as " in capsys.readouterr().err
+    saving.finish(claim, lambda: False)
+    assert (tmp_path / "table.old").read_bytes() == good
+    saving.release()
+
+
 def test_a_further_signal_ends_a_save(cache: memcache_shm.Cache, claim: Claim, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(cache)
     saving = Saving(str(tmp_path / "table"), 0, "")
     asked = iter([False, True])
     saving.finish(claim, lambda: next(asked))
+    saving.release()
     assert os.listdir(tmp_path) == ["tables"]
     assert not saving.failed
     assert "told to stop at once; " in capsys.readouterr().err
