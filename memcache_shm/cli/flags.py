@@ -153,7 +153,9 @@ def _add_saving(group: argparse._ArgumentGroup) -> None:
         metavar="SECONDS",
         help=f"how often, if something has changed; 0: at the end only (default {DEFAULT_SAVE_EVERY_S})",
     )
-    group.add_argument("--backup-dir", metavar="DIR", help="allow clients of the UNIX socket the command 'backup NAME', into files in DIR")
+    group.add_argument(
+        "--backup-dir", metavar="DIR", help="with -s: allow clients of that socket the command 'backup NAME', into files in DIR"
+    )
 
 
 def _add_following(group: argparse._ArgumentGroup) -> None:

@@ -99,7 +99,7 @@ def parse(words: Sequence[str], commands: str) -> Options:
         extended=told,
         save_path=_path(space, space.save_path),
         save_every_s=_save_every_s(space),
-        backup_dir=_path(space, space.backup_dir),
+        backup_dir=_backup_dir(space),
         leader=_leader(space),
         follow_writable=space.follow_writable,
         fifo_path=fifo_path(space),
@@ -110,9 +110,17 @@ def parse(words: Sequence[str], commands: str) -> Options:
 def _save_every_s(space: argparse.Namespace) -> int:
     if space.save_path is None and space.save_every_s is not None:
         raise UsageError("--save-every: goes with --save FILE, which says where to")
-    if space.save_path == "" or space.backup_dir == "":
-        raise UsageError(f"{'--save' if space.save_path == '' else '--backup-dir'}: needs a name, not an empty word")
+    if space.save_path == "":
+        raise UsageError("--save: needs a name, not an empty word")
     return DEFAULT_SAVE_EVERY_S if space.save_every_s is None else int(space.save_every_s)
+
+
+def _backup_dir(space: argparse.Namespace) -> str | None:
+    if space.backup_dir == "":
+        raise UsageError("--backup-dir: needs a name, not an empty word")
+    if space.backup_dir is not None and space.unix_path is None:
+        raise UsageError("--backup-dir: goes with -s PATH, since only clients of the UNIX socket may ask for a backup")
+    return _path(space, space.backup_dir)
 
 
 def _leader(space: argparse.Namespace) -> Address | None:

@@ -29,8 +29,10 @@ from memcache_shm.server.companions import Companion
 from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.credentials import Credentials
 from memcache_shm.server.descriptors import raise_limit
+from memcache_shm.server.environs import fill_streams
 from memcache_shm.server.listeners import Address, Listener, bind_tcp, bind_unix
 from memcache_shm.storage import following, registry
+from memcache_shm.storage.claiming import Claim
 from memcache_shm.storage.units import MIB
 
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)  # by the number of -v
@@ -43,6 +45,7 @@ def serve(options: Options) -> int:
     Signals are held back but for the supervisor's own time, so that none leaves a socket file or a table behind that was just made,
     or is about to go.
     """
+    fill_streams()
     user = privileges.find_user(options.user)
     background = leave(stay=options.core_dumps) if options.daemon else None
     logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=_LEVELS[min(options.verbosity, 2)], handlers=[StderrHandler()])
@@ -72,9 +75,12 @@ def _serve(options: Options, user: struct_passwd | None, background: Background 
     if options.fifo_path is not None:
         _make_fifo(options.fifo_path, remains)
     saving = saving_of(options)
+    if saving is not None:
+        remains.callback(saving.release)
     try:
         claim = _claim(options, options.name or _default_name(listeners), saving)
     except StoppedError:
+        note("told to stop before the table was loaded; nothing was changed")
         return EXIT_OK
     status = EXIT_FAILED
     try:
@@ -110,7 +116,7 @@ def _import_ahead(options: Options) -> None:
         import memcache_shm.ops.backing_up  # noqa: F401
 
 
-def _claim(options: Options, name: str, saving: Saving | None) -> registry.Claim:
+def _claim(options: Options, name: str, saving: Saving | None) -> Claim:
     """The table, with what is to be in it from the start. StoppedError: a signal came while that was loaded."""
     check_backup_dir(options)
     guarded = options.leader is not None and not options.follow_writable
@@ -143,7 +149,7 @@ def _same_host(host: str, own: str) -> bool:
     return own in found or (everywhere and any(ipaddress.ip_address(each.partition("%")[0]).is_loopback for each in found))
 
 
-def _promote(claim: registry.Claim) -> None:
+def _promote(claim: Claim) -> None:
     """A table that followed when its last daemon ended, and does not any more."""
     if claim.table.follows:
         highest = following.promote_table(claim.table)
@@ -158,7 +164,7 @@ def _lift_limits(options: Options) -> None:
         privileges.lift_lock_limit()
 
 
-def _holds_items(claim: registry.Claim) -> bool:
+def _holds_items(claim: Claim) -> bool:
     """A daemon that fails leaves its items to the next start, and says so."""
     items = 0 if claim.table.is_removed() else len(claim.table)
     if items:
@@ -169,7 +175,7 @@ def _holds_items(claim: registry.Claim) -> bool:
 def _config(
     options: Options,
     listeners: Sequence[Listener],
-    claim: registry.Claim,
+    claim: Claim,
     credentials: Credentials,
     background: Background | None,
     saving: Saving | None,
@@ -182,7 +188,7 @@ def _config(
 
     def on_end(is_urged: Callable[[], bool]) -> None:
         if saving is not None:
-            saving.finish(claim.state.name, is_urged)
+            saving.finish(claim, is_urged)
 
     return ServerConfig(
         table=claim.table,
@@ -212,15 +218,16 @@ def _config(
         track_sizes=options.extended.track_sizes,
         auth_file=options.auth_file or "",
         stuck_s=options.stuck_s,
-        companions=_companions(options, claim.state.name, saving),
-        back_up=backing_up(options, claim.state.name),
+        companions=_companions(options, claim, saving),
+        back_up=backing_up(options, claim),
         saves=saving.figures if saving is not None else None,
         on_start=on_start,
         on_end=on_end,
     )
 
 
-def _companions(options: Options, name: str, saving: Saving | None) -> list[Companion]:
+def _companions(options: Options, claim: Claim, saving: Saving | None) -> list[Companion]:
+    name = claim.state.name
     companions = []
     if options.leader is not None:
         from memcache_shm.ops.follower import follow
@@ -231,7 +238,7 @@ def _companions(options: Options, name: str, saving: Saving | None) -> list[Comp
 
         serve_them = functools.partial(serve_pipes, name, options.fifo_path, options.fifo_sessions, False)
         companions.append(Companion("server of named pipes", serve_them, user_signal=True))
-    return companions + (saving.companion(name) if saving is not None else [])
+    return companions + (saving.companion(claim) if saving is not None else [])
 
 
 def _make_fifo(path: str, remains: contextlib.ExitStack) -> None:
@@ -251,7 +258,7 @@ def _tell_ports(addresses: Sequence[Address]) -> None:
         note(f"{PORTS_VARIABLE}: cannot write {error.filename}: {error.strerror}")
 
 
-def _start_line(claim: registry.Claim, addresses: Sequence[Address]) -> str:
+def _start_line(claim: Claim, addresses: Sequence[Address]) -> str:
     where = " ".join(str(address) for address in addresses)
     kept = f", {len(claim.table)} items taken over" if claim.adopted else ""
     return f"serving {claim.state.name} ({claim.table.geometry.describe()}{kept}) on {where}, pid {os.getpid()}"

@@ -4,25 +4,49 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
-from memcache_shm.client.local import attach_local
-from memcache_shm.errors import BackupError
+from memcache_shm.client.reading import Reading
+from memcache_shm.errors import BackupError, MemcacheError
 from memcache_shm.ops import backups
+from memcache_shm.ops.save_lock import refuse_saved
 from memcache_shm.ops.whole_file import remove_leftovers
 
+log = logging.getLogger(__name__)
 
-def back_up(name: str, directory: str, file: str) -> str:
-    """Save the table `name`; the client's reply, ``OK <items> <bytes>``. What has that name, a link maybe, is itself replaced.
 
-    Raises BackupError, also when another backup into that directory runs, and what `backups.save` does.
+def back_up(access: Callable[[], AbstractContextManager[Reading]], directory: str, file: str) -> str:
+    """Save the table that `access` gives; the client's reply: ``OK <items> <bytes>``, or ``SERVER_ERROR <why>``, also when another backup
+    into that directory runs. What has that name, a link maybe, is itself replaced.
+
+    Where the directory is, only the log says.
     """
-    path = os.path.join(directory, file)
-    with _only_one(directory), contextlib.closing(attach_local(name)) as cache:
-        remove_leftovers(path)
-        saved = backups.save(cache, path, replaces_anything=True)
+    try:
+        with _only_one(directory), access() as cache:
+            saved = _save(cache, os.path.join(directory, file))
+    except (MemcacheError, MemoryError, OSError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error) or "out of memory"
+        log.warning("backup %s: %s", file, why)
+        return f"SERVER_ERROR {_without(directory, why)}"
     return f"OK {saved.items} {saved.bytes}"
+
+
+def _save(cache: Reading, path: str) -> backups.Saved:
+    refuse_saved(path)
+    remove_leftovers(path)
+    return backups.save(cache, path, replaces_anything=True)
+
+
+def _without(directory: str, why: str) -> str:
+    """`why` with DIR in place of the directory's path, as the option's help calls it."""
+    for path in (directory, os.path.realpath(directory)):
+        if path.strip("/."):
+            why = re.sub(rf"(?<![\w/.]){re.escape(path.rstrip('/'))}(?=[/:;]|$)", "DIR", why)
+    return why
 
 
 @contextlib.contextmanager

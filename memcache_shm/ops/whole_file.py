@@ -19,7 +19,6 @@ from types import TracebackType
 from memcache_shm.errors import BackupError
 
 _DESCRIPTORS = "/proc/self/fd"
-_FORMERLY = "formerly"  # in place of the random letters of hidden names
 _NAME_MOST_BYTES = 240  # of the name, in a hidden one, which has 14 more
 
 
@@ -56,7 +55,7 @@ class WholeFile:
     def _create(self) -> int:
         if not os.path.isdir(self._directory):
             raise FileNotFoundError(errno.ENOENT, f"there is no directory {self._directory}")
-        _remove_leftovers(self._final, rf"(?!{_FORMERLY})[a-z0-9_]{{8}}\.tmp")
+        remove_leftovers(self._final)
         fd = self._nameless()
         if fd is None:
             fd, self._hidden = tempfile.mkstemp(".tmp", _hidden_start(self._name), self._directory)
@@ -127,14 +126,10 @@ class WholeFile:
 
 
 def remove_leftovers(path: str) -> None:
-    """Remove what a process left that was killed just before `path` was whole, and what `former_name` is of; but nothing that somebody
-    writes: that is locked (flock). What cannot be removed stays."""
-    _remove_leftovers(path, r"[a-z0-9_]{8}\.tmp")
-
-
-def _remove_leftovers(path: str, end: str) -> None:
+    """Remove what a process left that was killed just before `path` was whole; but nothing that somebody writes: that is locked (flock).
+    What cannot be removed stays."""
     directory, name = os.path.split(_own_place(path))
-    hidden = re.compile(re.escape(_hidden_start(name)) + end)
+    hidden = re.compile(re.escape(_hidden_start(name)) + r"[a-z0-9_]{8}\.tmp")
     entries: list[str] = []
     with contextlib.suppress(OSError):
         entries = os.listdir(directory)
@@ -152,10 +147,11 @@ def _remove_unlocked(path: str) -> None:
         os.close(fd)
 
 
-def former_name(path: str) -> str:
-    """A hidden name for what `path` is before it is replaced; `remove_leftovers` removes it, too."""
+def hidden_name(path: str, end: str) -> str:
+    """A name beside `path`, never too long, that no `WholeFile` gives and `remove_leftovers` leaves alone; `end` is no word of eight
+    letters."""
     directory, name = os.path.split(path)
-    return os.path.join(directory, f"{_hidden_start(name)}{_FORMERLY}.tmp")
+    return os.path.join(directory, f"{_hidden_start(name)}{end}")
 
 
 def _hidden_start(name: str) -> str:

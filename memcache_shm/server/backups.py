@@ -12,7 +12,6 @@ import signal
 from collections.abc import Callable
 from typing import NoReturn
 
-from memcache_shm.errors import MemcacheError
 from memcache_shm.server.children import EXIT_FAILED, EXIT_OK, Ending, fork
 from memcache_shm.server.config import ServerConfig
 from memcache_shm.server.loop import die_with_parent
@@ -42,8 +41,8 @@ class Backup:
         line = bytes(byte if byte >= ord(" ") else ord("?") for byte in os.read(self._reader, _LINE_MOST))
         if ending.status == EXIT_OK:
             return line + b"\r\n"
-        log.warning("backup %s: %s", self._file, line.decode(errors="replace") or ending.how)
-        return b"SERVER_ERROR " + (line or f"the process that wrote it {ending.how}".encode()) + b"\r\n"
+        log.warning("backup %s: the process that wrote it %s", self._file, ending.how)
+        return f"SERVER_ERROR the process that wrote it {ending.how}\r\n".encode()
 
     def end(self) -> None:
         """Nobody waits for it any more. Where it still runs it is killed, which leaves no half file, and reaped."""
@@ -61,7 +60,7 @@ class Backup:
 
 
 class Backups:
-    """Starts them for one worker. `back_up` makes one of the table that the daemon serves, and says what became of it in a line."""
+    """Starts them for one worker. `back_up` makes one of the table that the daemon serves; its result is the reply, and does not fail."""
 
     def __init__(self, config: ServerConfig, back_up: Callable[[str], str]) -> None:
         self._back_up = back_up
@@ -103,10 +102,8 @@ class Backups:
             die_with_parent(signal.SIGKILL)
             _take_signals()
             if os.getppid() == parent:
-                os.write(writer, self._back_up(file).encode()[:_LINE_MOST])
+                os.write(writer, self._back_up(file).encode(errors="replace")[:_LINE_MOST])
                 status = EXIT_OK
-        except (MemcacheError, MemoryError, OSError) as error:
-            os.write(writer, (str(error) or "out of memory").encode(errors="replace")[:_LINE_MOST])
         except Exception:
             log.exception("backup %s failed", file)
         finally:

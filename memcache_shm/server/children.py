@@ -39,7 +39,8 @@ class Ending(NamedTuple):
 
 def fork(work: Callable[[], NoReturn]) -> int:
     """The pid of a child that does ``work``, with the supervisor's signals still held back. Raises OSError when the kernel refuses one."""
-    sys.stderr.flush()
+    if sys.stderr is not None:  # closed before the start
+        sys.stderr.flush()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     try:
         pid = os.fork()

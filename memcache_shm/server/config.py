@@ -79,8 +79,8 @@ class ServerConfig:
     credentials: Credentials = field(default_factory=Credentials)
     #: A worker without a sign of life for so long is reported, after the same time again aborted, then killed; 0: never.
     stuck_s: float = 10.0
-    #: What the command backup does with the name of a file, in a child of the worker: its result is the reply, a MemcacheError or OSError
-    #: the reason in another one. None: it is not allowed (no ``--backup-dir``).
+    #: What the command backup does with the name of a file, in a child of the worker: its result is the reply, a line without its
+    #: end. None: it is not allowed (no ``--backup-dir``).
     back_up: Callable[[str], str] | None = None
     #: What a companion tells of the table's being saved (``--save``).
     saves: SaveFigures | None = None

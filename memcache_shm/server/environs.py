@@ -5,10 +5,25 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import sys
 
 from memcache_shm.server.process import lock_memory
 
 log = logging.getLogger(__name__)
+
+
+def fill_streams() -> None:
+    """Standard streams that were closed before the start (`2>&-`) are nobody's; else the next file or socket would take their place, and
+    get what is written there."""
+    for stream in range(3):
+        try:
+            os.fstat(stream)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), stream)  # the lowest number that is free: this one
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def leave_streams() -> None:

@@ -15,22 +15,36 @@ NAMES = (
     "shm_save_failures",  # ... how many failed
 )
 _WORD_BYTES = 8
+_SIGN, _OWED, _PAID = range(len(NAMES), len(NAMES) + 3)
 
 
 class SaveFigures:
     """Made before the fork; written by the one process that saves at the moment. A word is stored at once, never half of one seen."""
 
     def __init__(self) -> None:
-        self._words = memoryview(mmap.mmap(-1, (len(NAMES) + 1) * _WORD_BYTES)).cast("Q")
+        self._words = memoryview(mmap.mmap(-1, (_PAID + 1) * _WORD_BYTES)).cast("Q")
 
     @property
     def sign(self) -> int:
         """What the table looked like when the file had all of it, for whoever saves; 0: that was never so."""
-        return self._words[len(NAMES)]
+        return self._words[_SIGN]
 
     @sign.setter
     def sign(self, sign: int) -> None:
-        self._words[len(NAMES)] = sign
+        self._words[_SIGN] = sign
+
+    @property
+    def owed(self) -> int:
+        """Not 0: the table may lack what the file has, so the next save keeps what the file was; to be told to `note_kept` then."""
+        return self._words[_OWED] if self._words[_OWED] != self._words[_PAID] else 0
+
+    def note_incomplete(self) -> None:
+        """Not all of the file was loaded; by the process that fills tables."""
+        self._words[_OWED] += 1
+
+    def note_kept(self, owed: int) -> None:
+        """It was kept, or there was none; by the process that saves."""
+        self._words[_PAID] = owed
 
     def figures(self) -> dict[str, int]:
         """All of them by name."""

@@ -8,8 +8,9 @@ A signal handler only notes the signal; `_act` does what it asks for. A graceful
 it has read, closes its connections and leaves.
 
 By the clock it looks after four things: workers without a sign of life (`watchdog`), descriptors, the space of dead items (2 ms a tenth
-of a second while there are some), and whether the table's objects still exist. When somebody removed them it makes an empty table of
-the same name and geometry, writes its ids into the shared figures and pokes the workers; each attaches it between two rounds of its loop.
+of a second while there are some), and whether the table's objects still exist. When somebody removed them it makes another table of the
+same name and geometry (empty, or with the items that were saved last), writes its ids into the shared figures and pokes the workers; each
+attaches it between two rounds of its loop.
 So no connection is lost, while a drain and new workers would cost all of them. In between, requests to the removed table read an error.
 """
 
@@ -226,8 +227,9 @@ class Supervisor:
         old = self._config.table
         try:
             new = self._config.renew_table()
-        except (MemcacheError, OSError) as error:
-            self._table_outage.goes_on(f"the table was removed from outside (segment {old.shmid}) and cannot be made anew: {error}")
+        except (MemcacheError, MemoryError, OSError) as error:
+            why = str(error) or "out of memory"
+            self._table_outage.goes_on(f"the table was removed from outside (segment {old.shmid}) and cannot be made anew: {why}")
             return
         self._config = replace(self._config, table=new)
         self._counters.note("shm_tables_renewed")
@@ -235,7 +237,8 @@ class Supervisor:
         self._counters.succeed(new.shmid, new.semid, new.uuid)
         for place in self._crew.living:
             self._crew.poke(place)
-        log.warning("the table was removed from outside (segment %d); an empty one took its place (segment %d)", old.shmid, new.shmid)
+        has = f"a new one with {items} items" if (items := len(new)) else "an empty one"
+        log.warning("the table was removed from outside (segment %d); %s took its place (segment %d)", old.shmid, has, new.shmid)
         self._table_outage.is_over("the table is back")
 
     def _stop(self) -> None:

@@ -71,7 +71,12 @@ class NameLock:
 
     def daemon_pid(self) -> int | None:
         """Whose the POSIX lock is: None nobody's (or this process's), 0 a process of another PID namespace."""
-        return _lock_owner(self._descriptor)
+        return lock_owner(self._descriptor)
+
+    @property
+    def is_displaced(self) -> bool:
+        """Whether another file has the name by now, which does not know of this lock."""
+        return os.path.exists(self._path) and not _is_file_of(self._descriptor, self._path)
 
     def discard(self) -> None:
         """Unlink the file, inside a critical section: those who wait for it will notice and open a new one."""
@@ -93,12 +98,13 @@ def daemon_pid(directory: str, name: str) -> int | None:
     except FileNotFoundError:
         return None
     try:
-        return _lock_owner(descriptor)
+        return lock_owner(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _lock_owner(descriptor: int) -> int | None:
+def lock_owner(descriptor: int) -> int | None:
+    """Whose the POSIX lock on an open file is: None nobody's (or this process's), 0 a process of another PID namespace."""
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
     return None if kind == fcntl.F_UNLCK else int(pid)

@@ -15,15 +15,12 @@ A successor is announced in the table that it replaces: who still has that one m
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import time
-from collections.abc import Callable
-from dataclasses import replace
 
 from memcache_shm.errors import LayoutError, TableExistsError, TableNotFoundError, TableRemovedError
-from memcache_shm.storage import following, making, segment, statefile
+from memcache_shm.storage import following, making, statefile
+from memcache_shm.storage.claiming import Claim
+from memcache_shm.storage.creating import Fill, create, follow, send_away
 from memcache_shm.storage.geometry import Geometry
 from memcache_shm.storage.leftovers import remove_leftovers
 from memcache_shm.storage.namelock import NameLock
@@ -31,9 +28,6 @@ from memcache_shm.storage.statefile import State
 from memcache_shm.storage.table import Table
 
 DEFAULT_MODE = 0o600
-#: Puts items into a table that was just made, under the name that nobody can find yet, in that directory.
-Fill = Callable[[Table, str, str], None]
-_log = logging.getLogger(__name__)
 
 
 # Attaching
@@ -125,7 +119,7 @@ def open_or_create(
             found = _attach_existing(directory, name)
             if found is None:
                 _leave_to_daemon(lock, name)
-                found = _create(directory, name, geometry, mode, evict, made_by="open")
+                found = create(directory, name, geometry, mode, evict, made_by="open")
     table, state = found
     if not any_geometry:
         _check_same(table, state, geometry)
@@ -151,66 +145,6 @@ def _attach_existing(directory: str, name: str) -> tuple[Table, State] | None:
         return None
 
 
-def _create(
-    directory: str, name: str, geometry: Geometry, mode: int, evict: bool, *, made_by: str, fill: Fill | None = None
-) -> tuple[Table, State]:
-    """Make segment, semaphores and state file; the caller holds the flock. What `fill` raises ends it, and nothing is left."""
-    making.clear(directory, name)
-    old = statefile.read_state(directory, name)
-    if old is not None and old.in_this_namespace:
-        remove_leftovers(old)  # now: once the new state is in place nothing leads to them
-    state = State(
-        name=name,
-        shmid=-1,
-        semid=-1,
-        uuid="",
-        geometry=geometry.to_dict(),
-        mode=mode,
-        evict=evict,
-        created=time.time(),
-        made_by=made_by,
-        pid=os.getpid(),
-        pid_start=statefile.process_start(os.getpid()),
-        uid=os.geteuid(),
-        ipc_namespace=statefile.ipc_namespace(),
-        served=made_by == "daemon",
-    )
-    try:
-        making.begin(directory, state)
-        table, state = _make(directory, state, geometry, fill)
-    except BaseException:
-        making.clear(directory, name)
-        raise
-    making.end(directory, name)
-    if old is not None and old.in_this_namespace:
-        _send_away(old)  # last: they find the new one
-    return table, state
-
-
-def _make(directory: str, note: State, geometry: Geometry, fill: Fill | None) -> tuple[Table, State]:
-    table = Table.create(geometry, mode=note.mode, evict=note.evict)
-    try:
-        if fill is not None:
-            fill(table, note.name, directory)  # before anybody can find it
-        state = replace(note, shmid=table.shmid, semid=table.semid, uuid=table.uuid, created=time.time())
-        return table, statefile.write_state(directory, state)
-    except BaseException:
-        table.destroy()
-        table.close()
-        raise
-
-
-def _follow(table: Table, name: str, directory: str) -> None:
-    """As a Fill: what it holds comes later, and from somebody else."""
-    following.follow(table)
-
-
-def _send_away(state: State) -> None:
-    """Tell those who still have a removed table mapped; its memory can be attached by id as long as they have."""
-    with contextlib.suppress(TableRemovedError, LayoutError, PermissionError):
-        segment.retire(state.shmid, state.uuid)
-
-
 def _check_same(table: Table, state: State, geometry: Geometry) -> None:
     if _asked(table.geometry) != _asked(geometry):
         table.close()
@@ -220,7 +154,7 @@ def _check_same(table: Table, state: State, geometry: Geometry) -> None:
 def _differs(name: str, has: str, wanted: str) -> TableExistsError:
     return TableExistsError(
         f"table {name!r} exists with {has}, not {wanted}; ask for the same, choose another name,"
-        f" or save it with 'memcache-shm backup {name}' and remove it with 'memcache-shm rm {name}'"
+        f" or save it with 'memcache-shm backup {name} FILE' and remove it with 'memcache-shm rm {name}'"
     )
 
 
@@ -230,67 +164,6 @@ def _asked(geometry: Geometry) -> dict[str, int]:
 
 
 # Daemons
-
-
-class Claim:
-    """A daemon's hold on a name and its table, from before its workers are forked to its end."""
-
-    def __init__(self, lock: NameLock, table: Table, state: State, adopted: bool, fill: Fill | None) -> None:
-        self._lock = lock
-        self._fill = fill
-        self.table = table
-        self.state = state
-        self.adopted = adopted  # the table was there before: killed or kept by an earlier daemon, or made by open()
-
-    @property
-    def removes(self) -> bool:
-        """Whether the daemon's end is the table's end."""
-        return self.state.made_by == "daemon"
-
-    def recreate(self) -> Table:
-        """A new table of the same geometry under the name, in place of one that was removed from outside; it is the claim's now.
-
-        Whose it was (`made_by`) and whether it follows another do not change; what is left of the old one is removed, and this process's
-        handle of it closed.
-        Raises OSError when the system refuses, MemcacheError when the state directory cannot be written.
-        """
-        old = self.state
-        self._lock.lock()
-        try:
-            self.table.retire()
-            remove_leftovers(old)
-            statefile.make_directory(old.directory, old.mode)
-            fill = _follow if self.table.follows else self._fill
-            table, state = _create(old.directory, old.name, self.table.geometry, old.mode, old.evict, made_by=old.made_by, fill=fill)
-            self.state = statefile.write_state(state.directory, state.with_owner(served=True))
-        finally:
-            self._lock.unlock()
-        self.table.close()
-        self.table = table
-        return table
-
-    def release(self, *, keep: bool = False) -> None:
-        """Give the name up; remove the table if a daemon made it, unless `keep`. For the process that claimed it."""
-        self._lock.lock()
-        mine = self._name_is_ours()
-        if self.removes and not keep:
-            self.table.destroy()
-            if mine:
-                statefile.drop_state(self.state.directory, self.state.name)
-                self._lock.discard()
-        elif mine:
-            statefile.write_state(self.state.directory, self.state.with_owner(served=False))
-        self._lock.close()
-        self.table.close()
-
-    def _name_is_ours(self) -> bool:
-        """Whether the state file is still our table's; one that somebody damaged is, since the name's lock is ours."""
-        try:
-            current = statefile.read_state(self.state.directory, self.state.name)
-        except LayoutError as error:
-            _log.warning("%s", error)
-            return True
-        return current is not None and current.uuid == self.state.uuid
 
 
 def claim(
@@ -313,13 +186,15 @@ def claim(
             _refuse_served(lock, name)
         found = _attach_existing(directory, name)
         if found is None:
-            table, state = _create(directory, name, geometry, mode, evict, made_by="daemon", fill=_follow if follows else fill)
+            table, state = create(directory, name, geometry, mode, evict, made_by="daemon", fill=follow if follows else fill)
         else:
             table, state = _adopt(*found, geometry, mode, evict)
             if follows:
                 following.follow(table)
         lock.unlock()
     except BaseException:
+        if lock.daemon_pid() is None and not os.path.exists(statefile.state_path(directory, name)):
+            lock.discard()  # nothing has come of it
         lock.close()
         raise
     return Claim(lock, table, state, found is not None, fill)
@@ -392,7 +267,7 @@ def _destroy(state: State) -> None:
     try:
         table = Table.attach(state.shmid, state.semid, state.uuid)
     except (TableRemovedError, LayoutError):
-        _send_away(state)
+        send_away(state)
         remove_leftovers(state)
         return
     table.destroy()

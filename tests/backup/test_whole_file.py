@@ -14,7 +14,7 @@ import pytest
 
 from memcache_shm.errors import BackupError
 from memcache_shm.ops import whole_file
-from memcache_shm.ops.whole_file import WholeFile, former_name
+from memcache_shm.ops.whole_file import WholeFile, hidden_name
 
 
 @pytest.fixture(params=["nameless", "hidden"], autouse=True)
@@ -109,10 +109,10 @@ def test_a_kill_leaves_nothing(here: Path, kind: str) -> None:
 
 
 def test_what_was_left_goes(here: Path) -> None:
-    """With the next file of that name; but what somebody is writing, and what a save keeps for a moment, stays."""
+    """With the next file of that name; but what somebody is writing, and the hidden files of others, stay."""
     path = here / "file"
     path.write_bytes(b"old")
-    left, kept = here / ".file.abcdefgh.tmp", here / former_name("file")
+    left, kept = here / ".file.abcdefgh.tmp", here / hidden_name("file", "lock")
     for each in (left, kept, here / ".file2.abcdefgh.tmp"):
         each.write_bytes(b"a part")
     with WholeFile(str(path)) as one:
@@ -121,9 +121,7 @@ def test_what_was_left_goes(here: Path) -> None:
             other.write(b"other")
         assert path.read_bytes() == b"other"
     assert path.read_bytes() == b"one"
-    assert sorted(os.listdir(here)) == [".file.formerly.tmp", ".file2.abcdefgh.tmp", "file"]
-    whole_file.remove_leftovers(str(path))
-    assert sorted(os.listdir(here)) == [".file2.abcdefgh.tmp", "file"]
+    assert sorted(os.listdir(here)) == [".file.lock", ".file2.abcdefgh.tmp", "file"]
 
 
 def test_nothing_is_left_of_what_could_not_begin(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,7 +154,7 @@ def test_with_keep_both_stay(saver: Callable[..., Daemon], path: Path) -> None:
         assert value(daemon, b"key") == b"value"
 
 
-def test_a_smaller_table_says_what_it_had_no_room_for(saver: Callable[..., Daemon]) -> None:
+def test_a_smaller_table_says_what_it_had_no_room_for(saver: Callable[..., Daemon], path: Path) -> None:
     with saver() as daemon, Client(daemon) as client:
         client.set(b"large", bytes(3 << 20))
         client.set(b"small", b"x")
@@ -160,8 +162,39 @@ def test_a_smaller_table_says_what_it_had_no_room_for(saver: Callable[..., Daemo
         until(lambda: client.get(b"over") is None, "the item to expire")
     with saver("-I", "1m") as daemon:
         assert "1 item loaded from" in daemon.lines[0]
-        assert daemon.lines[0].endswith(", 1 found no room")
+        assert daemon.lines[0].endswith(f", 1 found no room; the next save keeps {path} as {path}.old")
         assert value(daemon, b"small") == b"x"
+
+
+def test_a_smaller_table_says_what_it_evicted(saver: Callable[..., Daemon], path: Path) -> None:
+    with saver() as daemon, Client(daemon) as client:
+        for number in range(12):
+            client.set(b"key%d" % number, os.urandom(1 << 20))
+    content = path.read_bytes()
+    with saver("-m", "9", "-I", "2m", every=SOON) as daemon:
+        assert re.search(rf"12 items loaded from .* \d+ evicted again for want of room; the next save keeps {path} as ", daemon.lines[0])
+        store(daemon, key="value")
+        await_line(daemon, rf"{path} was not loaded completely; what it was before is kept as {path}\.old")
+    assert path.with_name("table.old").read_bytes() == content
+
+
+def test_two_daemons_with_one_file(saver: Callable[..., Daemon], path: Path) -> None:
+    with saver() as daemon:
+        store(daemon, key="value")
+        line = refused(saver("--name", "other", wait=False))
+        assert line.endswith(f"error: --save: {path} is what the daemon with pid {daemon.pid} saves to; stop it, or name another file")
+        kill(daemon)
+    assert verb("rm", "app").returncode == 0
+    with saver():
+        pass
+    assert os.listdir(path.parent) == ["table"]
+
+
+def test_a_client_may_not_replace_the_file(saver: Callable[..., Daemon], path: Path) -> None:
+    with saver("--backup-dir", str(path.parent)) as daemon, Client(daemon, "unix") as client:
+        why = f"is what the daemon with pid {daemon.pid} saves to (--save); choose another name"
+        assert client.ask(b"backup table") == f"SERVER_ERROR DIR/table {why}".encode()
+        assert client.ask(b"backup other") == b"OK 0 0"
 
 
 # A file that cannot be loaded, a place that cannot be written
@@ -204,6 +237,7 @@ def test_usage() -> None:
         (("--save", "x", "--save-every", "-1"), "--save-every"),
         (("--save", ""), "--save: needs a name"),
         (("--backup-dir", ""), "--backup-dir: needs a name"),
+        (("--backup-dir", "."), "--backup-dir: goes with -s PATH, "),
     ):
         done = verb("-p", "0", *words)
         assert done.returncode == 2
@@ -322,10 +356,41 @@ def test_a_table_removed_from_outside(saver: Callable[..., Daemon], path: Path, 
             until(lambda: client.ask(b"mg saved7") == (b"HD" if how == "whole" else b"EN"), "the new table")
             assert client.get(b"lost") is None
         assert len(said(daemon, "50 items loaded from")) == (2 if how == "whole" else 1)
+        await_line(daemon, "a new one with 50 items took its place" if how == "whole" else "an empty one took its place")
         assert daemon.stop() == 0
     if how == "damaged":
-        assert said(daemon, f"--save: cannot load {path}: cut off after .*; table app begins empty")
+        assert said(daemon, f"--save: cannot load {path}: cut off after .*; table app begins empty, and the next save keeps .* as .*")
         assert path.with_name("table.old").read_bytes() == content
+
+
+def test_without_its_state_file(saver: Callable[..., Daemon], path: Path, state_dir: Path) -> None:
+    """The daemon has the table all the same: it saves, and at its end, too."""
+    with saver("--backup-dir", str(path.parent), every=SOON) as daemon:
+        (state_dir / "app.json").unlink()
+        store(daemon, key="value")
+        until(lambda: figures(daemon)["shm_save_items"] == 1, "a save")
+        with Client(daemon, "unix") as client:
+            assert client.ask(b"backup other") == b"OK 1 36"
+        store(daemon, late="1")
+        assert daemon.stop() == 0
+    assert names(state_dir) == []
+    with saver() as daemon:
+        assert value(daemon, b"late") == b"1"
+
+
+@pytest.mark.parametrize("gone", ["state file", "directory"])
+def test_a_table_that_stays_can_be_found(saver: Callable[..., Daemon], path: Path, state_dir: Path, gone: str) -> None:
+    with saver() as daemon:
+        store(daemon, key="value")
+        (state_dir / "app.json").unlink()
+        if gone == "directory":
+            shutil.rmtree(state_dir)
+        path.parent.rename(path.parent.with_name("aside"))
+        assert daemon.stop() == 1
+        assert said(daemon, "table app with 1 items stays; the next start with the same options takes it over")
+    path.parent.mkdir()
+    with saver() as daemon:
+        assert value(daemon, b"key") == b"value"
 
 
 def test_an_emptied_table_keeps_the_copy_before(saver: Callable[..., Daemon], path: Path) -> None:
@@ -440,6 +505,24 @@ def test_in_the_background(place: Path) -> None:
     done = start()
     assert done.returncode == 1
     assert f"--save: cannot load {place}/table: " in done.stderr
+
+
+STOPPED = """import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+os.kill(os.getpid(), signal.SIGTERM)
+os.execv(sys.argv[1], sys.argv[1:])"""
+
+
+def test_a_stop_amid_the_load(saver: Callable[..., Daemon], path: Path, state_dir: Path) -> None:
+    """By a signal that waits since before the start; a line says so, and nothing is left."""
+    with saver() as daemon:
+        store(daemon, key="value")
+    words = [sys.executable, "-m", "memcache_shm", "-p", "0", "--name", "app", "-m", "16", "-I", "4m", "--save", str(path)]
+    done = subprocess.run([sys.executable, "-c", STOPPED, *words], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0
+    assert done.stderr == "memcache-shm: told to stop before the table was loaded; nothing was changed\n"
+    assert os.listdir(state_dir) == []
+    assert os.listdir(path.parent) == ["table"]
 
 
 def test_a_load_on_a_terminal_shows_how_far_it_is(saver: Callable[..., Daemon], path: Path, state_dir: Path) -> None:
