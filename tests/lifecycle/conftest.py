@@ -9,6 +9,7 @@ import pytest
 from support.client import Client
 from support.following import await_copies, follower_of
 from support.isolation import ipc_ids
+from support.saving import LATER
 from support.servers import Daemon
 
 
@@ -46,3 +47,21 @@ def copy(leader: Daemon) -> Iterator[Daemon]:
     with follower_of(leader) as daemon:
         await_copies(daemon, 1)
         yield daemon
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The file that `saver` saves to, in a directory of its own."""
+    (tmp_path / "saves").mkdir()
+    return tmp_path / "saves" / "table"
+
+
+@pytest.fixture
+def saver(state_dir: Path, path: Path) -> Callable[..., Daemon]:
+    """A function that starts a daemon which saves to the file."""
+
+    def start(*options: str, every: str = LATER, workers: int = 1, wait: bool = True, within: tuple[str, ...] = ()) -> Daemon:
+        usual = ("--name", "app", "-m", "16", "-I", "4m", "--save", str(path), "--save-every", every)
+        return Daemon(*usual, *options, workers=workers, wait=wait, within=within)
+
+    return start
