@@ -2,8 +2,8 @@
 """All live items of an attached table as they were at one instant, in memory of this process.
 
 Writers wait while it is taken, about 0.1 us an item and 0.2 ms a MiB on an idle host (docs/performance.md); readers do not. So a table with
-more than 256 MiB in use is copied shard by shard, each at an instant of its own; but one of a single shard (up to 65,536 elements) is always
-copied as a whole.
+more than 256 MiB in use is copied shard by shard, each at an instant of its own; but one of a single shard (up to 65,536 elements) is
+always copied as a whole.
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo

@@ -96,10 +96,10 @@ class Backups:
         """The life of the child, without the interpreter's cleanup at its end."""
         status = EXIT_FAILED
         try:
+            die_with_parent(signal.SIGKILL)
             signal.set_wakeup_fd(-1)
             os.closerange(_FIRST_DESCRIPTOR, writer)
             os.closerange(writer + 1, os.sysconf("SC_OPEN_MAX"))
-            die_with_parent(signal.SIGKILL)
             _take_signals()
             if os.getppid() == parent:
                 os.write(writer, self._back_up(file).encode(errors="replace")[:_LINE_MOST])
