@@ -227,8 +227,8 @@ def test_a_load_on_a_terminal_shows_how_far_it_is(saver: Callable[..., Daemon], 
             client.set(b"key%d" % number, bytes(1 << 20))
     command = [sys.executable, "-m", "memcache_shm", "-p", "0", "-t", "1", "--name", "app", "-m", "16", "-I", "4m", "--save", str(path)]
     with Terminal(command, {"COLUMNS": "200"}, columns=200) as terminal:
-        terminal.expect(r"verifying .*/table \[[#.]{24}\]")
-        terminal.expect(r"restoring .*/table \[[#.]{24}\]")
+        terminal.expect(r"verifying [^\r]*/table \[[#.]{24}\]")
+        terminal.expect(r"restoring [^\r]*/table \[[#.]{24}\]")
         terminal.expect(r"8 items loaded from")
         terminal.expect(r"serving app")
         terminal.type("\x03")

@@ -106,7 +106,8 @@ def test_a_scan_drives_no_read_item_out(state_dir: object, name: str, reads: int
                 table.cache.get_many(hot)
         assert table.there(hot) == set(hot)
         assert table.stat("evictions") > 9 * filled
-        assert table.stat("shm_evicted_proven") == 0
+        # A new key may be taken for one that returns, since ghosts remember 12 bits of it.
+        assert table.stat("shm_evicted_proven") <= 1 + filled // 100
 
 
 @each_table
