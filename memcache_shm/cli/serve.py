@@ -13,6 +13,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from pwd import struct_passwd
+from typing import Any
 
 from memcache_shm.cli import privileges
 from memcache_shm.cli.background import Background, leave
@@ -180,12 +181,6 @@ def _config(
     background: Background | None,
     saving: Saving | None,
 ) -> ServerConfig:
-    def on_start(addresses: Sequence[Address]) -> None:
-        _tell_ports(addresses)
-        note(_start_line(claim, addresses))
-        if background is not None:
-            background.serves()
-
     def on_end(is_urged: Callable[[], bool]) -> None:
         if saving is not None:
             saving.finish(claim, is_urged)
@@ -207,23 +202,37 @@ def _config(
         requests_per_event=options.requests_per_event,
         buffer_limit_bytes=options.extended.buffer_limit * MIB or ServerConfig.buffer_limit_bytes,
         idle_timeout_s=options.extended.idle_timeout_s,
-        allow_shutdown=options.allow_shutdown,
-        allow_flush=options.allow_flush,
-        allow_dump=options.allow_dump,
-        allow_watch=options.allow_watch,
-        allow_debugtime=options.extended.allow_debugtime,
-        use_cas=options.use_cas,
-        prefix_delimiter=options.delimiter or ServerConfig.prefix_delimiter,
-        detail=options.delimiter is not None,
-        track_sizes=options.extended.track_sizes,
         auth_file=options.auth_file or "",
         stuck_s=options.stuck_s,
         companions=_companions(options, claim, saving),
         back_up=backing_up(options, claim),
         saves=saving.figures if saving is not None else None,
-        on_start=on_start,
+        on_start=functools.partial(_say_start, claim, background),
         on_end=on_end,
+        **_what_clients_may(options),
     )
+
+
+def _say_start(claim: Claim, background: Background | None, addresses: Sequence[Address]) -> None:
+    _tell_ports(addresses)
+    note(_start_line(claim, addresses))
+    if background is not None:
+        background.serves()
+
+
+def _what_clients_may(options: Options) -> dict[str, Any]:
+    """Fields of the configuration: which commands are allowed, and what some of them tell."""
+    return {
+        "allow_shutdown": options.allow_shutdown,
+        "allow_flush": options.allow_flush,
+        "allow_dump": options.allow_dump,
+        "allow_watch": options.allow_watch,
+        "allow_debugtime": options.extended.allow_debugtime,
+        "use_cas": options.use_cas,
+        "prefix_delimiter": options.delimiter or ServerConfig.prefix_delimiter,
+        "detail": options.delimiter is not None,
+        "track_sizes": options.extended.track_sizes,
+    }
 
 
 def _companions(options: Options, claim: Claim, saving: Saving | None) -> list[Companion]:

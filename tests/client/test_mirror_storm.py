@@ -18,7 +18,7 @@ from support.waiting import until
 
 from memcache_shm import Mirror
 
-SEEDS = 3
+SEEDS = 2
 TORTURE_SEEDS = 100
 STORM_S = 1.0
 PAUSE_S = 0.1  # at most, between two kills

@@ -41,8 +41,14 @@ def test_daemon(conversation: Conversation, cutting: str, door: str, workers: in
         play(conversation, sock, cutting)
 
 
-@pytest.mark.parametrize(("cutting", "cut"), (("steps", 0), ("whole", 1)), ids=("steps", "whole, its ciphertext by bytes"))
-@pytest.mark.parametrize("conversation", CONVERSATIONS)
+def _cut_ciphertext() -> Iterator[object]:
+    """All conversations, step by step or at once with the ciphertext sent by bytes, by turns."""
+    for number, conversation in enumerate(CONVERSATIONS):
+        cutting, cut = ("whole", 1) if number % 2 else ("steps", 0)
+        yield pytest.param(*conversation.values, cutting, cut, id=f"{conversation.id}-{cutting}")
+
+
+@pytest.mark.parametrize(("conversation", "cutting", "cut"), list(_cut_ciphertext()))
 def test_daemon_by_tls(
     conversation: Conversation, cutting: str, cut: int, certificate: Certificate, daemon_with: Callable[..., Daemon]
 ) -> None:

@@ -13,7 +13,7 @@ from differential.sequences import Sequences
 from support.servers import Daemon, Memcached
 
 STEPS = 250
-SEEDS = range(20)
+SEEDS = range(10)
 OPTIONS = ("-m", "64")
 # The background threads hold an item for a moment now and then, and incr makes a new one then instead of padding the old.
 QUIET = ("-o", "no_lru_maintainer,no_lru_crawler")

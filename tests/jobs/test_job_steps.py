@@ -134,6 +134,7 @@ def test_show_and_backup_find_whole_commands(tmp_path: Path, daemon: Daemon) -> 
             assert len({pairs.get(b"%b:%d" % (key, group)) for key in GROUP}) == 1
 
 
+@pytest.mark.torture
 def test_test_of_jobs_notices_single_keys(tmp_path: Path, daemon: Daemon) -> None:
     jobs = group_jobs(tmp_path / "jobs", 3, 200)
     run_here(daemon.name, jobs, One)
@@ -175,6 +176,7 @@ def test_no_other_write_falls_into_a_write(tmp_path: Path, daemon: Daemon, door:
     assert overtaken(daemon) == []
 
 
+@pytest.mark.torture
 def test_test_of_writes_notices_single_keys(tmp_path: Path, daemon: Daemon) -> None:
     jobs = writing_job(tmp_path / "jobs")
     with rival("tcp", daemon) as writer, working(lambda over: overtake(writer, over)):
@@ -232,6 +234,7 @@ def test_no_other_write_falls_into_what_is_read(tmp_path: Path, daemon: Daemon, 
         assert len(set(found)) > 2, "it was read while it changed"
 
 
+@pytest.mark.torture
 def test_test_of_reads_notices_single_keys(tmp_path: Path, daemon: Daemon) -> None:
     jobs = reading_jobs(tmp_path / "jobs")
     for name in ("show", "backup"):

@@ -48,7 +48,7 @@ class Writer:
                 self.changes += 1
 
 
-@pytest.mark.parametrize("feed", ["64k", "1m"])
+@pytest.mark.parametrize("feed", ["64k", pytest.param("1m", marks=pytest.mark.torture)])
 def test_equal_again_after_the_link_was_cut(state_dir: Path, feed: str) -> None:
     with TwoHosts() as hosts:
         listen = ["-l", hosts.ADDRESSES[0], "-p", "11211"]

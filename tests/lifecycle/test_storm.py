@@ -29,7 +29,7 @@ from memcache_shm.storage.check import check_table
 
 BYSTANDERS = 300
 WRITERS = 2
-STORM_S = 12.0
+STORM_S = 9.0
 MORE_S = 20.0  # for a kill that hits, on a machine that gives the storm little
 STOPS_S = 5.0
 TORTURE_S = float(os.environ.get("TORTURE_S", "600"))

@@ -1,6 +1,6 @@
 """Whoever makes, claims, gives up or removes a name may be killed at any moment: the next open works, one table is left, nothing nameless.
 
-Each operation is killed after every fourth system call (after every one in the long run), then several processes at random moments.
+Each operation is killed after every eighth system call (after every one in the long run), then several processes at random moments.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from memcache_shm.storage.inventory import Status
 GEOMETRY = Geometry.by_elements(16, 100)
 NAME = "app"
 PROCESSES = 3
-KILLS = 100
+KILLS = 60
 Step = Callable[[], None]
 
 
@@ -113,8 +113,8 @@ every_operation = pytest.mark.parametrize(
 
 
 @every_operation
-def test_killed_after_every_fourth_system_call(before: Step, operation: Step, directory: str, alone: bool) -> None:
-    _kill_after_calls(before, operation, directory, alone, random.randrange(4), 4)
+def test_killed_after_every_eighth_system_call(before: Step, operation: Step, directory: str, alone: bool) -> None:
+    _kill_after_calls(before, operation, directory, alone, random.randrange(8), 8)
 
 
 @pytest.mark.torture

@@ -10,7 +10,7 @@ from torture.scenarios import SCENARIOS, Scenario
 from torture.stage import Stage
 from torture.stepping import Stepper
 
-SAMPLED = ("set, smaller", "split, overflow", "compaction")
+SAMPLED = ("set, smaller", "compaction")
 EVERY = 160  # instructions of the reader
 STATES = 2  # of the writer
 KEYS = 2
