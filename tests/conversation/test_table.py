@@ -17,7 +17,7 @@ CONVERSATIONS = [
     for conversation in load(path)
 ]
 # Each cutting by one door of one daemon at least; the rest would find the same again.
-CUT_BY = {("unix", 1): ("steps", "whole", "bytes", "cuts"), ("tcp", 3): ("whole", "cuts"), ("tcp", 1): ("steps",)}
+CUT_BY = {("unix", 1): ("whole", "bytes"), ("tcp", 3): ("whole", "cuts"), ("tcp", 1): ("steps",)}
 DAEMON = ("-m", "64")
 # Its thread for LRU lists holds an item for a moment now and then, and incr makes a new one then instead of changing the old.
 MEMCACHED = ("-m", "64", "-o", "no_lru_maintainer")
