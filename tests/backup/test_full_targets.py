@@ -28,12 +28,13 @@ def full(state_dir: Path, request: pytest.FixtureRequest) -> Iterator[memcache_s
 
 
 def fill_up(cache: memcache_shm.Cache, reads: int = 3) -> None:
+    """Goes on when the first shard refuses, until every one of them is full."""
     stored = []
     for number in range(5000):
         try:
             cache.set(f"old{number}", b"o" * 1000)
         except memcache_shm.NoSpaceError:
-            break
+            continue
         stored.append(f"old{number}")
         for _ in range(reads):
             cache.get(f"old{number}")

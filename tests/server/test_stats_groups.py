@@ -249,7 +249,8 @@ def test_blocked_connection_is_named_so(daemon: Daemon) -> None:
         port = slow.sock.getsockname()[1]
 
         def state() -> str:
-            return next(fields["state"] for fields in seats(client).values() if fields["addr"].endswith(f":{port}"))
+            found = (fields["state"] for fields in seats(client).values() if fields["addr"].endswith(f":{port}"))
+            return next(found, "not accepted yet")
 
         until(lambda: state() == "conn_mwrite", "the slow client to be waited for")
 
