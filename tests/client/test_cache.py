@@ -236,7 +236,8 @@ def test_stats(cache: memcache_shm.Cache) -> None:
     cache.get("key")
     cache.get("none")
     stats = cache.stats()
-    assert [stats[name] - before[name] for name in (b"curr_items", b"get_hits", b"get_misses")] == [1, 1, 1]
+    counted = 0 if getattr(cache, "readonly", False) else 1  # who maps it without the right to write cannot count
+    assert [stats[name] - before[name] for name in (b"curr_items", b"get_hits", b"get_misses")] == [1, counted, counted]
     assert cache.stats("settings")[b"item_size_max"] == 65_536
     assert cache.version().startswith(b"1.6.")
     assert cache.stats()[b"version"] == cache.version()
