@@ -9,6 +9,7 @@
 `python -m memcache_shm --help` is the daemon.
 """
 
+from memcache_shm.client import channel_sockets
 from memcache_shm.client.api import attach, open, unlink
 from memcache_shm.client.cache import Cache
 from memcache_shm.client.changes import Change
@@ -53,6 +54,7 @@ __all__ = [
     "TooLargeError",
     "__version__",
     "attach",
+    "channel_sockets",
     "open",
     "unlink",
 ]
