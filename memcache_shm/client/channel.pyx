@@ -106,7 +106,8 @@ cdef class Channel:
 
     def __init__(self, path, timeout=None, *, size_t request_bytes=RING_USUAL, size_t reply_bytes=RING_USUAL):
         """Connect to the daemon at the UNIX socket `path`; `timeout` in seconds as in `settimeout`. The sizes of the rings are powers of
-        two from 4096 to 1048576. Raises OSError as socket.connect does, IllegalInputError, RemoteError when the daemon refuses or is none."""
+        two from 4096 to 1048576. Raises OSError as socket.connect does, IllegalInputError, RemoteError when the daemon refuses or is
+        none."""
         if not is_ring_size(request_bytes) or not is_ring_size(reply_bytes):
             raise IllegalInputError(f"a ring's size must be a power of two from 4096 to 1048576, not {request_bytes} and {reply_bytes}")
         self._path = path

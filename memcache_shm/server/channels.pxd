@@ -25,7 +25,7 @@ cdef struct Channel:
 
 cdef class Channels:
     cdef Counters counters
-    cdef WorkerFigures *figures # this worker's
+    cdef WorkerFigures *figures     # this worker's
     cdef int epoll              # the loop's
     cdef uint64_t most          # of the daemon (--channels)
     cdef uint8_t local[LISTENERS_MAX]   # by a listener's place: connections that came through it may have a channel

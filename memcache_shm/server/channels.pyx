@@ -7,8 +7,8 @@
 
 epoll cannot wait for rings. So each channel is either watched, which means that the loop looks at its places in every round, or its
 client has been asked to ring the bell (`go_to_sleep`). A channel is watched from the moment on that nothing was to be had from it. When
-nobody was ready for a while, the bells are asked for, the rings are looked at once more, and the worker sleeps in epoll. How long that while
-is follows what came of it: a microsecond of looking is cheaper than a sleep and its end, ten thousand are not.
+nobody was ready for a while, the bells are asked for, the rings are looked at once more, and the worker sleeps in epoll. How long that
+while is follows what came of it: a microsecond of looking is cheaper than a sleep and its end, ten thousand are not.
 
 Each channel has a bell of its own, and it is never read: epoll reports its edges. A client could take another's rings from a common bell,
 and could make a read of its own wait. It cannot make the block smaller either, so all it can do to the worker is ring too often.

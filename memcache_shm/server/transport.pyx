@@ -2,7 +2,8 @@
 """The seam between connections and sockets: recv and send, in plain text, through a TLS layer, or through rings in their place.
 
 Plain connections make the system call and nothing else, and `channels` looks after those with rings. The others have a `TlsStream`, from
-their first byte on, so that one who only connects costs nothing. What goes wrong in there breaks that connection: no exception gets out, since the loop has no place for one.
+their first byte on, so that one who only connects costs nothing. What goes wrong in there breaks that connection: no exception gets out,
+since the loop has no place for one.
 """
 
 import logging
