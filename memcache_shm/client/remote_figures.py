@@ -19,6 +19,18 @@ _KINDS: dict[bytes, Callable[[bytes], Any]] = {  # whole numbers where not said 
     b"growth_factor": float,
     b"umask": lambda value: int(value, 8),
     b"auth_enabled_sasl": lambda value: value == b"yes",
+    **dict.fromkeys(
+        (
+            b"hash_is_expanding",
+            b"slab_reassign_running",
+            b"detail_enabled",
+            b"cas_enabled",
+            b"maxconns_fast",
+            b"slab_reassign",
+            b"slab_automove",
+        ),
+        lambda value: int(value) != 0,
+    ),
 }
 
 

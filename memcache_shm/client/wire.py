@@ -145,7 +145,7 @@ class Connection:
     def ask_line(self, request: bytes) -> bytes:
         """Send `request`; the line that is the reply, without what ends it. RemoteError, ConnectionLost."""
         piece = self.ask(request)
-        if piece.find(b"\r\n") == len(piece) - 2:
+        if piece.find(b"\n") == len(piece) - 1 and piece.endswith(b"\r\n"):
             return piece[:-2]
         self.put_back(piece)
         return self.line()
