@@ -53,7 +53,7 @@ _COUNT_MAX = 1 << 62
 def main(words: Sequence[str]) -> int:
     """Print changes until Ctrl-C, or so many. 0; MemcacheError when there is no such source."""
     parser = Parser(f"{PROGRAM} mirror", _HELP, _EXAMPLES)
-    parser.add_argument("source", metavar="NAME|HOST:PORT|SOCKET", help="a path with a / is a socket")
+    parser.add_argument("source", metavar="NAME|HOST:PORT|SOCKET", help="a path with a / is a socket, channel:/PATH a channel to it")
     parser.add_argument("--all", action="store_true", help="print the items that it starts with, too")
     parser.add_argument("--count", type=whole(1, _COUNT_MAX), metavar="N", help="end after N lines")
     parser.add_argument("--json", action="store_true", help="one JSON object a line; *_base64 where bytes are no UTF-8")

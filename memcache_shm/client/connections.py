@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Concatenate, NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from memcache_shm.client.addresses import Address, written
 from memcache_shm.client.refusals import failure
@@ -24,7 +24,6 @@ _BATCH_REQUESTS = 256  # their replies, even refusals, are less than any socket'
 _BATCH_BYTES = 1 << 20
 _NOT_UNDERSTOOD = (b"CLIENT_ERROR", b"ERROR")  # the server may take for requests what follows
 T = TypeVar("T")
-P = ParamSpec("P")
 
 
 class Connections:
@@ -59,12 +58,12 @@ class Connections:
             self._drop_quiet()
         self._drop_idle()
 
-    def read(self, use: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `use` makes of a connection; of a new one, from the beginning, when one that had served before was lost."""
+    def read(self, use: Callable[..., T], *args: Any) -> T:
+        """What `use` makes of a connection and `args`; of a new one, from the beginning, when one that had served before was lost."""
         while True:
             connection = self._take()
             try:
-                result = use(connection, *args, **kwargs)
+                result = use(connection, *args)
             except ConnectionLost:
                 connection.close()
                 if not connection.proven:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from memcache_shm.client import inputs
+from memcache_shm.client.texts import key_word
 from memcache_shm.client.types import Key, Serde
 
 
@@ -35,11 +36,7 @@ class Handling:
 
     def word(self, key: Key) -> bytes:
         """The key as the protocol writes it, prefix included."""
-        if key.__class__ is str and key.isascii():
-            word = self.key_prefix + key.encode()
-        else:
-            word = inputs.encode_key(key, self.allow_unicode_keys, self.key_prefix)
-        return inputs.check_word(word)
+        return key_word(key, self.key_prefix, self.allow_unicode_keys)
 
     def stored(self, key: Key, value: Any, flags: int | None) -> tuple[bytes, int]:
         """The bytes and the flags to store for `value`; `flags` go before those of the serde."""
@@ -51,9 +48,9 @@ class Handling:
             bits = inputs.check_flags(flags)
         return (value if value.__class__ is bytes else inputs.encode_value(value, self.encoding)), bits
 
-    def loaded(self, key: Key, value: bytes, flags: bytes) -> Any:
-        """What was stored as `value` with `flags`, which are decimal digits."""
-        return value if self.serde is None else self.serde.deserialize(key, value, int(flags))
+    def loaded(self, key: Key, value: bytes, flags: int) -> Any:
+        """What was stored as `value` with `flags`."""
+        return value if self.serde is None else self.serde.deserialize(key, value, flags)
 
     def is_quiet(self, noreply: bool | None) -> bool:
         """What an argument `noreply` means."""

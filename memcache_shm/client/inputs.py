@@ -37,13 +37,6 @@ def _has_surrogates(text: str) -> bool:
     return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def check_word(key: bytes) -> bytes:
-    """`key`, which the text protocol can carry: no NUL and no whitespace, 1 to 250 bytes. IllegalInputError."""
-    if len(key) > KEY_MAX_BYTES or key.split() != [key] or b"\0" in key:
-        refuse_key(key)
-    return key
-
-
 def refuse_key(key: bytes) -> NoReturn:
     """Say what is wrong with `key`, which is illegal."""
     if not key:

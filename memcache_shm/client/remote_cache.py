@@ -15,11 +15,11 @@ from typing import Any
 from memcache_shm.client.addresses import Address, written
 from memcache_shm.client.connections import Connections, batches, pipeline
 from memcache_shm.client.handling import Handling
-from memcache_shm.client.inputs import check_word, encode_key
 from memcache_shm.client.refusals import failure
 from memcache_shm.client.remote_changes import RemoteChanges
 from memcache_shm.client.remote_figures import read_figures
 from memcache_shm.client.remote_values import Value, read_values
+from memcache_shm.client.texts import key_word
 from memcache_shm.client.types import Key
 from memcache_shm.client.wire import Connection
 from memcache_shm.errors import ClosedError, MemcacheError
@@ -70,7 +70,7 @@ class RemoteCache(RemoteChanges):
 
     def stats(self, *args: str) -> dict[bytes, Any]:
         """What the daemon tells, numbers as such; of a group such as "settings" or "shm"."""
-        words = [check_word(encode_key(word, self._handling.allow_unicode_keys, b"")) for word in args]
+        words = [key_word(word, b"", self._handling.allow_unicode_keys) for word in args]
         return self._connections.read(read_figures, b" ".join([b"stats", *words]) + b"\r\n")
 
     def version(self) -> bytes:

@@ -9,7 +9,7 @@ from memcache_shm.client import inputs
 from memcache_shm.client.connections import Connections
 from memcache_shm.client.handling import Handling
 from memcache_shm.client.refusals import DID_NOT_FIT, failure
-from memcache_shm.client.remote_values import fetch
+from memcache_shm.client.remote_values import Value, fetch
 from memcache_shm.client.types import Key
 from memcache_shm.errors import ClosedError, MemcacheError
 
@@ -180,7 +180,7 @@ class RemoteChanges:
             raise failure(self._connections.where, line)
         return None
 
-    def _fetch(self, command: bytes, key: Key) -> tuple[bytes, bytes, bytes] | None:
+    def _fetch(self, command: bytes, key: Key) -> Value | None:
         """Value, flags and CAS id (where the command asks for it) of `key`; None also when it failed, with ignore_exc."""
         word = self._handling.word(key)
         try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from memcache_shm.client.refusals import failure
+from memcache_shm.client.texts import whole_value
 from memcache_shm.client.wire import Connection
 
-_SIZE_DIGITS = 10
-Value = tuple[bytes, bytes, bytes]  # what was stored; its flags and its CAS id as digits, the latter empty where not asked for
-_END = b"\r\nEND\r\n"
+Value = tuple[bytes, int, bytes]  # what was stored, its flags, and its CAS id, which is empty where not asked for
+_DIGITS_MOST = 10  # of flags and of sizes
 
 
 def fetch(connection: Connection, request: bytes, key: bytes) -> Value | None:
@@ -15,12 +15,10 @@ def fetch(connection: Connection, request: bytes, key: bytes) -> Value | None:
     reply = connection.ask(request)
     if reply == b"END\r\n":
         return None
-    # As a rule the whole reply has come, and is taken apart where it is.
-    end = reply.find(b"\r\n")
-    head = _head(reply[:end])
-    if head is not None and head[1] == key and len(reply) == end + 2 + int(head[3]) + len(_END) and reply.endswith(_END):
-        return reply[end + 2 : -len(_END)], head[2], head[4] if len(head) > 4 else b""
-    connection.put_back(reply)
+    value = whole_value(reply, key)
+    if value is not None:
+        return value
+    connection.put_back(reply)  # it comes in pieces, or is none
     found: dict[bytes, Value] = {}
     read_values(connection, found)
     if not found.keys() <= {key}:
@@ -31,15 +29,11 @@ def fetch(connection: Connection, request: bytes, key: bytes) -> Value | None:
 def read_values(connection: Connection, found: dict[bytes, Value]) -> None:
     """Read the reply to a request for any number of keys into `found`. RemoteError."""
     while (line := connection.line()) != b"END":
-        head = _head(line)
-        if head is None:
+        words = line.split(b" ")
+        if not 4 <= len(words) <= 5 or words[0] != b"VALUE" or not (_is_number(words[2]) and _is_number(words[3])):
             raise failure(connection.where, line)
-        found[head[1]] = connection.block(int(head[3])), head[2], head[4] if len(head) > 4 else b""
+        found[words[1]] = connection.block(int(words[3])), int(words[2]), words[4] if len(words) > 4 else b""
 
 
-def _head(line: bytes) -> list[bytes] | None:
-    """The words of the line in front of a value: VALUE, key, flags, size, and the CAS id where asked for; None: it is no such line."""
-    words = line.split(b" ")
-    if 4 <= len(words) <= 5 and words[0] == b"VALUE" and words[2].isdigit() and words[3].isdigit() and len(words[3]) <= _SIZE_DIGITS:
-        return words
-    return None
+def _is_number(word: bytes) -> bool:
+    return word.isdigit() and len(word) <= _DIGITS_MOST
