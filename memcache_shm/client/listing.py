@@ -22,6 +22,7 @@ class TableInfo:
     segment_bytes: int
     directory: str  # of its state file
     follows: bool  # another one; False where it cannot be attached
+    socket: str  # path of the UNIX socket of the daemon that serves it; "": none
 
 
 def list_tables() -> list[TableInfo]:
@@ -50,4 +51,5 @@ def _info(listed: inventory.Listed) -> TableInfo:
         segment_bytes=geometry.segment_bytes,
         directory=listed.state.directory,
         follows=follows,
+        socket=listed.state.socket if listed.status is inventory.Status.SERVED else "",
     )
