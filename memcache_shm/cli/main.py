@@ -92,6 +92,12 @@ def _mirror(words: Sequence[str]) -> int:
     return mirror(words)
 
 
+def _client(words: Sequence[str]) -> int:
+    from memcache_shm.cli.client import main as client
+
+    return client(words)
+
+
 def _run(words: Sequence[str]) -> int:
     from memcache_shm.cli.run import main as run
 
@@ -119,6 +125,7 @@ def _pipe_client(words: Sequence[str]) -> int:
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "console": (_console, "look at a table and change it, by hand or from a script"),
     "mirror": (_mirror, "print what changes in a table, as it happens"),
+    "client": (_client, "insert, read and delete keys of a daemon, one behind the other"),
     "run": (_run, "carry out job files: many keys in one step, backups"),
     "backup": (_backup, "write a table, or that of any memcached, into a file"),
     "restore": (_restore, "put a backup into a table"),
