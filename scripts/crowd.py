@@ -187,7 +187,7 @@ def main() -> int:
         progress.done()
         return 130
     progress.done()
-    remark = f"{failed} clients FAILED" if failed else "no reply lost or swapped"
+    remark = f"{failed} clients FAILED (--seed {options.seed})" if failed else "no reply lost or swapped"
     print(
         f"{options.clients} clients, {options.keys} keys each, {options.door}: {answered:,} operations in {took_s:.1f} s,"
         f" {answered / took_s:,.0f} a second; {remark}"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from memcache_shm.cli.arguments import Parser, table_name
 from memcache_shm.cli.messages import EXIT_FAILURE, EXIT_OK, PROGRAM, UsageError, error, paint
-from memcache_shm.client.addresses import is_table
+from memcache_shm.client.addresses import ChannelAddress, given_address, is_table, socket_path
 from memcache_shm.client.listing import socket_of
 from memcache_shm.client.remote import DEFAULT_TIMEOUT_S
 from memcache_shm.client.wire import Connection
@@ -60,14 +60,14 @@ def main(words: Sequence[str]) -> int:
         raise UsageError(f"which operations? insert KEY VALUE, read KEY, delete KEY, or {STDIN} ('{PROGRAM} client --help' explains)")
     if sys.stdout is None or (None in steps and sys.stdin is None):  # '>&-', '<&-'
         raise MemcacheError(f"standard {'output' if sys.stdout is None else 'input'} is closed; it is needed")
-    with Connection(_socket_path(space.identity), DEFAULT_TIMEOUT_S) as connection:
+    with Connection(ChannelAddress(_path_of(space.identity)), DEFAULT_TIMEOUT_S) as connection:
         return EXIT_OK if _Run(connection, space.json).all(steps) else EXIT_FAILURE
 
 
-def _socket_path(identity: str) -> str:
+def _path_of(identity: str) -> str:
     """The socket that `identity` means. MemcacheError, UsageError."""
     if "/" in identity:
-        return identity
+        return socket_path(given_address(identity)) or identity
     named = is_table(identity) or not (identity.isascii() and identity.isdigit())
     try:
         return socket_of(table_name(identity) if named else f"memcache_shm-{int(identity)}")

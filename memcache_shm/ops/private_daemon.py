@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from memcache_shm.client.addresses import Address
+from memcache_shm.client.addresses import Address, ChannelAddress
 from memcache_shm.client.api import unlink
 from memcache_shm.errors import MemcacheError, TableNotFoundError
 from memcache_shm.server.loop import die_with_parent
@@ -54,7 +54,7 @@ class PrivateDaemon:
 
     def address(self, door: str) -> Address:
         """Of one of DOORS."""
-        addresses: dict[str, Address] = {"channel": self._path, "unix": self._path, "tcp": (_HOST, self._port)}
+        addresses: dict[str, Address] = {"channel": ChannelAddress(self._path), "unix": self._path, "tcp": (_HOST, self._port)}
         return addresses[door]
 
     def cpu_ns(self) -> int:
