@@ -122,6 +122,12 @@ def _pipe_client(words: Sequence[str]) -> int:
     return pipe_client(words)
 
 
+def _bench(words: Sequence[str]) -> int:
+    from memcache_shm.cli.bench import main as bench
+
+    return bench(words)
+
+
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "console": (_console, "look at a table and change it, by hand or from a script"),
     "mirror": (_mirror, "print what changes in a table, as it happens"),
@@ -135,5 +141,6 @@ VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "promote": (_promote, "make a table independent that follows another"),
     "check": (_check, "verify every invariant of a table, and mend it"),
     "map": (_map, "show what fills a table, as a picture"),
+    "bench": (_bench, "compare the doors of a table on this machine"),
     "ping": (_ping, "ask a daemon or a table whether it answers"),
 }

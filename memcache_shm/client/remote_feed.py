@@ -20,7 +20,7 @@ from memcache_shm.client.addresses import Address, given_address, written
 from memcache_shm.client.changes import Change, check_patterns, encode_pattern
 from memcache_shm.client.notices import NoticeReader
 from memcache_shm.client.wire import connect, reason
-from memcache_shm.errors import FeedOffError, IllegalInputError, RemoteError
+from memcache_shm.errors import FeedOffError, RemoteError
 
 SILENCE_S = 5.0  # no byte for so long: the daemon, its host or the way there is gone; it shows every second that it is alive
 _ASK_S = 1.0  # after so much silence a subscription asks for a sign of life, as nothing comes by itself
