@@ -33,6 +33,7 @@ _BATCH_BYTES = 1 << 15  # of replies to one batch of pipelined gets: half of a c
 _BATCH_MOST = 500
 _BATCHES = 16
 _WARM_CALLS = 50
+_MEASURES = ("get", "set", "pipelined", "client_get", "client_set")
 
 Call: TypeAlias = Callable[[], object]
 
@@ -208,9 +209,6 @@ class _Rounds:
 
     def _cpu_us(self, measure: str) -> float:
         return statistics.median(s.cpu_ns / s.operations for s in self.slices[measure]) / 1000
-
-
-_MEASURES = ("get", "set", "pipelined", "client_get", "client_set")
 
 
 def measure(doors: Sequence[str], workers: int, value_bytes: int, seconds: float, say: Callable[[str], None]) -> dict[str, Figures]:
