@@ -54,6 +54,8 @@ def remote_address(text: str) -> Address | None:
 
 def given_address(address: str | Address) -> Address:
     """`address`, which may be written as users do. IllegalInputError for what is none, such as the name of a table."""
+    if not isinstance(address, str | tuple | ChannelAddress):
+        raise IllegalInputError(f"{address!r} is no address; {_HOW}")
     found = remote_address(address) if isinstance(address, str) else address
     if found is None:
         raise IllegalInputError(f"{address!r} is no address; {_HOW}")

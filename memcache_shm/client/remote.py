@@ -20,7 +20,7 @@ from memcache_shm.client.addresses import Address, given_address, written
 from memcache_shm.client.changes import EVERYTHING
 from memcache_shm.client.inputs import refuse_key
 from memcache_shm.client.remote_feed import RemoteFeed, RemoteStream
-from memcache_shm.client.wire import Connection, ConnectionLost
+from memcache_shm.client.wire import Connection, ConnectionLost, shown
 from memcache_shm.errors import IllegalInputError, RemoteError
 
 DEFAULT_TIMEOUT_S = 5.0
@@ -28,7 +28,6 @@ _KEY_MAX_BYTES = 250  # of a key in base64, too
 _ODD_KEY_MAX_BYTES = _KEY_MAX_BYTES // 4 * 3  # of one that goes in base64
 _VALUE_MAX_BYTES = 1 << 30
 PIPELINED = 64  # requests sent before the first reply is read: less than any socket's buffer takes
-_WORDS_MAX_BYTES = 500  # of a refusal
 _BUSY_EVERY_S = 0.05
 _STARTS_FAR_S = 2  # by which what a server tells of its start differs from one time to another, since it counts whole seconds
 PLAIN_KEY = re.compile(rb"[^\x00-\x20\x7f]+")
@@ -206,7 +205,7 @@ class RemoteTable:
 
     def refusal(self, reply: bytes) -> RemoteError:
         """The server's own words, what is no text in them escaped."""
-        return RemoteError(f"{self.name}: {repr(reply[:_WORDS_MAX_BYTES])[2:-1]}")
+        return RemoteError(f"{self.name}: {shown(reply)}")
 
     def replies(self, requests: Sequence[bytes], read: Callable[[Connection], T], again: bool) -> Iterator[T]:
         """What `read` makes of the reply to each of `requests`, which are sent at once. `again`: what is missing when the connection is

@@ -19,14 +19,13 @@ from types import TracebackType
 from memcache_shm.client.addresses import Address, given_address, written
 from memcache_shm.client.changes import Change, check_patterns, encode_pattern
 from memcache_shm.client.notices import NoticeReader
-from memcache_shm.client.wire import connect, reason
+from memcache_shm.client.wire import connect, reason, shown
 from memcache_shm.errors import FeedOffError, RemoteError
 
 SILENCE_S = 5.0  # no byte for so long: the daemon, its host or the way there is gone; it shows every second that it is alive
 _ASK_S = 1.0  # after so much silence a subscription asks for a sign of life, as nothing comes by itself
 _RECEIVE_BYTES = 256 * 1024
 _REPLY_MAX_BYTES = 2048
-_WORDS_MAX_BYTES = 200  # of a refusal that are shown
 
 
 class RemoteFeed:
@@ -133,8 +132,7 @@ class RemoteStream:
         self._ready.extend(self._reader.feed(rest))
 
     def _refusal(self, command: bytes, line: bytes) -> RemoteError | FeedOffError:
-        """The server's own words, what is no text in them escaped: they may go to a terminal, or into a log."""
-        said = repr(line[:_WORDS_MAX_BYTES])[2:-1]
+        said = shown(line)
         if line == b"ERROR":
             return RemoteError(f"{self.where}: the server does not know '{_word(command)}'; it is memcached, or an older memcache_shm")
         if line.startswith(b"SERVER_ERROR the feed is off"):

@@ -14,6 +14,7 @@ from memcache_shm.errors import RemoteError
 
 _PIECE_BYTES = 1 << 16
 _LINE_MAX_BYTES = 2048  # as long as memcached's own limit; a reply's line has 250 of a key and some numbers
+_WORDS_MAX_BYTES = 500  # of a refusal
 _REMEDIES = {  # where a UNIX socket cannot be connected to
     errno.ENOENT: "no such socket; a daemon makes it with -s PATH",
     errno.ECONNREFUSED: "no daemon listens there; start one with -s PATH",
@@ -91,6 +92,7 @@ class Connection:
     def __init__(self, address: Address, timeout_s: float) -> None:
         """Connect, and see who answers. RemoteError: nobody, or no memcached."""
         self.where = written(address)
+        self.proven = False  # it has served before; of whoever keeps it for later
         self._timeout_s = timeout_s
         self._buffer = bytearray()  # received, not yet asked for
         self._stream = connect(address, timeout_s)
@@ -113,7 +115,7 @@ class Connection:
             raise RemoteError(f"{self.where}: the server wants a login (-Y), which is not spoken here; on its host name the table instead")
         if not line.startswith(b"VERSION "):
             raise RemoteError(f"{self.where}: no memcached answers there, but {line[:60]!r}")
-        return repr(line[len(b"VERSION ") :])[2:-1]
+        return shown(line[len(b"VERSION ") :])
 
     def send(self, data: bytes) -> None:
         """All of `data`, however long that takes, while some of it goes within each wait. RemoteError, ConnectionLost."""
@@ -199,6 +201,11 @@ class Connection:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def shown(words: bytes) -> str:
+    """A server's words, what is no text in them escaped: they may go to a terminal, or into a log."""
+    return repr(words[:_WORDS_MAX_BYTES])[2:-1]
 
 
 def reason(error: OSError, timeout_s: float) -> str:
