@@ -10,6 +10,7 @@
 `python -m memcache_shm --help` is the daemon.
 """
 
+from memcache_shm.client import channel_sockets
 from memcache_shm.client.api import attach, connect, open, unlink
 from memcache_shm.client.cache import Cache
 from memcache_shm.client.changes import Change
@@ -56,6 +57,7 @@ __all__ = [
     "TooLargeError",
     "__version__",
     "attach",
+    "channel_sockets",
     "connect",
     "open",
     "unlink",

@@ -195,6 +195,13 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         help="connections at the same time (default 1024)",
     )
     group.add_argument(
+        "--channels",
+        type=arguments.whole(0, 2**16),
+        default=256,
+        metavar="NUM",
+        help="clients over shared memory at the same time, by way of -s; 0: none (default 256)",
+    )
+    group.add_argument(
         "-t",
         "--threads",
         dest="workers",

@@ -38,6 +38,7 @@ class Options:
     keep: bool
     mode: int
     max_connections: int
+    channels: int
     workers: int
     requests_per_event: int
     lock_memory: bool
@@ -80,6 +81,7 @@ def parse(words: Sequence[str], commands: str) -> Options:
         keep=space.keep,
         mode=space.mode,
         max_connections=space.max_connections,
+        channels=space.channels,
         workers=space.workers,
         requests_per_event=space.requests_per_event,
         lock_memory=space.lock_memory,

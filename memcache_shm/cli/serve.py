@@ -159,7 +159,7 @@ def _promote(claim: Claim) -> None:
 
 
 def _lift_limits(options: Options) -> None:
-    raise_limit(options.max_connections)
+    raise_limit(options.max_connections, options.channels)
     if options.core_dumps:
         privileges.lift_core_limit()
     if options.lock_memory:
@@ -192,6 +192,7 @@ def _config(
         renew_table=claim.recreate,
         workers=options.workers,
         max_connections=options.max_connections,
+        channels=options.channels,
         maxconns_fast=options.extended.maxconns_fast,
         backlog=options.backlog,
         unix_mask=options.unix_mask,

@@ -118,7 +118,8 @@ def connect(
     """The table of the daemon, or the memcached, at `address`: "channel:/path/to/socket", "/path/to/socket" or "HOST:PORT".
 
     A channel is the fastest, and for daemons of this host; the path is that of the daemon's UNIX socket (``-s``). `timeout` is the limit
-    of each wait in seconds. The others as for `open`. Raises RemoteError when nobody answers there, IllegalInputError for what is no address.
+    of each wait in seconds. The others as for `open`. Raises RemoteError when nobody answers there, IllegalInputError for what is no
+    address.
     """
     handling = Handling(serde, key_prefix, default_noreply, allow_unicode_keys, encoding, ignore_exc)
     return RemoteCache(given_address(address), inputs.check_timeout(timeout), handling)

@@ -57,8 +57,6 @@ def connect(address: Address, timeout_s: float) -> Stream:
         return _stream(address, timeout_s)
     except OSError as error:
         raise RemoteError(f"{written(address)}: {_unreachable(address, error, timeout_s)}") from None
-    except RemoteError as refusal:  # of a channel, in the server's words
-        raise RemoteError(f"{written(address)}: {refusal}") from None
     except ValueError as error:  # what can be no host, path or timeout at all
         raise RemoteError(f"{written(address)}: {error}") from None
 

@@ -11,9 +11,9 @@ from libc.string cimport memcpy
 
 from memcache_shm.protocol.commands cimport ANY_NUMBER, KEY_MAX, Command, Line, answer, register
 from memcache_shm.protocol.request cimport (
-    CRAWLER_ENABLED, CRAWLER_SLEEP_US, CRAWLER_TOCRAWL, DUMP_ITEMS, DUMP_META, DUMP_MG, OP_BACKUP, OP_CRAWL, OP_CRAWLER, OP_DUMP, OP_SIZES,
-    OP_STATS, OP_WATCH, REQUEST, WATCH_CONNEVENTS, WATCH_DELETIONS, WATCH_EVICTIONS, WATCH_FETCHERS, WATCH_MUTATIONS, WATCH_NOTHING, Parser,
-    Request,
+    CRAWLER_ENABLED, CRAWLER_SLEEP_US, CRAWLER_TOCRAWL, DUMP_ITEMS, DUMP_META, DUMP_MG, OP_BACKUP, OP_CHANNEL, OP_CRAWL, OP_CRAWLER,
+    OP_DUMP, OP_SIZES, OP_STATS, OP_WATCH, REQUEST, WATCH_CONNEVENTS, WATCH_DELETIONS, WATCH_EVICTIONS, WATCH_FETCHERS, WATCH_MUTATIONS,
+    WATCH_NOTHING, Parser, Request,
 )
 from memcache_shm.protocol.text cimport Token, is_word, parse_i64, parse_u64
 
@@ -229,9 +229,20 @@ cdef int read_backup(Parser *parser, const Command *command, const Line *line, R
     return REQUEST
 
 
+cdef int read_channel(Parser *parser, const Command *command, const Line *line, Request *request) noexcept nogil:
+    """channel [<bytes of the ring of requests> [<of replies>]]"""
+    cdef uint64_t reply_bytes = 0
+    request.number = 0
+    if line.count > 0 and not parse_u64(&line.args[0], &request.number) or line.count > 1 and not parse_u64(&line.args[1], &reply_bytes):
+        return answer(request, BAD_LINE)
+    request.vlen = reply_bytes
+    return REQUEST
+
+
 register(b"stats", ERROR, read_stats, OP_STATS, 0, 0, ANY_NUMBER)
 register(b"lru_crawler", ERROR, read_lru_crawler, OP_CRAWLER, 0, 1, ANY_NUMBER)
 register(b"slabs", ERROR, read_slabs, 0, 0, 1, ANY_NUMBER)
 register(b"lru", ERROR, read_lru, 0, 0, 1, ANY_NUMBER)
 register(b"watch", ERROR, read_watch, OP_WATCH, 0, 0, ANY_NUMBER)
 register(b"backup", ERROR, read_backup, OP_BACKUP, 0, 1, 1)
+register(b"channel", ERROR, read_channel, OP_CHANNEL, 0, 0, 2)

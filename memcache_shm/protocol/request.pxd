@@ -44,7 +44,8 @@ cdef enum Op:               # the index of a request in the executor's table
     OP_UNSUBSCRIBE = 30
     OP_SYNC = 31
     OP_BACKUP = 32          # Request.key is the file's name
-    OP_COUNT = 33
+    OP_CHANNEL = 33         # Request.number and vlen: bytes of the rings of requests and replies, 0: as usual
+    OP_COUNT = 34
 
 
 cdef enum PatternKind:      # what Request.key is

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from memcache_shm.server.buffers cimport Buffer
+from memcache_shm.server.channels cimport Channels
 from memcache_shm.server.connection cimport Connection, Queue
 from memcache_shm.server.crowd cimport Crowd
 from memcache_shm.server.guests cimport Guests
@@ -29,6 +30,7 @@ cdef enum Sent:                 # what became of the replies
 cdef class Clients(Crowd):
     cdef Guests guests
     cdef Subscribers subscribers
+    cdef Channels channels
     cdef size_t max_value       # the table's
     cdef uint32_t turn_requests  # requests after which a connection lets others go first (-R)
     cdef size_t spent           # cost of the running round's turns
@@ -41,6 +43,7 @@ cdef class Clients(Crowd):
 
     cdef void adopt(self, int fd, int listener, uint64_t serial) noexcept nogil
     cdef void ready(self, Connection *c) noexcept nogil
+    cdef void hear_channels(self) noexcept nogil
     cdef int patience_ms(self, int timeout_ms) noexcept nogil
     cdef void take_turns(self) noexcept nogil
     cdef void hear_bell(self) noexcept nogil

@@ -41,6 +41,7 @@ from memcache_shm.server.streams cimport FILLED_LAST, FILLED_MORE, pour
 from memcache_shm.server.subscriber cimport Subscriber
 from memcache_shm.server.subscribers cimport SENDS_A_ROUND, takes_news
 from memcache_shm.server.transport cimport Transport
+from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns
 
 
 cdef class Clients(Crowd):
@@ -50,6 +51,8 @@ cdef class Clients(Crowd):
         self.turn_requests = min(config.requests_per_event, UINT32_MAX)
         self.guests = guests
         self.subscribers = executor.subscribers
+        self.channels = executor.channels
+        self.channels.epoll = epoll
         self.max_value = executor.table.max_value
         memset(&self.input, 0, sizeof(Buffer))
         if not executor.own.reserve(&self.input, INPUT_SIZE):
@@ -72,6 +75,18 @@ cdef class Clients(Crowd):
             self._send_rest(c)
         elif c.flow == LISTENING:
             self._drop_input(c)
+
+    cdef void hear_channels(self) noexcept nogil:
+        """Those that are watched and have something, or take something again, or broke. A turn may end its own and no other."""
+        cdef uint32_t at = self.channels.watched_count
+        cdef bint any_ready = False
+        while at > 0:
+            at -= 1
+            if self.channels.is_ready(self.channels.watched[at]):
+                any_ready = True
+                self.ready(self.channels.watched[at])
+        if any_ready:
+            self.channels.note_ready(clock_ns(CLOCK_MONOTONIC))
 
     cdef int patience_ms(self, int timeout_ms) noexcept nogil:
         """How long the loop may sleep; -1 for ever."""

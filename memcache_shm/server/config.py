@@ -64,6 +64,8 @@ class ServerConfig:
     detail: bool = False
     #: ``stats sizes`` counts (``-o track_sizes``).
     track_sizes: bool = False
+    #: Clients over rings in shared memory at a time (``--channels``); 0: none.
+    channels: int = 256
     #: Of all buffers for requests that are not complete and replies that are not taken; whoever needs more is closed
     #: (``-o read_buf_mem_limit``).
     buffer_limit_bytes: int = 256 << 20

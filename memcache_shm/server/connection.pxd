@@ -30,6 +30,7 @@ cdef struct Connection:
     void *outflow           # a Stream (streams.pxd) that is its own, or NULL: what it gets before its next request is parsed
     void *subscriber        # a Subscriber (subscriber.pxd) that is its own, or NULL: it hears of changes
     uint64_t active_ms      # when bytes came or went last, monotonic clock
+    void *channel           # a Channel (channels.pxd) that is its own: its bytes go through rings; NULL: through its socket
     void *stream            # its TlsStream, a reference that it owns; NULL: plain, or no byte came yet
     uint64_t serial         # how many connections the worker got before it
     int fd
@@ -44,7 +45,7 @@ cdef struct Connection:
     bint guest              # it has not said who it is yet
     bint tls                # it begins with a handshake
     bint lagging            # the stream holds ciphertext that the socket did not take
-    bint unread             # the stream holds bytes, or the end of them, that the kernel does not know of
+    bint unread             # stream or channel hold bytes, or the end of them, that the kernel does not know of
 
 
 cdef struct Queue:          # linked by next_turn, oldest first

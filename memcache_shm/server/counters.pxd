@@ -42,7 +42,8 @@ cdef struct WorkerFigures:      # written by its worker only, unless said otherw
     uint64_t notified           # changes told, for each who was
     uint64_t merged             # changes passed over, since a later one of the same key was to follow
     uint64_t losses             # times that somebody was told to have lost something
-    uint64_t spare[2]           # to whole cache lines
+    uint64_t channels           # open at the moment, and
+    uint64_t channels_opened    # ... ever
 
 
 cdef struct DaemonFigures:      # written by the supervisor only, unless said otherwise

@@ -57,7 +57,7 @@ cdef class Counters:
         self.daemon.dropped += self.open_connections(which)
         figures.closed = figures.handed
         figures.buffer_bytes = 0
-        figures.subscribers = figures.patterns = figures.copies = 0
+        figures.subscribers = figures.patterns = figures.copies = figures.channels = 0
         figures.released = 0
         figures.forgiven = figures.lost
         figures.up = 0
@@ -147,6 +147,8 @@ cdef class Counters:
             "ssl_handshake_errors": self._over_all(&one.tls_failures),
             "ssl_proto_errors": self._over_all(&one.tls_broken),
             "shm_busy": self._over_all(&one.busy),
+            "shm_channels": self._over_all(&one.channels),
+            "shm_channels_opened": self._over_all(&one.channels_opened),
             "shm_subscribers": self._over_all(&one.subscribers),
             "shm_patterns": self._over_all(&one.patterns),
             "shm_sync_clients": self._over_all(&one.copies),

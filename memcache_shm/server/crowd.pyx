@@ -59,6 +59,11 @@ cdef class Crowd:
         """Have epoll report these events and no others; 0: not even a hangup. False: the kernel has no room, close it."""
         cdef epoll_event event
         cdef int what = EPOLL_CTL_MOD
+        if c.channel != NULL:       # the socket tells its end only, and the rings are watched where they are
+            c.watched = events
+            if events:
+                self.executor.channels.watch(c)
+            return True
         if events == c.watched:
             return True
         if events == 0:

@@ -15,9 +15,10 @@ log = logging.getLogger(__name__)
 _OTHERS = 128
 
 
-def raise_limit(connections: int) -> None:
-    """Any worker may come to hold every connection, when the others die. For whoever is still root, before ``serve``."""
-    wanted = connections + _OTHERS
+def raise_limit(connections: int, channels: int) -> None:
+    """Any worker may come to hold every connection, and a bell for each that has a channel, when the others die. For whoever is still
+    root, before ``serve``."""
+    wanted = connections + channels + _OTHERS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted or soft == resource.RLIM_INFINITY:
         return

@@ -7,6 +7,7 @@ from libc.string cimport memset, strlen
 
 from memcache_shm.protocol.request cimport Parser, Request
 from memcache_shm.server.buffers cimport Buffer, Pool
+from memcache_shm.server.channels cimport Channels
 from memcache_shm.server.connection cimport Connection
 from memcache_shm.server.counters cimport Counters, WorkerFigures
 from memcache_shm.server.events cimport Events, Writer
@@ -33,6 +34,7 @@ cdef class Executor:
     cdef Events events
     cdef Prefixes prefixes
     cdef Subscribers subscribers
+    cdef Channels channels
     cdef Writer log                 # to those events
     cdef uint64_t *wanted           # other than 0: somebody wants to know what is done (see observing.pyx)
     cdef bint allows_flush          # what the command line says of a command

@@ -15,6 +15,7 @@ from memcache_shm.protocol.replies cimport NUMBER_LINE_MAX, number_line
 from memcache_shm.protocol.parser cimport next_request
 from memcache_shm.protocol.request cimport CLOSE, NEED_MORE, OP_COUNT, REPLY, Parser, Request
 from memcache_shm.server.buffers cimport Buffer, Pool
+from memcache_shm.server.channels cimport Channels
 from memcache_shm.server.counters cimport Counters
 from memcache_shm.server.events cimport saw_eviction
 from memcache_shm.server.executor cimport OUT_SIZE
@@ -52,6 +53,7 @@ cdef class Executor:
         self.log.mine = &self.events.worker[which]
         self.log.fresh = 0
         self.wanted = &self.log.shared.wanted
+        self.channels = Channels(config, counters, which)
         self.subscribers = Subscribers(config, pool, self.own, counters, which)
         self.set_table(config.table)
         self.stats_text = stats_text

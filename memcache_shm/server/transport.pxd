@@ -1,9 +1,10 @@
-"""The seam between connections and sockets: recv and send, in plain text or through a TLS layer."""
+"""The seam between connections and sockets: recv and send, in plain text, through a TLS layer, or through rings in their place."""
 
 cimport cython
 
 from libc.stdint cimport uint8_t
 
+from memcache_shm.server.channels cimport Channels
 from memcache_shm.server.connection cimport Connection
 from memcache_shm.server.counters cimport WorkerFigures
 from memcache_shm.server.executor cimport Executor
@@ -19,12 +20,15 @@ cdef enum:
 @cython.final
 cdef class Transport:
     cdef WorkerFigures *figures
+    cdef Channels channels
     cdef object credentials     # has the context of new connections
     cdef uint8_t speaks_tls[LISTENERS_MAX]  # by a listener's place: connections that came through it
     cdef char cipher[CIPHER_SIZE]           # what was received last
 
     cdef inline ssize_t receive(self, Connection *c, char *dst, size_t size) noexcept nogil:
         """As recv(2), without waiting. Where it leaves something behind that the kernel does not know of, `unread` says so."""
+        if c.channel != NULL:
+            return self.channels.receive(c, dst, size)
         if not c.tls:
             return recv(c.fd, dst, size, MSG_DONTWAIT)
         return self.receive_tls(c, dst, size)
@@ -32,6 +36,8 @@ cdef class Transport:
     cdef inline ssize_t transmit(self, Connection *c, const char *src, size_t size) noexcept nogil:
         """As send(2), without waiting. What it has taken and the socket has not makes the connection `lagging`: call again when it
         is writable, if only with a size of 0. It may take nothing then, and yet the client has got something."""
+        if c.channel != NULL:
+            return self.channels.transmit(c, src, size)
         if not c.tls:
             return send(c.fd, src, size, MSG_NOSIGNAL | MSG_DONTWAIT)
         return self.transmit_tls(c, src, size)
@@ -40,6 +46,8 @@ cdef class Transport:
         """Before its descriptor is closed."""
         if c.stream != NULL:
             self.end_tls(c)
+        if c.channel != NULL:
+            self.channels.end(c)
 
     cdef ssize_t receive_tls(self, Connection *c, char *dst, size_t size) noexcept nogil
     cdef ssize_t transmit_tls(self, Connection *c, const char *src, size_t size) noexcept nogil

@@ -1,8 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
-"""The seam between connections and sockets: recv and send, in plain text or through a TLS layer.
+"""The seam between connections and sockets: recv and send, in plain text, through a TLS layer, or through rings in their place.
 
-Plain connections make the system call and nothing else. The others have a `TlsStream`, from their first byte on, so that one who only
-connects costs nothing. What goes wrong in there breaks that connection: no exception gets out, since the loop has no place for one.
+Plain connections make the system call and nothing else, and `channels` looks after those with rings. The others have a `TlsStream`, from
+their first byte on, so that one who only connects costs nothing. What goes wrong in there breaks that connection: no exception gets out,
+since the loop has no place for one.
 """
 
 import logging
@@ -36,6 +37,7 @@ cdef class Transport:
 
     def __init__(self, Executor executor, credentials, tls):
         self.figures = executor.figures
+        self.channels = executor.channels
         self.credentials = credentials
         memset(self.speaks_tls, 0, sizeof(self.speaks_tls))
         for place, speaks in enumerate(tls):

@@ -1,0 +1,400 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
+"""A channel's end in the client: a socket's methods on two rings in shared memory (storage/rings.pyx).
+
+    connect to the daemon's UNIX socket -> `channel`, with the sizes wanted -> the rings' memory and the worker's bell come as descriptors
+
+From then on bytes go through the rings, and a system call is made only to wake a worker that sleeps or to sleep until it has something. The
+socket stays open: its end tells each side that the other is gone.
+"""
+
+import os
+import socket
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memmove
+from posix.unistd cimport close, write
+
+from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, cpu_pause, futex_wait_ns, futex_wake
+from memcache_shm.storage.rings cimport (
+    RING_USUAL, WAITS_BYTES, WAITS_ROOM, End, arrived, go_to_sleep, has_ended, is_ring_size, map_block, must_wake, pull, push, room,
+    say_closed, stay_awake, unmap_block,
+)
+
+from memcache_shm.errors import IllegalInputError, RemoteError
+
+cdef extern from "<poll.h>" nogil:
+    enum:
+        POLLRDHUP
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned long count, int timeout_ms)
+
+cdef enum:
+    LOOK_NS = 200000000         # between two looks, while asleep, whether the worker is still there
+    PATIENCE_LEAST_NS = 2000    # of looking at the rings before a sleep
+    PATIENCE_FIRST_NS = 20000
+    PATIENCE_MOST_NS = 50000
+    PAUSES = 8                  # between two looks at the clock
+    REPLY_MAX = 2048            # bytes of the answer to `channel`
+    KEPT_MAX = 1 << 20          # bytes of the buffer of early replies that are kept when it is empty
+
+cdef enum Outcome:              # of a wait
+    READY = 0
+    LATE = 1
+    GONE = 2                    # the worker's process is
+    INTERRUPTED = 3             # by a signal
+
+
+cdef inline bint _is_ready(End *end, uint32_t bits) noexcept nogil:
+    if bits & WAITS_BYTES and (has_ended(end) or arrived(end)):
+        return True
+    return bits & WAITS_ROOM and room(end) or end.broken
+
+
+cdef bint _has_hung_up(int fd) noexcept nogil:
+    cdef pollfd look
+    look.fd = fd
+    look.events = POLLRDHUP
+    return poll(&look, 1, 0) > 0
+
+
+cdef int _look(End *end, uint32_t bits, uint64_t begun_ns, int64_t patience_ns) noexcept nogil:
+    """Before a sleep, which is dearer. READY or LATE."""
+    cdef int _pause
+    while True:
+        if _is_ready(end, bits):
+            return READY
+        if <int64_t> (clock_ns(CLOCK_MONOTONIC) - begun_ns) >= patience_ns:
+            return LATE
+        for _pause in range(PAUSES):
+            cpu_pause()
+
+
+cdef int _sleep(End *end, uint32_t bits, int fd, uint64_t begun_ns, int64_t limit_ns) noexcept nogil:
+    """Until one of the bits is so, or something else happens; an Outcome."""
+    cdef int64_t left_ns
+    cdef bint hung_up = False
+    cdef bint interrupted = False
+    while True:
+        go_to_sleep(end, bits)
+        if _is_ready(end, bits):
+            break
+        left_ns = limit_ns - <int64_t> (clock_ns(CLOCK_MONOTONIC) - begun_ns)
+        if hung_up or interrupted or left_ns <= 0:
+            stay_awake(end)
+            return GONE if hung_up else INTERRUPTED if interrupted else LATE
+        if futex_wait_ns(end.my_waits, bits, min(left_ns, <int64_t> LOOK_NS)) < 0:
+            interrupted = errno == EINTR
+            hung_up = _has_hung_up(fd)      # then one more look: it may have sent something before
+    stay_awake(end)
+    return READY
+
+
+cdef class Channel:
+    """A connection to a daemon's worker, through shared memory. Not for several threads at a time."""
+
+    def __cinit__(self, *args, **kwargs):
+        self._bell = -1
+        self._timeout_ns = -1
+
+    def __init__(self, path, timeout=None, *, size_t request_bytes=RING_USUAL, size_t reply_bytes=RING_USUAL):
+        """Connect to the daemon at the UNIX socket `path`; `timeout` in seconds as in `settimeout`. The sizes of the rings are powers of
+        two from 4096 to 1048576. Raises OSError as socket.connect does, IllegalInputError, RemoteError when the daemon refuses or is
+        none."""
+        if not is_ring_size(request_bytes) or not is_ring_size(reply_bytes):
+            raise IllegalInputError(f"a ring's size must be a power of two from 4096 to 1048576, not {request_bytes} and {reply_bytes}")
+        self._path = path
+        self.settimeout(timeout)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.connect(path)
+            self._ask(request_bytes, reply_bytes)
+        except BaseException:
+            self.close()
+            raise
+        self._fd = self._socket.fileno()
+        self._patience_ns = PATIENCE_FIRST_NS
+
+    def _ask(self, request_bytes, reply_bytes):
+        """For the rings."""
+        self._socket.sendall(b"channel %d %d\r\n" % (request_bytes, reply_bytes))
+        line, descriptors, _, _ = socket.recv_fds(self._socket, REPLY_MAX, 2, socket.MSG_CMSG_CLOEXEC)
+        try:
+            if len(descriptors) != 2 or not line.startswith(b"CHANNEL "):
+                raise RemoteError(f"{self._path}: {_refusal(line)}")
+            mapped = map_block(&self._end, descriptors[0])
+            if mapped == -1:
+                raise OSError(errno, os.strerror(errno), self._path)
+            if mapped:
+                raise RemoteError(f"{self._path}: what came for a channel is none of this version")
+            self._bell = descriptors.pop()
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def __dealloc__(self):
+        self._release()
+
+    # Sending
+
+    def send(self, data):
+        """Put in as much of `data` as there is room for, at least one byte; how many. Raises TimeoutError, BrokenPipeError, and in
+        non-blocking mode BlockingIOError."""
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            return self._send(<const char *> view.buf, view.len, self._deadline())
+        finally:
+            PyBuffer_Release(&view)
+
+    def sendall(self, data):
+        """Put in all of `data`, however long: replies that come meanwhile are taken in and kept for `recv`. The timeout is for all of it.
+        Raises as `send`."""
+        cdef Py_buffer view
+        cdef Py_ssize_t done = 0
+        cdef int64_t limit_ns = self._deadline()
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            while done < view.len:
+                done += self._send(<const char *> view.buf + done, view.len - done, limit_ns)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef size_t _send(self, const char *src, size_t size, int64_t limit_ns) except? 0:
+        cdef size_t taken
+        if size == 0:
+            return 0
+        self._check_open()
+        while True:
+            if has_ended(&self._end) or self._said_closed:
+                raise BrokenPipeError(32, f"the channel to {self._path} was closed")
+            taken = push(&self._end, src, size)
+            if taken:
+                if must_wake(&self._end, WAITS_BYTES):
+                    self._ring()
+                return taken
+            self._check_whole()
+            if arrived(&self._end):     # whoever waits for us to take replies reads no requests
+                self._take_in()
+            else:
+                self._wait(WAITS_ROOM | WAITS_BYTES, limit_ns)
+
+    cdef int _take_in(self) except -1:
+        """Move what has arrived to the early replies."""
+        cdef size_t count = arrived(&self._end)
+        cdef size_t have = self._early_end - self._early_start
+        cdef char *larger
+        if self._early_cap - self._early_end < count:
+            if self._early_cap < 2 * (have + count):
+                larger = <char *> malloc(2 * (have + count))
+                if larger == NULL:
+                    raise MemoryError
+                memcpy(larger, self._early + self._early_start, have)
+                free(self._early)
+                self._early = larger
+                self._early_cap = 2 * (have + count)
+            else:
+                memmove(self._early, self._early + self._early_start, have)
+            self._early_start, self._early_end = 0, have
+        self._early_end += self._pull(self._early + self._early_end, count)
+        return 0
+
+    # Receiving
+
+    def recv(self, Py_ssize_t size):
+        """Up to `size` bytes of what has come, waiting for the first; b"" when the server has ended the channel. Raises TimeoutError,
+        ConnectionResetError (the worker died), and in non-blocking mode BlockingIOError."""
+        cdef bytes found
+        if size < 0:
+            raise ValueError("negative buffersize in recv")
+        size = min(size, self._available(size))
+        if size == 0:
+            return b""
+        found = PyBytes_FromStringAndSize(NULL, size)
+        self._take(PyBytes_AS_STRING(found), size)
+        return found
+
+    def recv_into(self, buffer, Py_ssize_t nbytes=0):
+        """The same into `buffer`, all of it or its first `nbytes` bytes; how many came."""
+        cdef Py_buffer view
+        cdef size_t size
+        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        try:
+            if not 0 <= nbytes <= view.len:
+                raise ValueError(f"nbytes must be from 0 to {view.len}, not {nbytes}")
+            size = self._available(nbytes or view.len)
+            size = min(size, <size_t> (nbytes or view.len))
+            self._take(<char *> view.buf, size)
+            return size
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef size_t _available(self, size_t wanted) except? 0:
+        """Bytes that have come, after a wait for the first unless none is wanted; 0: the end."""
+        cdef size_t count = self._early_end - self._early_start
+        cdef bint ended
+        cdef int64_t limit_ns
+        self._check_open()
+        if count or wanted == 0:
+            return count
+        ended = has_ended(&self._end)
+        count = arrived(&self._end)
+        if count or ended:
+            return count
+        self._check_whole()
+        limit_ns = self._deadline()
+        self._wait(WAITS_BYTES, limit_ns)
+        self._check_whole()
+        return arrived(&self._end)
+
+    cdef int _take(self, char *dst, size_t size) except -1:
+        """`size` bytes of those that are available."""
+        if self._early_end == self._early_start:
+            self._pull(dst, size)
+            return 0
+        memcpy(dst, self._early + self._early_start, size)
+        self._early_start += size
+        if self._early_start == self._early_end:
+            self._early_start = self._early_end = 0
+            if self._early_cap > KEPT_MAX:
+                free(self._early)
+                self._early = NULL
+                self._early_cap = 0
+        return 0
+
+    cdef size_t _pull(self, char *dst, size_t size) except? 0:
+        cdef size_t count = pull(&self._end, dst, size)
+        if self._end.eased and must_wake(&self._end, WAITS_ROOM):
+            self._ring()
+        return count
+
+    # Waiting
+
+    cdef int64_t _deadline(self) noexcept:
+        """When the wait that begins now has lasted long enough; monotonic clock."""
+        return INT64_MAX if self._timeout_ns < 0 else <int64_t> clock_ns(CLOCK_MONOTONIC) + self._timeout_ns
+
+    cdef int _wait(self, uint32_t bits, int64_t deadline_ns) except -1:
+        """Until bytes have come, or there is room. Raises TimeoutError, ConnectionResetError, BlockingIOError."""
+        cdef uint64_t begun_ns = clock_ns(CLOCK_MONOTONIC)
+        cdef int64_t limit_ns = deadline_ns - <int64_t> begun_ns
+        cdef int outcome
+        if self._timeout_ns == 0:
+            raise BlockingIOError(11, "the channel has nothing for now")
+        self._waiting += 1
+        try:
+            with nogil:
+                outcome = _look(&self._end, bits, begun_ns, min(self._patience_ns, limit_ns))
+                self._learn(outcome == READY, begun_ns)
+                if outcome != READY:
+                    outcome = _sleep(&self._end, bits, self._fd, begun_ns, limit_ns)
+            while outcome == INTERRUPTED:
+                PyErr_CheckSignals()
+                with nogil:
+                    outcome = _sleep(&self._end, bits, self._fd, begun_ns, limit_ns)
+        finally:
+            self._waiting -= 1
+            if self._closed and self._waiting == 0:
+                self._release()
+        self._check_open()
+        if outcome == LATE:
+            raise TimeoutError("timed out")
+        if outcome == GONE:
+            raise ConnectionResetError(104, f"the worker at the other end of the channel to {self._path} is gone")
+        return 0
+
+    cdef void _learn(self, bint seen, uint64_t begun_ns) noexcept nogil:
+        """How long it is worth while to look next time: longer when a look was nearly too short, shorter when it was in vain."""
+        if not seen:
+            self._patience_ns = max(self._patience_ns // 2, <int64_t> PATIENCE_LEAST_NS)
+        elif <int64_t> (clock_ns(CLOCK_MONOTONIC) - begun_ns) > self._patience_ns // 2:
+            self._patience_ns = min(self._patience_ns * 2, <int64_t> PATIENCE_MOST_NS)
+
+    cdef int _ring(self) noexcept:
+        """Wake the worker."""
+        cdef uint64_t one = 1
+        return write(self._bell, &one, sizeof(one)) < 0     # cannot fail: only 2^64 rings would fill it
+
+    cdef int _check_open(self) except -1:
+        if self._closed or self._end.block == NULL:
+            raise OSError(9, "the channel is closed" if self._closed else "the channel is not connected")
+        return 0
+
+    cdef int _check_whole(self) except -1:
+        if self._end.broken:
+            raise ConnectionResetError(104, f"the rings of the channel to {self._path} are damaged")
+        return 0
+
+    # The rest of a socket
+
+    def settimeout(self, seconds):
+        """How long a call waits: for ever (None), not at all (0: BlockingIOError), or so many seconds (TimeoutError)."""
+        if seconds is not None and not 0 <= seconds < 1 << 32:
+            raise ValueError("Timeout value out of range")
+        self._timeout_ns = -1 if seconds is None else max(int(seconds * 1e9), 1 if seconds else 0)
+
+    def gettimeout(self):
+        """What `settimeout` was told, in seconds."""
+        return None if self._timeout_ns < 0 else self._timeout_ns / 1e9
+
+    def fileno(self):
+        """The socket's descriptor: it becomes readable at the channel's end, not when bytes come. -1 after `close`."""
+        return -1 if self._socket is None else self._socket.fileno()
+
+    def shutdown(self, how):
+        """As a socket's: with SHUT_WR or SHUT_RDWR nothing more is sent, and the server ends the channel when it has answered."""
+        self._check_open()
+        if how in (socket.SHUT_WR, socket.SHUT_RDWR):
+            self._said_closed = True
+            say_closed(&self._end)
+            if must_wake(&self._end, WAITS_BYTES):
+                self._ring()
+
+    def close(self):
+        """Idempotent. A call that waits in another thread ends with OSError. In a forked child it lets go of the parent's."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._waiting:
+            futex_wake(self._end.my_waits, 1)
+        else:
+            self._release()
+        if self._socket is not None:
+            self._socket.close()
+
+    cdef void _release(self) noexcept:
+        """The memory and the bell; the socket's end tells the worker."""
+        unmap_block(&self._end)
+        free(self._early)
+        self._early = NULL
+        self._early_cap = self._early_start = self._early_end = 0
+        if self._bell >= 0:
+            close(self._bell)
+            self._bell = -1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.close()
+
+    def __repr__(self):
+        return f"<memcache_shm.client.channel.Channel {self._path!r}{' closed' if self._closed else ''}>"
+
+
+def _refusal(bytes line):
+    """What the daemon's answer means, in one line."""
+    words = line.partition(b"\n")[0].rstrip(b"\r").decode("ascii", "backslashreplace")
+    if not line:
+        return "the connection was closed at once; no memcache_shm daemon there, or one that speaks TLS only"
+    if words == "ERROR":
+        return "no channels there; a memcache_shm daemon of this version has them"
+    return words
