@@ -108,8 +108,10 @@ class Talk:
         done = sum(self._take() for _ in range(len(self._due)))
         self.send(Batch(0, b"mn\r\n", b"MN\r\n"))
         self._take()
-        self._sock.close()
         return done
+
+    def close(self) -> None:
+        self._sock.close()
 
     def _take(self) -> int:
         batch = self._due.pop(0)
@@ -135,6 +137,7 @@ def client(number: int, options: argparse.Namespace, address: Address, together:
         for batch in Script(number, options.keys, options.seed + number):
             done[number] += talk.send(batch)
         done[number] += talk.finish()
+        talk.close()
     except (WrongReplyError, MemcacheError, OSError, BrokenBarrierError) as error:
         done[-1] += 1
         if done[-1] <= TOLD:

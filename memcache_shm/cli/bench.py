@@ -40,7 +40,8 @@ exit status: 0 done, 1 no daemon could be started or no file written, 2 wrong us
 
 examples:
   {PROGRAM} bench
-  {PROGRAM} bench --seconds 60 --value-bytes 1000 --png doors.png   needs Pillow: {png.REMEDY}
+  {PROGRAM} bench --seconds 60 --value-bytes 1000
+  {PROGRAM} bench --png doors.png        needs Pillow: {png.REMEDY}
   {PROGRAM} bench --json --only channel unix | jq .doors.channel.get_us
 """
 _SECONDS_MOST = 3600
