@@ -33,7 +33,8 @@ from memcache_shm.server.linux cimport (
     epoll_wait, iovec, msghdr, prctl, recvmsg, send, timespec,
 )
 from memcache_shm.server.transport cimport Transport
-from memcache_shm.storage.atomics cimport clock_ns, cpu_pause, load_acquire64, store_release64
+from memcache_shm.storage.atomics cimport clock_ns, load_acquire64, store_release64
+from memcache_shm.storage.patience cimport pass_time
 
 cdef enum:
     EVENTS = 256                # taken from the kernel at a time
@@ -201,9 +202,10 @@ cdef class WorkerLoop:
                     return count
             if self._channels.any_ready():
                 return 0
-            if <int64_t> (now_ns - self._channels.busy_ns) >= self._channels.patience_ns and not self._channels.sleep(now_ns):
+            if <int64_t> (now_ns - self._channels.busy_ns) < self._channels.patience.look_ns:
+                pass_time(&self._channels.patience, self._channels.busy_ns, now_ns)
+            elif not self._channels.sleep(now_ns):
                 return 0
-            cpu_pause()
         return epoll_wait(self._epoll, events, EVENTS, timeout_ms)
 
     cdef void _renew(self) noexcept with gil:
