@@ -7,6 +7,7 @@ From then on bytes go through the rings, and a system call is made only to wake 
 socket stays open: its end tells each side that the other is gone.
 """
 
+import array
 import os
 import socket
 
@@ -42,6 +43,7 @@ cdef enum:
     PATIENCE_FIRST_NS = 20000
     PATIENCE_MOST_NS = 50000
     PAUSES = 8                  # between two looks at the clock
+    DESCRIPTORS = 2             # that come with the answer: the rings' memory and the bell
     REPLY_MAX = 2048            # bytes of the answer to `channel`
     KEPT_MAX = 1 << 20          # bytes of the buffer of early replies that are kept when it is empty
 
@@ -128,9 +130,9 @@ cdef class Channel:
     def _ask(self, request_bytes, reply_bytes):
         """For the rings."""
         self._socket.sendall(b"channel %d %d\r\n" % (request_bytes, reply_bytes))
-        line, descriptors, _, _ = socket.recv_fds(self._socket, REPLY_MAX, 2, socket.MSG_CMSG_CLOEXEC)
+        line, descriptors = _receive_answer(self._socket)
         try:
-            if len(descriptors) != 2 or not line.startswith(b"CHANNEL "):
+            if len(descriptors) != DESCRIPTORS or not line.startswith(b"CHANNEL "):
                 raise RemoteError(f"{self._path}: {_refusal(line)}")
             mapped = map_block(&self._end, descriptors[0])
             if mapped == -1:
@@ -399,6 +401,16 @@ cdef class Channel:
 
     def __repr__(self):
         return f"<memcache_shm.client.channel.Channel {self._path!r}{' closed' if self._closed else ''}>"
+
+
+def _receive_answer(sock):
+    """What came, and the descriptors beside it. (Python 3.11 loses the flags of socket.recv_fds.)"""
+    descriptors = array.array("i")
+    line, control, _, _ = sock.recvmsg(REPLY_MAX, socket.CMSG_SPACE(DESCRIPTORS * descriptors.itemsize), socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in control:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors.frombytes(data[:len(data) - len(data) % descriptors.itemsize])
+    return line, descriptors.tolist()
 
 
 def _refusal(bytes line):
