@@ -71,6 +71,7 @@ def main(words: Sequence[str]) -> int:
     if space.png is not None:
         png.check_pillow()
     doors = [door for door in DOORS if space.only is None or door in space.only]
+    cpus, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]  # what else ran, which a reader must know
     try:
         with _stoppable(), StatusLine() as status:
             found = measure(doors, space.workers, space.value_bytes, space.seconds, status.say)
@@ -78,12 +79,14 @@ def main(words: Sequence[str]) -> int:
         signal.signal(stop.number, signal.SIG_DFL)
         os.kill(os.getpid(), stop.number)
         return EXIT_FAILURE
-    cpus = len(os.sched_getaffinity(0))
-    headline = f"values of {plural(space.value_bytes, 'byte')}, {plural(space.workers, 'worker')}, {plural(cpus, 'CPU')}"
+    headline = (
+        f"values of {plural(space.value_bytes, 'byte')}, {plural(space.workers, 'worker')}, {plural(cpus, 'CPU')}, load before {load:.1f}"
+    )
     if space.png is not None:
         png.write(bench_image.draw(headline, found), space.png)
     if space.json:
-        print(json.dumps(_numbers(found, space.value_bytes, space.workers, cpus)))
+        machine = {"value_bytes": space.value_bytes, "workers": space.workers, "cpus": cpus, "load": round(load, 2), "rounds": ROUNDS}
+        print(json.dumps(machine | {"doors": _doors(found)}))
     else:
         for line in _tables(headline, found):
             print(line)
@@ -105,8 +108,8 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
     raise _Stopped(number)
 
 
-def _numbers(found: Mapping[str, Figures], value_bytes: int, workers: int, cpus: int) -> dict[str, object]:
-    """What --json prints."""
+def _doors(found: Mapping[str, Figures]) -> dict[str, dict[str, float]]:
+    """What --json prints of each."""
     doors = {door: {name: round(figure, 4) for name, figure in asdict(figures).items()} for door, figures in found.items()}
     if _UNIX in found:
         for door, figures in found.items():
@@ -114,7 +117,7 @@ def _numbers(found: Mapping[str, Figures], value_bytes: int, workers: int, cpus:
                 "get_times_unix": round(found[_UNIX].get_us / figures.get_us, 2),
                 "client_get_times_unix": round(found[_UNIX].client_get_us / figures.client_get_us, 2),
             }
-    return {"value_bytes": value_bytes, "workers": workers, "cpus": cpus, "rounds": ROUNDS, "doors": doors}
+    return doors
 
 
 def _tables(headline: str, found: Mapping[str, Figures]) -> Iterator[str]:

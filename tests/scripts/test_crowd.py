@@ -42,13 +42,15 @@ def test_a_wrong_reply(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
     assert len(error.splitlines()) == 1
 
 
-def test_replies_that_are_too_few_or_too_many() -> None:
+@pytest.mark.parametrize("replies", [b"HD O1\r\n", b"HD O1\r\nEN O2\r\nEN O2\r\n"], ids=["too few", "too many"])
+def test_a_number_of_replies(replies: bytes) -> None:
     batch = crowd.Batch(2, b"mg a O1\r\nmg b O2\r\n", b"HD O1\r\nEN O2\r\n")
-    for replies in (b"HD O1\r\n", b"HD O1\r\nHD O1\r\nEN O2\r\n"):
-        with Scripted([(batch.requests, replies), (b"mn\r\n", b"MN\r\n")] if len(replies) > 14 else [(batch.requests, replies)]) as server:
-            host, port = server.address.split(":")
-            talk = crowd.Talk((host, int(port)))
-            talk.send(batch)
-            with pytest.raises(crowd.WrongReplyError):
-                talk.finish()
-            talk.close()
+    after = [(b"mn\r\n", b"MN\r\n")] if len(replies) > len(batch.replies) else []
+    with Scripted([(batch.requests, replies), *after]) as server:
+        host, port = server.address.split(":")
+        talk = crowd.Talk((host, int(port)))
+        talk.send(batch)
+        with pytest.raises(crowd.WrongReplyError):
+            talk.finish()
+        server.wait_for_close()
+        talk.close()
