@@ -122,7 +122,8 @@ def _claim(options: Options, name: str, saving: Saving | None) -> Claim:
     check_backup_dir(options)
     guarded = options.leader is not None and not options.follow_writable
     fill = saving.fill if saving is not None and options.leader is None else None
-    claim = registry.claim(name, options.geometry, mode=options.mode, evict=options.evict, follows=guarded, fill=fill)
+    own_socket = os.path.abspath(options.unix_path) if options.unix_path is not None else ""  # where it was bound
+    claim = registry.claim(name, options.geometry, mode=options.mode, evict=options.evict, follows=guarded, fill=fill, socket=own_socket)
     if saving is not None:
         saving.tell(claim)
     if not guarded:

@@ -28,10 +28,11 @@ _HOW = "write HOST:PORT, [V6]:PORT, a socket's path with a /, or channel: and su
 
 def source_address(text: str) -> Address | None:
     """As `remote_address`, but a table of this host goes first that has such a name: "app:1", "localhost"."""
-    return None if "/" not in text and _is_table(text) else remote_address(text)
+    return None if "/" not in text and is_table(text) else remote_address(text)
 
 
-def _is_table(text: str) -> bool:
+def is_table(text: str) -> bool:
+    """Whether a table of this host has that name."""
     return any(os.path.exists(state_path(directory, text)) for directory in search_directories())
 
 

@@ -15,7 +15,7 @@ and could make a read of its own wait. It cannot make the block smaller either, 
 """
 
 from libc.errno cimport EAGAIN, EPIPE, EPROTO, errno
-from libc.stdint cimport UINT32_MAX, int64_t, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -29,14 +29,13 @@ from memcache_shm.server.linux cimport (
     msghdr, sendmsg,
 )
 from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, fence_full, futex_wake, load_acquire64, store_release64
+from memcache_shm.storage.patience cimport init_patience, looked_in_vain, looked_long_enough, slept_too_early
 from memcache_shm.storage.rings cimport (
-    WAITS_BYTES, WAITS_ROOM, End, arrived, go_to_sleep, has_ended, make_block, must_wake, pull, push, room, say_closed, stay_awake,
-    unmap_block,
+    WAITS_BYTES, WAITS_ROOM, End, arrived, go_to_sleep, has_ended, make_block, must_tell_room, must_wake, pull, push, room, say_closed,
+    stay_awake, unmap_block,
 )
 
 cdef enum:
-    PATIENCE_LEAST_NS = 4000    # about what a sleep and its end cost
-    PATIENCE_MOST_NS = 50000
     DESCRIPTORS = 2             # that the client gets
     REPLY_MAX = 64              # bytes of its reply
     CONTROL_MAX = 64            # bytes of what is beside it
@@ -91,7 +90,7 @@ cdef class Channels:
         self.counters = counters
         self.figures = &counters.worker[which]
         self.most = config.channels
-        self.patience_ns = PATIENCE_LEAST_NS
+        init_patience(&self.patience)
         memset(self.local, 0, sizeof(self.local))
         for place, listener in enumerate(config.listeners):
             self.local[place] = bool(listener.address.path)
@@ -150,11 +149,10 @@ cdef class Channels:
         told = channel.bell >= 0 and epoll_ctl(self.epoll, EPOLL_CTL_ADD, channel.bell, &event) == 0
         event.events = EPOLLRDHUP
         event.data.ptr = c
-        told = (
-            told
-            and epoll_ctl(self.epoll, EPOLL_CTL_MOD if c.watched else EPOLL_CTL_ADD, c.fd, &event) == 0
-            and _introduce(c, &channel.end, memory, channel.bell)
-        )
+        told = told and epoll_ctl(self.epoll, EPOLL_CTL_MOD if c.watched else EPOLL_CTL_ADD, c.fd, &event) == 0
+        if told:
+            c.watched = EPOLLRDHUP
+            told = _introduce(c, &channel.end, memory, channel.bell)
         close(memory)
         return told
 
@@ -165,8 +163,8 @@ cdef class Channels:
         cdef size_t got = pull(&channel.end, dst, size)
         if channel.end.broken:
             return _fail(EPROTO)
-        if channel.end.eased:
-            _wake(&channel.end, WAITS_ROOM)
+        if got and must_tell_room(&channel.end):
+            futex_wake(channel.end.their_waits, 1)
         c.unread = arrived(&channel.end) != 0
         if not c.unread:
             self.watch(c)
@@ -228,8 +226,8 @@ cdef class Channels:
 
     cdef void hear_bell(self, Connection *c) noexcept nogil:
         self.watch(c)
-        if self.slept and clock_ns(CLOCK_MONOTONIC) - self.busy_ns < PATIENCE_MOST_NS:      # a longer look would have seen it
-            self.patience_ns = min(self.patience_ns * 2, <int64_t> PATIENCE_MOST_NS)
+        if self.slept:
+            slept_too_early(&self.patience, clock_ns(CLOCK_MONOTONIC) - self.busy_ns)
         self.slept = False
 
     cdef void hear_end(self, Connection *c) noexcept nogil:
@@ -256,8 +254,7 @@ cdef class Channels:
 
     cdef void note_ready(self, uint64_t now_ns) noexcept nogil:
         """Somebody was, at last."""
-        if <int64_t> (now_ns - self.busy_ns) > self.patience_ns // 2:
-            self.patience_ns = min(self.patience_ns * 2, <int64_t> PATIENCE_MOST_NS)
+        looked_long_enough(&self.patience, now_ns - self.busy_ns)
         self.busy_ns = now_ns
 
     cdef bint sleep(self, uint64_t now_ns) noexcept nogil:
@@ -276,7 +273,7 @@ cdef class Channels:
                     stay_awake(&channel.end)
                     continue
             self._forget(channel)
-        self.patience_ns = max(self.patience_ns // 2, <int64_t> PATIENCE_LEAST_NS)
+        looked_in_vain(&self.patience)
         self.busy_ns = now_ns
         self.slept = self.watched_count == 0
         return self.slept
