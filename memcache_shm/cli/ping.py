@@ -18,7 +18,7 @@ def main(words: Sequence[str]) -> int:
         "Ask daemons (memcached's too) for their version, or look whether a table can be read.",
         f"examples:\n  {PROGRAM} ping 127.0.0.1:11211\n  {PROGRAM} ping /run/cache.sock channel:/run/cache.sock\n  {PROGRAM} ping app\n",
     )
-    parser.add_argument("targets", nargs="+", metavar="HOST:PORT|SOCKET|NAME", help="a path with a / is a socket, channel:/PATH a channel to it")
+    parser.add_argument("targets", nargs="+", metavar="HOST:PORT|SOCKET|NAME", help="a path with a / is a socket, channel:PATH a channel")
     parser.add_argument("--timeout", type=float, default=1.0, metavar="SECONDS", help="how long to wait (default 1)")
     space = parser.parse_args(words)
     status = EXIT_OK

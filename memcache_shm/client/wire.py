@@ -16,8 +16,8 @@ _PIECE_BYTES = 1 << 16
 _LINE_MAX_BYTES = 2048  # as long as memcached's own limit; a reply's line has 250 of a key and some numbers
 _WORDS_MAX_BYTES = 500  # of a refusal
 _REMEDIES = {  # where a UNIX socket cannot be connected to
-    errno.ENOENT: "no such socket; a daemon makes it with -s PATH",
-    errno.ECONNREFUSED: "no daemon listens there; start one with -s PATH",
+    errno.ENOENT: "a daemon makes it with -s PATH",
+    errno.ECONNREFUSED: "no daemon listens there, start one with -s PATH",
     errno.EACCES: "its owner lets others in with -a MODE",
 }
 
@@ -81,7 +81,7 @@ def _stream(address: Address, timeout_s: float) -> Stream:
 def _unreachable(address: Address, error: OSError, timeout_s: float) -> str:
     why = reason(error, timeout_s)
     remedy = None if socket_path(address) is None else _REMEDIES.get(error.errno or 0)
-    return why if remedy is None else f"{why}: {remedy}"
+    return why if remedy is None else f"{why}; {remedy}"
 
 
 class Connection:

@@ -158,11 +158,11 @@ def test_nobody_there(tmp_path: Path, memcached_with: Callable[..., Memcached]) 
     (tmp_path / "file").write_text("")
     old = memcached_with()
     for address, why in {
-        str(tmp_path / "none"): "No such file or directory: no such socket; a daemon makes it with -s PATH$",
-        f"channel:{tmp_path}/none": "No such file or directory: no such socket; a daemon makes it with -s PATH$",
-        str(stale): "Connection refused: no daemon listens there; start one with -s PATH$",
-        f"channel:{stale}": "Connection refused: no daemon listens there; start one with -s PATH$",
-        f"channel:{tmp_path}/file": "Connection refused: no daemon listens there",
+        str(tmp_path / "none"): "No such file or directory; a daemon makes it with -s PATH$",
+        f"channel:{tmp_path}/none": "No such file or directory; a daemon makes it with -s PATH$",
+        str(stale): "Connection refused; no daemon listens there, start one with -s PATH$",
+        f"channel:{stale}": "Connection refused; no daemon listens there, start one with -s PATH$",
+        f"channel:{tmp_path}/file": "Connection refused; no daemon listens there",
         "/" + "x" * 200: "path too long",
     }.items():
         with pytest.raises(RemoteError, match=f"^{address}: .*{why}"):

@@ -218,7 +218,7 @@ def test_what_cannot_be_given(daemon: Daemon) -> None:
     for path in ("s", f"channel:{daemon.unix_path}", 5, "/a\0"):
         with pytest.raises(IllegalInputError, match=r"^writes must be the path of the daemon's UNIX socket"):
             memcache_shm.attach(daemon.name, readonly=True, writes=path)  # type: ignore[arg-type]
-    with pytest.raises(RemoteError, match=r"/none: No such file or directory: .* -s PATH$"):
+    with pytest.raises(RemoteError, match=r"/none: No such file or directory; .* -s PATH$"):
         memcache_shm.attach(daemon.name, readonly=True, writes=daemon.unix_path.removesuffix("s") + "none")
     with pytest.raises(memcache_shm.TableNotFoundError):
         memcache_shm.attach("none", readonly=True, writes=daemon.unix_path)
