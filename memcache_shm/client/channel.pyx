@@ -21,10 +21,12 @@ from libc.string cimport memcpy, memmove
 from posix.unistd cimport close, write
 
 from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, futex_wait_ns, futex_wake
-from memcache_shm.storage.patience cimport Patience, init_patience, looked_in_vain, looked_long_enough, pass_time
+from memcache_shm.storage.patience cimport (
+    Patience, init_patience, looked_in_vain, looked_long_enough, may_look, pass_time, slept_too_early,
+)
 from memcache_shm.storage.rings cimport (
     RING_USUAL, WAITS_BYTES, WAITS_ROOM, End, arrived, go_to_sleep, has_ended, is_ring_size, map_block, must_tell_room, must_wake, pull,
-    push, room, say_closed, stay_awake, unmap_block,
+    push, room, say_closed, shares_processor, stay_awake, unmap_block,
 )
 
 from memcache_shm.errors import IllegalInputError, RemoteError
@@ -67,15 +69,19 @@ cdef bint _has_hung_up(int fd) noexcept nogil:
 cdef int _look(End *end, uint32_t bits, Patience *patience, uint64_t begun_ns, int64_t limit_ns) noexcept nogil:
     """Before a sleep, which is dearer. READY or LATE."""
     cdef uint64_t now_ns = begun_ns
+    cdef bint shared
     while True:
         if _is_ready(end, bits):
             looked_long_enough(patience, now_ns - begun_ns)
             return READY
         now_ns = clock_ns(CLOCK_MONOTONIC)
+        shared = shares_processor(end)
+        if not may_look(patience, now_ns, shared):
+            return LATE
         if <int64_t> (now_ns - begun_ns) >= min(patience.look_ns, limit_ns):
             looked_in_vain(patience)
             return LATE
-        pass_time(patience, begun_ns, now_ns)
+        pass_time(patience, begun_ns, now_ns, shared)
 
 
 cdef int _sleep(End *end, uint32_t bits, int fd, const bint *closed, uint64_t begun_ns, int64_t limit_ns) noexcept nogil:
@@ -312,6 +318,8 @@ cdef class Channel:
                 outcome = _look(&self._end, bits, &self._patience, begun_ns, limit_ns)
                 if outcome != READY:
                     outcome = _sleep(&self._end, bits, self._fd, &self._closed, begun_ns, limit_ns)
+                    if outcome == READY and not shares_processor(&self._end):
+                        slept_too_early(&self._patience, clock_ns(CLOCK_MONOTONIC) - begun_ns)
             while outcome == INTERRUPTED:
                 PyErr_CheckSignals()
                 with nogil:

@@ -45,6 +45,8 @@ cdef class Channels:
     cdef void hear_end(self, Connection *c) noexcept nogil
     cdef bint is_ready(self, const Connection *c) noexcept nogil
     cdef bint any_ready(self) noexcept nogil
+    cdef bint all_share_processor(self) noexcept nogil
+    cdef bint is_patient(self, uint64_t now_ns, bint shared) noexcept nogil
     cdef void note_ready(self, uint64_t now_ns) noexcept nogil
     cdef bint sleep(self, uint64_t now_ns) noexcept nogil
     cdef bint _admit(self) noexcept nogil

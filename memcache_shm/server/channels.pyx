@@ -15,7 +15,7 @@ and could make a read of its own wait. It cannot make the block smaller either, 
 """
 
 from libc.errno cimport EAGAIN, EPIPE, EPROTO, errno
-from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -29,10 +29,10 @@ from memcache_shm.server.linux cimport (
     msghdr, sendmsg,
 )
 from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, fence_full, futex_wake, load_acquire64, store_release64
-from memcache_shm.storage.patience cimport init_patience, looked_in_vain, looked_long_enough, slept_too_early
+from memcache_shm.storage.patience cimport init_patience, looked_in_vain, looked_long_enough, may_look, slept_too_early
 from memcache_shm.storage.rings cimport (
     WAITS_BYTES, WAITS_ROOM, End, arrived, go_to_sleep, has_ended, make_block, must_tell_room, must_wake, pull, push, room, say_closed,
-    stay_awake, unmap_block,
+    shares_processor, stay_awake, unmap_block,
 )
 
 cdef enum:
@@ -226,7 +226,7 @@ cdef class Channels:
 
     cdef void hear_bell(self, Connection *c) noexcept nogil:
         self.watch(c)
-        if self.slept:
+        if self.slept and not shares_processor(_end(c)):
             slept_too_early(&self.patience, clock_ns(CLOCK_MONOTONIC) - self.busy_ns)
         self.slept = False
 
@@ -252,6 +252,18 @@ cdef class Channels:
                 return True
         return False
 
+    cdef bint all_share_processor(self) noexcept nogil:
+        """Whether nobody of those who are watched can do anything while this worker runs."""
+        cdef uint32_t at
+        for at in range(self.watched_count):
+            if not shares_processor(_end(self.watched[at])):
+                return False
+        return True
+
+    cdef bint is_patient(self, uint64_t now_ns, bint shared) noexcept nogil:
+        """Whether to look once more before a sleep; `shared` as above."""
+        return <int64_t> (now_ns - self.busy_ns) < self.patience.look_ns and may_look(&self.patience, now_ns, shared)
+
     cdef void note_ready(self, uint64_t now_ns) noexcept nogil:
         """Somebody was, at last."""
         looked_long_enough(&self.patience, now_ns - self.busy_ns)
@@ -273,7 +285,8 @@ cdef class Channels:
                     stay_awake(&channel.end)
                     continue
             self._forget(channel)
-        looked_in_vain(&self.patience)
+        if <int64_t> (now_ns - self.busy_ns) >= self.patience.look_ns:
+            looked_in_vain(&self.patience)
         self.busy_ns = now_ns
         self.slept = self.watched_count == 0
         return self.slept

@@ -5,7 +5,7 @@ It advances `beats` in every round, so a message without descriptors on the link
 """
 
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 # Imported for what their import does: each registers its functions with the executor.
@@ -192,6 +192,7 @@ cdef class WorkerLoop:
         """As epoll_wait, but it looks at the rings of busy channels for a while, which saves them a system call, before it sleeps. 0 also
         where one of them is ready."""
         cdef uint64_t now_ns
+        cdef bint shared
         cdef int count
         while self._channels.watched_count and timeout_ms:
             now_ns = clock_ns(CLOCK_MONOTONIC)
@@ -202,11 +203,15 @@ cdef class WorkerLoop:
                     return count
             if self._channels.any_ready():
                 return 0
-            if <int64_t> (now_ns - self._channels.busy_ns) < self._channels.patience.look_ns:
-                pass_time(&self._channels.patience, self._channels.busy_ns, now_ns)
+            shared = self._channels.all_share_processor()
+            if self._channels.is_patient(now_ns, shared):
+                pass_time(&self._channels.patience, self._channels.busy_ns, now_ns, shared)
             elif not self._channels.sleep(now_ns):
                 return 0
-        return epoll_wait(self._epoll, events, EVENTS, timeout_ms)
+        count = epoll_wait(self._epoll, events, EVENTS, timeout_ms)
+        if self._figures.channels:
+            self._asked_ns = clock_ns(CLOCK_MONOTONIC)
+        return count
 
     cdef void _renew(self) noexcept with gil:
         """Between two rounds, when no request refers to the table."""
