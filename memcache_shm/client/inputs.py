@@ -67,6 +67,11 @@ def check_integer(value: object, name: str) -> int:
     return value
 
 
+def wire_time(value: object, name: str) -> int:
+    """`value` as an expiry or a delay for the argument `name`, in the 32 bits that memcached keeps: more than that may be past to it."""
+    return min(max(check_integer(value, name), -(2**31)), 2**31 - 1)
+
+
 def check_flags(flags: object) -> int:
     """`flags` as 32 bits."""
     if not isinstance(flags, int) or not 0 <= flags <= UINT32_MAX:

@@ -63,12 +63,12 @@ class RemoteChanges:
 
     def gat(self, key: Key, expire: int = 0, default: Any = None) -> Any:
         """As `get`, and the item expires `expire` seconds from now."""
-        found = self._fetch(b"gat %d " % inputs.check_integer(expire, "expire"), key)
+        found = self._fetch(b"gat %d " % inputs.wire_time(expire, "expire"), key)
         return default if found is None else self._handling.loaded(key, *found[:2])
 
     def gats(self, key: Key, expire: int = 0, default: Any = None, cas_default: Any = None) -> tuple[Any, Any]:
         """As `gets`, and the item expires `expire` seconds from now."""
-        found = self._fetch(b"gats %d " % inputs.check_integer(expire, "expire"), key)
+        found = self._fetch(b"gats %d " % inputs.wire_time(expire, "expire"), key)
         return (default, cas_default) if found is None else (self._handling.loaded(key, *found[:2]), found[2])
 
     def delete(self, key: Key, noreply: bool | None = None) -> bool:
@@ -85,7 +85,7 @@ class RemoteChanges:
 
     def touch(self, key: Key, expire: int = 0, noreply: bool | None = None) -> bool:
         """Let `key` expire `expire` seconds from now (0: never); False when it is not there."""
-        expire = inputs.check_integer(expire, "expire")
+        expire = inputs.wire_time(expire, "expire")
         return self._order(b"touch %b %d" % (self._handling.word(key), expire), self._handling.is_quiet(noreply), _TOUCHED)
 
     def __setitem__(self, key: Key, value: Any) -> None:
@@ -99,7 +99,7 @@ class RemoteChanges:
     def set_many(self, values: Mapping[Key, Any], expire: int = 0, noreply: bool | None = None, flags: int | None = None) -> list[Key]:
         """Store every pair; returns the keys whose values did not fit (too large, or full with eviction off), none with `noreply`."""
         quiet = self._handling.is_quiet(noreply)
-        expire = inputs.check_integer(expire, "expire")
+        expire = inputs.wire_time(expire, "expire")
         requests = [self._storing(b"set", key, value, expire, flags, _NOREPLY if quiet else b"") for key, value in values.items()]
         if quiet:
             self._connections.tell(requests)
@@ -135,14 +135,14 @@ class RemoteChanges:
 
     def flush_all(self, delay: int = 0, noreply: bool | None = None) -> bool:
         """Make every item of the table expire, `delay` seconds from now. True."""
-        return self._order(b"flush_all %d" % inputs.check_integer(delay, "delay"), self._handling.is_quiet(noreply), _FLUSHED)
+        return self._order(b"flush_all %d" % inputs.wire_time(delay, "delay"), self._handling.is_quiet(noreply), _FLUSHED)
 
     # Beneath
 
     def _store(
         self, command: bytes, key: Key, value: Any, expire: int, noreply: bool | None, flags: int | None, cas: bytes = b""
     ) -> bool | None:
-        expire = inputs.check_integer(expire, "expire")
+        expire = inputs.wire_time(expire, "expire")
         if self._handling.is_quiet(noreply):
             self._connections.tell([self._storing(command, key, value, expire, flags, cas + _NOREPLY)])
             return True

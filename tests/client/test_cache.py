@@ -90,6 +90,13 @@ def test_expiry(cache: memcache_shm.Cache) -> None:
     assert cache.gats("none", 5, 1, 2) == (1, 2)
     assert cache.gat("read", -1) == b"1"  # as memcached: given, and gone from then on
     assert cache.get("read") is None
+    for far in (2**31 - 1, 2**31, 2**33, 2**62):
+        cache.set("key", b"1", expire=far)
+        assert cache.touch("key", far) is True
+        assert cache.gat("key", far) == cache.get("key") == b"1"
+        assert cache.flush_all(delay=far) is True
+        cache.set("key", b"1", expire=-far)
+        assert cache.get("key") is None
     for bad in (None, "1", 1.0, 2**63):
         with pytest.raises(IllegalInputError):
             cache.set("key", b"", expire=bad)  # type: ignore[arg-type]
