@@ -116,6 +116,8 @@ cdef class Channels:
             if self._make(channel, request_bytes, reply_bytes):
                 c.channel = channel
                 c.watched = EPOLLIN
+                if c.seat != NULL:
+                    c.seat.channel = True
                 self.figures.channels_opened += 1
                 return OPENED
             self._release(channel)
