@@ -29,6 +29,7 @@ cdef class Channel:
     cdef size_t _pull(self, char *dst, size_t size) except? 0
     cdef int64_t _deadline(self) noexcept
     cdef int _wait(self, uint32_t bits, int64_t deadline_ns) except -1
+    cdef int _wait_until(self, uint32_t bits, int64_t deadline_ns) except -1
     cdef int _ring(self) noexcept
     cdef int _check_open(self) except -1
     cdef int _check_whole(self) except -1

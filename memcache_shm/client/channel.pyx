@@ -7,6 +7,7 @@ From then on bytes go through the rings, and a system call is made only to wake 
 socket stays open: its end tells each side that the other is gone.
 """
 
+import array
 import os
 import socket
 
@@ -22,8 +23,8 @@ from posix.unistd cimport close, write
 from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, futex_wait_ns, futex_wake
 from memcache_shm.storage.patience cimport Patience, init_patience, looked_in_vain, looked_long_enough, pass_time
 from memcache_shm.storage.rings cimport (
-    RING_USUAL, WAITS_BYTES, WAITS_ROOM, End, arrived, go_to_sleep, has_ended, is_ring_size, map_block, must_wake, pull, push, room,
-    say_closed, stay_awake, unmap_block,
+    RING_USUAL, WAITS_BYTES, WAITS_ROOM, End, arrived, go_to_sleep, has_ended, is_ring_size, map_block, must_tell_room, must_wake, pull,
+    push, room, say_closed, stay_awake, unmap_block,
 )
 
 from memcache_shm.errors import IllegalInputError, RemoteError
@@ -39,6 +40,7 @@ cdef extern from "<poll.h>" nogil:
 
 cdef enum:
     LOOK_NS = 200000000         # between two looks, while asleep, whether the worker is still there
+    DESCRIPTORS = 2             # that come with the answer: the rings' memory and the bell
     REPLY_MAX = 2048            # bytes of the answer to `channel`
     KEPT_MAX = 1 << 20          # bytes of the buffer of early replies that are kept when it is empty
 
@@ -76,8 +78,8 @@ cdef int _look(End *end, uint32_t bits, Patience *patience, uint64_t begun_ns, i
         pass_time(patience, begun_ns, now_ns)
 
 
-cdef int _sleep(End *end, uint32_t bits, int fd, uint64_t begun_ns, int64_t limit_ns) noexcept nogil:
-    """Until one of the bits is so, or something else happens; an Outcome."""
+cdef int _sleep(End *end, uint32_t bits, int fd, const bint *closed, uint64_t begun_ns, int64_t limit_ns) noexcept nogil:
+    """Until one of the bits is so, or something else happens, as another thread's `close`; an Outcome."""
     cdef int64_t left_ns
     cdef bint hung_up = False
     cdef bint interrupted = False
@@ -86,9 +88,9 @@ cdef int _sleep(End *end, uint32_t bits, int fd, uint64_t begun_ns, int64_t limi
         if _is_ready(end, bits):
             break
         left_ns = limit_ns - <int64_t> (clock_ns(CLOCK_MONOTONIC) - begun_ns)
-        if hung_up or interrupted or left_ns <= 0:
+        if hung_up or interrupted or left_ns <= 0 or closed[0]:
             stay_awake(end)
-            return GONE if hung_up else INTERRUPTED if interrupted else LATE
+            return GONE if hung_up or closed[0] else INTERRUPTED if interrupted else LATE
         if futex_wait_ns(end.my_waits, bits, min(left_ns, <int64_t> LOOK_NS)) < 0:
             interrupted = errno == EINTR
             hung_up = _has_hung_up(fd)      # then one more look: it may have sent something before
@@ -109,6 +111,8 @@ cdef class Channel:
         none."""
         if not is_ring_size(request_bytes) or not is_ring_size(reply_bytes):
             raise IllegalInputError(f"a ring's size must be a power of two from 4096 to 1048576, not {request_bytes} and {reply_bytes}")
+        if self._socket is not None:
+            raise OSError(106, f"the channel was connected to {self._path} before; make another one")
         self._path = path
         self.settimeout(timeout)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -125,9 +129,9 @@ cdef class Channel:
     def _ask(self, request_bytes, reply_bytes):
         """For the rings."""
         self._socket.sendall(b"channel %d %d\r\n" % (request_bytes, reply_bytes))
-        line, descriptors, _, _ = socket.recv_fds(self._socket, REPLY_MAX, 2, socket.MSG_CMSG_CLOEXEC)
+        line, descriptors = _receive_answer(self._socket)
         try:
-            if len(descriptors) != 2 or not line.startswith(b"CHANNEL "):
+            if len(descriptors) != DESCRIPTORS or not line.startswith(b"CHANNEL "):
                 raise RemoteError(f"{self._path}: {_refusal(line)}")
             mapped = map_block(&self._end, descriptors[0])
             if mapped == -1:
@@ -271,7 +275,7 @@ cdef class Channel:
 
     cdef size_t _pull(self, char *dst, size_t size) except? 0:
         cdef size_t count = pull(&self._end, dst, size)
-        if self._end.eased and must_wake(&self._end, WAITS_ROOM):
+        if must_tell_room(&self._end):
             self._ring()
         return count
 
@@ -283,31 +287,40 @@ cdef class Channel:
 
     cdef int _wait(self, uint32_t bits, int64_t deadline_ns) except -1:
         """Until bytes have come, or there is room. Raises TimeoutError, ConnectionResetError, BlockingIOError."""
-        cdef uint64_t begun_ns = clock_ns(CLOCK_MONOTONIC)
-        cdef int64_t limit_ns = deadline_ns - <int64_t> begun_ns
         cdef int outcome
-        if self._timeout_ns == 0:
+        if self._timeout_ns != 0:
+            outcome = self._wait_until(bits, deadline_ns)
+        elif not _has_hung_up(self._fd):
             raise BlockingIOError(11, "the channel has nothing for now")
-        self._waiting += 1
-        try:
-            with nogil:
-                outcome = _look(&self._end, bits, &self._patience, begun_ns, limit_ns)
-                if outcome != READY:
-                    outcome = _sleep(&self._end, bits, self._fd, begun_ns, limit_ns)
-            while outcome == INTERRUPTED:
-                PyErr_CheckSignals()
-                with nogil:
-                    outcome = _sleep(&self._end, bits, self._fd, begun_ns, limit_ns)
-        finally:
-            self._waiting -= 1
-            if self._closed and self._waiting == 0:
-                self._release()
+        else:
+            outcome = READY if _is_ready(&self._end, bits) else GONE
         self._check_open()
         if outcome == LATE:
             raise TimeoutError("timed out")
         if outcome == GONE:
             raise ConnectionResetError(104, f"the worker at the other end of the channel to {self._path} is gone")
         return 0
+
+    cdef int _wait_until(self, uint32_t bits, int64_t deadline_ns) except -1:
+        """An Outcome, or what a signal's handler raises."""
+        cdef uint64_t begun_ns = clock_ns(CLOCK_MONOTONIC)
+        cdef int64_t limit_ns = deadline_ns - <int64_t> begun_ns
+        cdef int outcome
+        self._waiting += 1
+        try:
+            with nogil:
+                outcome = _look(&self._end, bits, &self._patience, begun_ns, limit_ns)
+                if outcome != READY:
+                    outcome = _sleep(&self._end, bits, self._fd, &self._closed, begun_ns, limit_ns)
+            while outcome == INTERRUPTED:
+                PyErr_CheckSignals()
+                with nogil:
+                    outcome = _sleep(&self._end, bits, self._fd, &self._closed, begun_ns, limit_ns)
+        finally:
+            self._waiting -= 1
+            if self._closed and self._waiting == 0:
+                self._release()
+        return outcome
 
     cdef int _ring(self) noexcept:
         """Wake the worker."""
@@ -379,6 +392,16 @@ cdef class Channel:
 
     def __repr__(self):
         return f"<memcache_shm.client.channel.Channel {self._path!r}{' closed' if self._closed else ''}>"
+
+
+def _receive_answer(sock):
+    """What came, and the descriptors beside it. (Python 3.11 loses the flags of socket.recv_fds.)"""
+    descriptors = array.array("i")
+    line, control, _, _ = sock.recvmsg(REPLY_MAX, socket.CMSG_SPACE(DESCRIPTORS * descriptors.itemsize), socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in control:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors.frombytes(data[:len(data) - len(data) % descriptors.itemsize])
+    return line, descriptors.tolist()
 
 
 def _refusal(bytes line):

@@ -31,8 +31,8 @@ from memcache_shm.server.linux cimport (
 from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, fence_full, futex_wake, load_acquire64, store_release64
 from memcache_shm.storage.patience cimport init_patience, looked_in_vain, looked_long_enough, slept_too_early
 from memcache_shm.storage.rings cimport (
-    WAITS_BYTES, WAITS_ROOM, End, arrived, go_to_sleep, has_ended, make_block, must_wake, pull, push, room, say_closed, stay_awake,
-    unmap_block,
+    WAITS_BYTES, WAITS_ROOM, End, arrived, go_to_sleep, has_ended, make_block, must_tell_room, must_wake, pull, push, room, say_closed,
+    stay_awake, unmap_block,
 )
 
 cdef enum:
@@ -149,11 +149,10 @@ cdef class Channels:
         told = channel.bell >= 0 and epoll_ctl(self.epoll, EPOLL_CTL_ADD, channel.bell, &event) == 0
         event.events = EPOLLRDHUP
         event.data.ptr = c
-        told = (
-            told
-            and epoll_ctl(self.epoll, EPOLL_CTL_MOD if c.watched else EPOLL_CTL_ADD, c.fd, &event) == 0
-            and _introduce(c, &channel.end, memory, channel.bell)
-        )
+        told = told and epoll_ctl(self.epoll, EPOLL_CTL_MOD if c.watched else EPOLL_CTL_ADD, c.fd, &event) == 0
+        if told:
+            c.watched = EPOLLRDHUP
+            told = _introduce(c, &channel.end, memory, channel.bell)
         close(memory)
         return told
 
@@ -164,8 +163,8 @@ cdef class Channels:
         cdef size_t got = pull(&channel.end, dst, size)
         if channel.end.broken:
             return _fail(EPROTO)
-        if channel.end.eased:
-            _wake(&channel.end, WAITS_ROOM)
+        if got and must_tell_room(&channel.end):
+            futex_wake(channel.end.their_waits, 1)
         c.unread = arrived(&channel.end) != 0
         if not c.unread:
             self.watch(c)

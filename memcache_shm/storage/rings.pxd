@@ -64,7 +64,6 @@ cdef struct End:                # one side of a block; all zeros is none
     uint32_t *my_closed
     uint32_t *their_closed
     bint broken                 # the other side stored a place that cannot be
-    bint eased                  # the last pull left a ring half empty that was fuller: time to tell who waits for room
 
 
 cdef bint is_ring_size(uint64_t size) noexcept nogil
@@ -117,6 +116,17 @@ cdef inline void stay_awake(End *end) noexcept nogil:
 
 
 cdef inline bint must_wake(End *end, uint32_t bits) noexcept nogil:
-    """Whether the other side sleeps for one of these; who hears so wakes it."""
+    """Whether the other side sleeps for one of these; who hears so wakes it, whatever it sleeps for by now: its bits are gone."""
     fence_full()
-    return load_relaxed32(end.their_waits) & bits != 0 and exchange32(end.their_waits, 0) & bits != 0
+    return load_relaxed32(end.their_waits) & bits != 0 and exchange32(end.their_waits, 0) != 0
+
+
+cdef inline bint must_tell_room(End *end) noexcept nogil:
+    """The same for room, when there is half a ring of it: asked after each pull. The tail is loaded anew, since the producer may have
+    filled the ring and gone to sleep after the pull looked at it."""
+    fence_full()
+    return (
+        load_relaxed32(end.their_waits) & WAITS_ROOM != 0
+        and arrived(end) <= end.incoming.size // 2
+        and exchange32(end.their_waits, 0) != 0
+    )

@@ -14,7 +14,8 @@ pulls, each whole or not at all.
 Waking: who wants to sleep sets a bit, and looks at the rings again behind a full fence; who has published looks at that bit behind a
 full fence. One of the two sees the other's store, so no wake is lost. How one is woken is not decided here: a server waits for
 many channels at once, by epoll, and a client for one, by futex. Room is told of once the ring is half empty, and not before: a producer
-that waits has found the ring full, so that moment comes.
+that waits has filled the ring, so that moment comes. Whether it has come is asked behind a pull, of the tail as it is then: while the
+pull copied, the producer may have filled the ring and gone to sleep.
 
 The other side is not trusted. The sizes and one's own places live in one's own memory, the other's place is checked against them, and the
 block cannot shrink (it is sealed): wrong contents bring wrong bytes, or `broken`, never an access outside the rings.
@@ -148,11 +149,9 @@ cdef void unmap_block(End *end) noexcept nogil:
 cdef size_t pull(End *end, char *dst, size_t size) noexcept nogil:
     """Take up to `size` bytes of what has arrived; how many."""
     cdef Ring *ring = &end.incoming
-    cdef uint64_t filled = arrived(end)
-    cdef uint64_t count = min(filled, size)
+    cdef uint64_t count = min(arrived(end), size)
     cdef uint64_t at = ring.mine & (ring.size - 1)
     cdef uint64_t first = min(count, ring.size - at)
-    end.eased = filled > ring.size // 2 and filled - count <= ring.size // 2
     if count == 0:
         return 0
     memcpy(dst, ring.data + at, first)

@@ -150,7 +150,7 @@ SCRIPT = b"set k 0 0 5\r\nhello\r\nget k nothing k\r\nincr k 1\r\nSET name 3\nab
 
 
 @pytest.mark.parametrize("leave", ["close", "reset", "shut"])
-@pytest.mark.parametrize("door", ["tcp", "unix"])
+@pytest.mark.parametrize("door", ["tcp", "unix", "channel"])
 def test_leaving_at_every_moment(daemon: Daemon, door: str, leave: str) -> None:
     for length in range(len(SCRIPT) + 1):
         client = Client(daemon, door)

@@ -1,4 +1,4 @@
-"""Several clients at one key, over both doors, with one and with three workers."""
+"""Several clients at one key, over all doors, with one and with three workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from support.servers import Daemon
 
 import memcache_shm
 
-THREADS = 4
+DOORS = ("tcp", "unix", "channel", "narrow")
+THREADS = len(DOORS)
 ROUNDS = 250
 
 
@@ -29,7 +30,7 @@ def together(daemon: Daemon, act: Callable[[Client, int], None]) -> None:
 
     def run(number: int) -> None:
         try:
-            with Client(daemon, "unix" if number % 2 else "tcp") as client:
+            with Client(daemon, DOORS[number]) as client:
                 gate.wait(10)
                 act(client, number)
         except (OSError, AssertionError, ValueError) as error:

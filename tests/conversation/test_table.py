@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.channels import RINGS
 from support.conversation import Conversation, load
 from support.player import play
 from support.servers import Daemon, Memcached
@@ -17,7 +18,9 @@ CONVERSATIONS = [
     for conversation in load(path)
 ]
 # Each cutting by one door of one daemon at least; the rest would find the same again.
-CUT_BY = {("unix", 1): ("whole", "bytes"), ("tcp", 3): ("whole", "cuts"), ("tcp", 1): ("steps",)}
+CUT_BY = {("unix", 1): ("whole", "bytes"), ("tcp", 3): ("cuts",), ("tcp", 1): ("steps",)}
+# Each conversation by one of these, by turns.
+CHANNELS = [("channel", 1, "steps"), ("narrow", 3, "whole"), ("channel", 3, "bytes"), ("narrow", 1, "cuts")]
 DAEMON = ("-m", "64")
 # Its thread for LRU lists holds an item for a moment now and then, and incr makes a new one then instead of changing the old.
 MEMCACHED = ("-m", "64", "-o", "no_lru_maintainer")
@@ -25,12 +28,13 @@ LONG = 20_000  # bytes sent in all, above which they are not sent one by one
 
 
 def _cut() -> Iterator[object]:
-    """All conversations in all cuttings; those in which time passes in two only."""
-    for conversation in CONVERSATIONS:
-        for (door, workers), cuttings in CUT_BY.items():
-            for cutting in cuttings:
-                if not conversation.values[0].takes_time or cutting in ("whole", "bytes"):
-                    yield pytest.param(*conversation.values, cutting, door, workers, id=f"{conversation.id}-{cutting}-{door}-{workers}")
+    """All conversations in all cuttings, and over a channel; those in which time passes in two cuttings only."""
+    sockets = [(door, workers, cutting) for (door, workers), cuttings in CUT_BY.items() for cutting in cuttings]
+    for number, conversation in enumerate(CONVERSATIONS):
+        takes_time = conversation.values[0].takes_time
+        for door, workers, cutting in [*sockets, CHANNELS[number % len(CHANNELS)]]:
+            if not takes_time or cutting in ("whole", "bytes") or door in RINGS:
+                yield pytest.param(*conversation.values, cutting, door, workers, id=f"{conversation.id}-{cutting}-{door}-{workers}")
 
 
 @pytest.mark.parametrize(("conversation", "cutting", "door", "workers"), list(_cut()))

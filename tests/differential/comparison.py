@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import random
 import re
@@ -59,22 +60,28 @@ class Player:
         sock = self.sockets[connection]
         if sock is None:
             sock = self.sockets[connection] = self.server.connect(self.door)
-        unsent = memoryview(commands + b"set mark 0 0 14\r\n%s\r\nget mark\r\n" % mark)
         got = bytearray()
         try:
-            while unsent or not got.endswith(end):
-                readable, writable, _ = select.select([sock], [sock] if unsent else [], [], SILENCE_S)
-                chunk = sock.recv(1 << 20) if readable else b""
-                if not chunk and not writable:
-                    self.drop(connection)
-                    return bytes(got) + (b"<closed>" if readable else b"<silence>")
-                if writable:
-                    unsent = unsent[sock.send(unsent, socket.MSG_DONTWAIT) :]
-                got += chunk
+            how_it_ended = self.converse(sock, commands + b"set mark 0 0 14\r\n%s\r\nget mark\r\n" % mark, end, got)
         except ConnectionError:
+            how_it_ended = b"<closed>"
+        if how_it_ended:
             self.drop(connection)
-            return bytes(got) + b"<closed>"
+            return bytes(got) + how_it_ended
         return bytes(got[: -len(end)])
+
+    def converse(self, sock: socket.socket, data: bytes, end: bytes, got: bytearray) -> bytes:
+        """Send, and read into `got` up to the end; what to say when that does not come."""
+        unsent = memoryview(data)
+        while unsent or not got.endswith(end):
+            readable, writable, _ = select.select([sock], [sock] if unsent else [], [], SILENCE_S)
+            chunk = sock.recv(1 << 20) if readable else b""
+            if not chunk and not writable:
+                return b"<closed>" if readable else b"<silence>"
+            if writable:
+                unsent = unsent[sock.send(unsent, socket.MSG_DONTWAIT) :]
+            got += chunk
+        return b""
 
     def drop(self, connection: int) -> None:
         sock = self.sockets[connection]
@@ -123,6 +130,20 @@ class Player:
                 yield b"c-%d" % self.ids.setdefault(match[2], len(self.ids) + 1)
             else:
                 yield match[1] + (b"" if match[1] == b"l" else _round(int(match[2])))
+
+
+class ChannelPlayer(Player):
+    """Over a channel, which takes replies in while it sends."""
+
+    def converse(self, sock: socket.socket, data: bytes, end: bytes, got: bytearray) -> bytes:
+        with contextlib.suppress(BrokenPipeError):  # the server closed early; what it said before counts
+            sock.sendall(data)
+        while not got.endswith(end):
+            chunk = sock.recv(1 << 20)
+            if not chunk:
+                return b"<closed>"
+            got += chunk
+        return b""
 
 
 def _round(seconds: int) -> bytes:

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from differential.comparison import Player, batches_of, first_difference, report, short, shrink
+from differential.comparison import ChannelPlayer, Player, batches_of, first_difference, report, short, shrink
 from differential.sequences import Sequences
+from support.channels import RINGS
 from support.servers import Daemon, Memcached
 
 STEPS = 250
@@ -34,7 +35,11 @@ def compare(one: Player, other: Player, seed: int) -> None:
 @pytest.fixture
 def players(memcached_with: Callable[..., Memcached]) -> Callable[..., tuple[Player, Player]]:
     """A function that gives a player of memcached and one of another server."""
-    return lambda server, door="tcp": (Player(memcached_with(*OPTIONS, *QUIET)), Player(server, door))
+
+    def give(server: Daemon, door: str = "tcp") -> tuple[Player, Player]:
+        return Player(memcached_with(*OPTIONS, *QUIET)), (ChannelPlayer if door in RINGS else Player)(server, door)
+
+    return give
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -64,13 +69,13 @@ def test_harness_notices_a_difference(memcached_with: Callable[..., Memcached]) 
         other.close()
 
 
-@pytest.mark.parametrize(("door", "workers"), [("tcp", 1), ("tcp", 3), ("unix", 1), ("unix", 3)])
+@pytest.mark.parametrize(("door", "workers"), [("tcp", 3), ("unix", 1), ("channel", 3), ("narrow", 1)])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_daemon_answers_as_memcached(
     players: Callable[..., tuple[Player, Player]], daemon_with: Callable[..., Daemon], seed: int, door: str, workers: int
 ) -> None:
     one, other = players(daemon_with(*OPTIONS, workers=workers), door)
-    compare(one, other, seed * 1000 + workers * 10 + (door == "unix"))
+    compare(one, other, seed * 1000 + workers * 10 + (door in ("unix", "narrow")))
     one.close()
     other.close()
 

@@ -13,8 +13,9 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from support.channels import RINGS, ChannelSocket
 from support.isolation import children
 from support.waiting import until
 
@@ -53,7 +54,9 @@ class Server:
             self.lines.append(line.rstrip("\n"))
 
     def connect(self, door: str = "tcp", timeout_s: float = 5.0) -> socket.socket:
-        """A new connection through the door "tcp" or "unix"."""
+        """A new connection through the door "tcp", "unix", "channel" or "narrow", which is a channel with rings of the least size."""
+        if door in RINGS:
+            return cast(socket.socket, ChannelSocket(self.unix_path, door, timeout_s))
         if door == "unix":
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             sock.settimeout(timeout_s)

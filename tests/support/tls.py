@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.reading import Reading
 from support.servers import Daemon
 
 RECEIVE_BYTES = 65536
@@ -122,28 +123,13 @@ class TlsSocket:
         return self.plain.fileno()
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Reading(self))
+        return io.BufferedReader(Reading(self))
 
     def setsockopt(self, *option: int | bytes) -> None:
         self.plain.setsockopt(*option)  # type: ignore[arg-type, call-overload]
 
     def close(self) -> None:
         self.plain.close()
-
-
-class _Reading(io.RawIOBase):
-    """What io.BufferedReader reads from."""
-
-    def __init__(self, sock: TlsSocket) -> None:
-        self._sock = sock
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        data = self._sock.recv(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
 
 def connect(daemon: Daemon, context: ssl.SSLContext, **options: object) -> TlsSocket:
