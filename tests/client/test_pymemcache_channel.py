@@ -19,7 +19,11 @@ from support.servers import Daemon
 import memcache_shm
 
 Make = Callable[..., Any]
-CLIENTS: dict[str, Make] = {"Client": Client, "PooledClient": PooledClient, "HashClient": lambda path, **options: HashClient([path], **options)}
+CLIENTS: dict[str, Make] = {
+    "Client": Client,
+    "PooledClient": PooledClient,
+    "HashClient": lambda path, **options: HashClient([path], **options),
+}
 
 
 @pytest.fixture

@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import socket
 
-from support.reading import Reading
-
 from memcache_shm.client.channel import Channel
+from support.reading import Reading
 
 #: Bytes of both rings, by door: the usual ones, and the least there are, which most replies do not fit into.
 RINGS = {"channel": 65536, "narrow": 4096}
