@@ -82,6 +82,7 @@ torture: $(VENV)/built $(VENV)/extras-test $(VENV)/extras-lint
 	@echo "a writer killed after every instruction:"; PYTHONPATH=tests $(BIN)/python -m torture.stepping
 	@echo "... while somebody listens to the feed:"; PYTHONPATH=tests $(BIN)/python -m torture.stepping --listened
 	@echo "a reader interleaved with a writer:"; PYTHONPATH=tests $(BIN)/python -m torture.reading
+	@echo "either side of a channel killed after every instruction:"; PYTHONPATH=tests $(BIN)/python -m torture.channels
 	@echo "one store left out or misplaced at a time:"; $(BIN)/python scripts/mutate.py
 	TORTURE_S=$(TORTURE_S) $(BIN)/python -m pytest -m torture --timeout=0 $(PYTEST_ARGS)
 

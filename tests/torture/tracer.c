@@ -13,6 +13,7 @@
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/shm.h>
+#include <sys/syscall.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -221,6 +222,39 @@ int destroy(int pid)
         else if (WIFEXITED(status))
             return FAILED;
     return FAILED;
+}
+
+/* Take hold of a process that is no child and sleeps in epoll_wait, which ends with EINTR when it goes on. */
+int attach(int pid)
+{
+    int status;
+    if (ptrace(PTRACE_ATTACH, pid, 0, 0) != 0 || waitpid(pid, &status, 0) != pid || !WIFSTOPPED(status))
+        return FAILED;
+    return STOPPED;
+}
+
+/* It is about to sleep in epoll_wait. */
+static int at_sleep(pid_t pid)
+{
+    struct user_regs_struct regs;
+    if (ptrace(PTRACE_GETREGS, pid, 0, &regs) != 0 || (regs.rax != SYS_epoll_wait && regs.rax != SYS_epoll_pwait) || regs.r10 == 0)
+        return 0;
+    return (ptrace(PTRACE_PEEKTEXT, pid, regs.rip, 0) & 0xffff) == 0x050f; /* syscall */
+}
+
+/* Let it run up to `most` single instructions, until it is about to sleep for the second time: something waits for it to be found by the
+ * first. rips[k]: the instruction at kill point k. Returns how many were run. */
+long walk(int pid, long most, uint64_t *rips)
+{
+    int sleeps = 0;
+    for (long k = 0; k < most; k++) {
+        rips[k] = where(pid);
+        if (at_sleep(pid) && sleeps++ == 1)
+            return k;
+        if (step(pid) != STOPPED)
+            return FAILED;
+    }
+    return most;
 }
 
 /* Bring a copy of the segment from kill point to kill point; the index of the first change not applied. */

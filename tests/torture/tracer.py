@@ -64,6 +64,8 @@ def load_helper() -> ctypes.PyDLL:
         ("step_until", ctypes.c_int, [ctypes.c_int, pointer]),
         ("complete", ctypes.c_int, [ctypes.c_int]),
         ("destroy", ctypes.c_int, [ctypes.c_int]),
+        ("attach", ctypes.c_int, [ctypes.c_int]),
+        ("walk", ctypes.c_long, [ctypes.c_int, ctypes.c_long, pointer]),
         ("apply", ctypes.c_long, [pointer, pointer, ctypes.c_long, ctypes.c_long, ctypes.c_uint32]),
         ("differs", ctypes.c_long, [pointer, pointer, pointer, u64]),
         ("map_segment", pointer, [ctypes.c_int]),
@@ -81,10 +83,10 @@ def _unforked(size_bytes: int) -> mmap.mmap:
     return memory
 
 
-def code_of(*parts: str) -> list[tuple[int, int]]:
-    """Where the executable code of the libraries lies whose path contains one of `parts`."""
+def code_of(*parts: str, pid: int | str = "self") -> list[tuple[int, int]]:
+    """Where in a process the executable code of the libraries lies whose path contains one of `parts`."""
     found = []
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
         fields = line.split(maxsplit=5)
         if len(fields) == 6 and "x" in fields[1] and any(part in fields[5] for part in parts):
             start, end = fields[0].split("-")
