@@ -1,4 +1,5 @@
-"""How connections travel from the supervisor to a worker, over their link (a socketpair): SEQPACKET messages of a `Handover`, descriptors beside it."""
+"""How connections travel from the supervisor to a worker, over their link, a socketpair: SEQPACKET messages of a `Handover`, and the
+descriptors beside it."""
 
 from libc.stdint cimport uint8_t
 
