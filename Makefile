@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 TORTURE_S ?= 600
 export PYTHON
 
-.PHONY: help run test lint types bench bench-memory debug torture clean
+.PHONY: help run test lint types bench bench-memory crowd debug torture clean
 
 help:
 	@echo "make run      build, then serve a table of 1024 elements of 256 bytes on 127.0.0.1:11211 (ARGS=... for other options)"
@@ -17,6 +17,7 @@ help:
 	@echo "make lint     ruff and cython-lint          make types    mypy --strict and stubtest"
 	@echo "make bench    compare with memcached, redis and lmdb in one run"
 	@echo "make bench-memory  the same of memory: what fits into it, and what making room costs, beside memcached"
+	@echo "make crowd    64 clients at once, each reply compared with the one that is due (CROWD_ARGS=...)"
 	@echo "make debug    build with invariant checks, then run the tests"
 	@echo "make torture  the long runs (TORTURE_S=$(TORTURE_S))"
 	@echo "make clean    remove the build and .venv"
@@ -68,6 +69,9 @@ bench: $(VENV)/built $(VENV)/extras-bench
 bench-memory: $(VENV)/built $(VENV)/extras-bench
 	@scripts/require bench-memory
 	$(BIN)/python scripts/bench_memory.py $(BENCH_ARGS)
+
+crowd: $(VENV)/built
+	$(BIN)/python scripts/crowd.py $(CROWD_ARGS)
 
 debug: $(VENV)/built-debug $(VENV)/extras-test
 	@scripts/require test

@@ -2,6 +2,7 @@
 
     cache = memcache_shm.open("app", memory="64m")      # create or attach; no daemon needed
     cache = memcache_shm.attach("memcache_shm-11211")   # a daemon's table
+    cache = memcache_shm.connect("channel:/run/app.sock")  # without mapping it: a channel, a UNIX socket, or HOST:PORT
     cache.set("key", b"value"); cache.get("key")        # pymemcache's methods
     mirror = memcache_shm.Mirror("cache-1:11211")       # all of a table as a dict that follows its changes
     for change in cache.subscribe("user:*"): ...        # as they happen; who was told "lost" gets all that is there anew
@@ -10,11 +11,12 @@
 """
 
 from memcache_shm.client import channel_sockets
-from memcache_shm.client.api import attach, open, unlink
+from memcache_shm.client.api import attach, connect, open, unlink
 from memcache_shm.client.cache import Cache
 from memcache_shm.client.changes import Change
 from memcache_shm.client.mirror import Mirror
 from memcache_shm.client.mirrored import Item
+from memcache_shm.client.remote_cache import RemoteCache
 from memcache_shm.client.subscription import Subscription
 from memcache_shm.errors import (
     BusyError,
@@ -46,6 +48,7 @@ __all__ = [
     "Mirror",
     "NoSpaceError",
     "ReadOnlyError",
+    "RemoteCache",
     "RemoteError",
     "Subscription",
     "TableExistsError",
@@ -55,6 +58,7 @@ __all__ = [
     "__version__",
     "attach",
     "channel_sockets",
+    "connect",
     "open",
     "unlink",
 ]

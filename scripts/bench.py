@@ -16,6 +16,7 @@ from pathlib import Path
 
 import bench_attached
 import bench_backup
+import bench_channel
 import bench_feed
 import bench_follow
 import bench_hostile
@@ -24,7 +25,7 @@ from bench_report import OURS, Progress, Section, machine
 from bench_servers import MEMCACHED, REDIS
 
 SCRIPTS = Path(__file__).resolve().parent
-PARTS = ("attached", "network", "hostile", "feed", "follow", "backup")  # the last four only when asked for
+PARTS = ("attached", "network", "hostile", "feed", "follow", "backup", "channel")  # the last five only when asked for
 HEADERS = SCRIPTS.parent / "memcache_shm" / "storage"
 
 
@@ -73,7 +74,7 @@ def _measure(options: argparse.Namespace, directory: Path, progress: Progress) -
         plan = bench_network.Plan(
             load=_compile("bench_load.c", directory, progress),
             directory=directory,
-            contenders=[name for name in (OURS, MEMCACHED, REDIS) if name not in options.without],
+            contenders=_contenders(options),
             workers=options.workers,
             rounds=rounds if options.quick else 2 * rounds + 1,
             requests=30_000 if options.quick else 40_000,
@@ -83,6 +84,8 @@ def _measure(options: argparse.Namespace, directory: Path, progress: Progress) -
         sections += bench_network.measure(plan)
     if options.only == "hostile":
         sections.append(bench_hostile.measure(directory, options.workers, rounds, progress))
+    if options.only == "channel":
+        sections += bench_channel.measure(_channel_plan(options, directory, rounds, progress))
     if options.only == "feed":
         sections.append(bench_feed.measure_sets(rounds, 100_000 if options.quick else 200_000, progress))
         sections.append(bench_feed.measure_subscribers(directory, options.workers, rounds, progress))
@@ -92,6 +95,24 @@ def _measure(options: argparse.Namespace, directory: Path, progress: Progress) -
         for in_use_mib in (200, 1024):
             sections.append(bench_backup.measure(directory, in_use_mib, options.workers, 1 if options.quick else 3, progress))
     return sections
+
+
+def _channel_plan(options: argparse.Namespace, directory: Path, rounds: int, progress: Progress) -> bench_channel.Plan:
+    return bench_channel.Plan(
+        directory=directory,
+        contenders=_contenders(options),
+        workers=options.workers,
+        rounds=rounds,
+        round_trips=5_000 if options.quick else 20_000,
+        pipelined=200_000 if options.quick else 1_000_000,
+        crowd_s=0.5 if options.quick else 2,
+        idle_s=3 if options.quick else 10,
+        progress=progress,
+    )
+
+
+def _contenders(options: argparse.Namespace) -> list[str]:
+    return [name for name in (OURS, MEMCACHED, REDIS) if name not in options.without]
 
 
 def _compile(source: str, directory: Path, progress: Progress) -> Path:

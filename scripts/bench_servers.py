@@ -1,4 +1,4 @@
-"""The contenders over TCP: start, wait until they answer, look at what they use, stop."""
+"""The contenders over TCP or UNIX sockets: start, wait until they answer, look at what they use, stop."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ _POLL_S = 0.002
 
 @dataclass
 class Server:
-    """A running server: its first process, its port, the words it understands."""
+    """A running server: its first process, its port, its UNIX socket where it has one, the words it understands."""
 
     name: str
     process: subprocess.Popen[bytes]
     port: int
+    path: str = ""
 
     @property
     def protocol(self) -> str:
@@ -57,6 +58,11 @@ class Server:
         return total_kib * 1024
 
     def connect(self) -> socket.socket:
+        """To the UNIX socket where there is one."""
+        if self.path:
+            connection = socket.socket(socket.AF_UNIX)
+            connection.connect(self.path)
+            return connection
         return socket.create_connection(("127.0.0.1", self.port), timeout=_START_LIMIT_S)
 
     def ask(self, connection: socket.socket) -> bytes:
@@ -78,33 +84,40 @@ class Server:
                 self.process.wait()
 
 
-def command(name: str, port: int, workers: int, directory: Path, shape: Sequence[str], memory_mib: int = MEMORY_MIB) -> list[str]:
+def command(
+    name: str, port: int, workers: int, directory: Path, shape: Sequence[str], memory_mib: int = MEMORY_MIB, path: str = ""
+) -> list[str]:
     """What starts the contender, each with the same memory, connection limit and number of threads or workers.
 
-    `shape` is ours alone: its geometry, where it shall not be memcached's default.
+    `shape` is ours alone: its geometry, where it shall not be memcached's default. `path` is that of a UNIX socket: in place of
+    memcached's port, beside that of the others.
     """
     if name == OURS:
         words = [sys.executable, "-m", "memcache_shm", "-p", str(port), "-t", str(workers), "-c", str(MAX_CONNECTIONS)]
         words += shape or ["-m", str(memory_mib)]
+        words += ["-s", path] if path else []
     elif name == MEMCACHED:
-        words = ["memcached", "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-t", str(workers), "-m", str(memory_mib)]
+        words = ["memcached", *(["-s", path] if path else ["-l", "127.0.0.1", "-p", str(port), "-U", "0"])]
+        words += ["-t", str(workers), "-m", str(memory_mib)]
         words += ["-c", str(MAX_CONNECTIONS), *(["-u", "root"] if os.geteuid() == 0 else [])]
         words += ["-I", "512k"] if memory_mib < 2 else []  # it wants twice its largest item
     else:
         words = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(directory)]
         words += ["--maxmemory", f"{memory_mib}mb", "--maxclients", str(MAX_CONNECTIONS)]
+        words += ["--unixsocket", path] if path else []
     return words
 
 
-def start(name: str, workers: int, directory: Path, shape: Sequence[str] = (), memory_mib: int = MEMORY_MIB) -> Server:
+def start(name: str, workers: int, directory: Path, shape: Sequence[str] = (), memory_mib: int = MEMORY_MIB, local: bool = False) -> Server:
     """The contender, answering. Its messages go to a file in `directory`, which a failure quotes."""
     port = _free_port()
     log = directory / f"{name}.log"
     environment = {**os.environ, "MEMCACHE_SHM_DIR": str(directory / "tables")}
-    words = command(name, port, workers, directory, shape, memory_mib)
+    path = str(directory / f"{name}.sock") if local else ""
+    words = command(name, port, workers, directory, shape, memory_mib, path)
     with log.open("wb") as output:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
-    server = Server(name, process, port)
+    server = Server(name, process, port, path)
     try:
         _wait_for_reply(server)
     except OSError as error:
@@ -118,14 +131,14 @@ def start(name: str, workers: int, directory: Path, shape: Sequence[str] = (), m
 
 @contextlib.contextmanager
 def running(
-    names: Sequence[str], workers: int, directory: Path, memory_mib: int = MEMORY_MIB, shape: Sequence[str] = ()
+    names: Sequence[str], workers: int, directory: Path, memory_mib: int = MEMORY_MIB, shape: Sequence[str] = (), local: bool = False
 ) -> Iterator[dict[str, Server]]:
-    """The contenders, all up at once; whoever is not measured idles in its epoll_wait."""
+    """The contenders, all up at once; whoever is not measured idles in its epoll_wait. `local`: with UNIX sockets."""
     servers: dict[str, Server] = {}
     with contextlib.ExitStack() as stack:
         stack.callback(remove_tables, directory / "tables")
         for name in names:
-            servers[name] = start(name, workers, directory, shape, memory_mib)
+            servers[name] = start(name, workers, directory, shape, memory_mib, local)
             stack.callback(servers[name].stop)
         yield servers
 
@@ -141,6 +154,12 @@ def process_tree(root: int) -> list[int]:
     for pid in tree:
         tree += children.get(pid, [])
     return tree
+
+
+def cpu_ticks(pid: int) -> int:
+    """User and system time of a process since it was born, in the kernel's ticks."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def _wait_for_reply(server: Server) -> None:

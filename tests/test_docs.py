@@ -41,6 +41,7 @@ def test_console_example(text, daemon_with, tmp_path):
     assert pairs
     for command, expected in pairs:
         shell = re.sub(r"127\.0\.0\.1([ :])11211", rf"{daemon.host}\g<1>{daemon.port}", command)
+        shell = re.sub(r"(memcache-shm client (?:--json )?)11211", rf"\g<1>{daemon.port}", shell)
         result = subprocess.run(
             shell, shell=True, executable="/bin/bash", cwd=tmp_path, env=env, capture_output=True, text=True, timeout=30
         )

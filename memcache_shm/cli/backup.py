@@ -61,7 +61,7 @@ examples:
 def main(words: Sequence[str]) -> int:
     """Write one backup and say so in one line. 0; MemcacheError: why there is none."""
     parser = Parser(f"{PROGRAM} backup", _HELP, _EXAMPLES)
-    parser.add_argument("source", metavar="SOURCE", help="NAME, HOST:PORT, or a socket's path with a /")
+    parser.add_argument("source", metavar="SOURCE", help="NAME, HOST:PORT, a socket's path with a /, or channel:PATH")
     parser.add_argument("file", metavar="FILE", type=named_file, help=f"or {STANDARD} for standard output")
     parser.add_argument("--format", choices=("binary", "jsonl", "keys"), default="binary", help="see above")
     parser.add_argument("--json", action="store_true", help="say what was done as a JSON object")

@@ -47,7 +47,7 @@ _UNFINISHED = "unfinished"
 def main(words: Sequence[str]) -> int:
     """Run a session. 0; 1 when there is no such table, or a command that came from a pipe failed."""
     parser = Parser(f"{PROGRAM} console", _HELP, _EXAMPLES)
-    parser.add_argument("target", nargs="?", metavar="NAME|HOST:PORT|SOCKET", help="a path with a / is a socket")
+    parser.add_argument("target", nargs="?", metavar="NAME|HOST:PORT|SOCKET", help="a path with a / is a socket, channel:PATH a channel")
     parser.add_argument(
         "--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="SECONDS", help="how long to wait for a server (default 5)"
     )

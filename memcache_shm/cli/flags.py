@@ -161,7 +161,7 @@ def _add_saving(group: argparse._ArgumentGroup) -> None:
 def _add_following(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--follow",
-        metavar="HOST:PORT|SOCKET",
+        metavar="HOST:PORT|SOCKET|channel:SOCKET",
         help="fill the table from that daemon and keep it in step; it serves reads and refuses writes until 'promote NAME'",
     )
     group.add_argument("--follow-writable", action="store_true", help="take writes all the same; the daemon followed does not get them")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from memcache_shm.cli.bars import NAMES, PARTS, Bar, bars, columns, largest_free_bytes, sums, tops
-from memcache_shm.cli.messages import PROGRAM
-from memcache_shm.errors import MemcacheError
+from memcache_shm.cli.png import BLACK, GREY, WHITE, text, write
 from memcache_shm.storage.geometry import Geometry
 from memcache_shm.storage.occupancy import Occupancy
 from memcache_shm.storage.units import format_size
@@ -19,13 +16,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-REMEDY = "pip install 'memcache_shm[png]'"
-_PILLOW = 10, 1
 COLUMNS = 860  # pixels of a bar
 MOST_BARS = 64
 # Told apart by people who see fewer colours, too (Okabe and Ito, "Color Universal Design", 2008)
 COLOURS = {"live": (0, 158, 115), "dead": (230, 159, 0), "index": (0, 114, 178), "free": (226, 229, 233)}
-_WHITE, _BLACK, _GREY = (255, 255, 255), (30, 30, 30), (110, 110, 110)
 _BARS_HEIGHT = 640  # pixels of all bars, as far as _LEAST and _MOST allow
 _LEAST, _MOST = 13, 150
 _GAP = 3
@@ -35,43 +29,9 @@ _HEAD, _FOOT = 102, 36  # above and below
 _SWATCH = 14
 
 
-def check_pillow() -> None:
-    """MemcacheError where Pillow is missing or too old."""
-    try:
-        import PIL.Image
-    except ImportError:
-        raise MemcacheError(f"--png needs Pillow; {REMEDY}") from None
-    if tuple(map(int, PIL.__version__.split(".")[:2])) < _PILLOW:
-        raise MemcacheError(f"--png needs Pillow {'.'.join(map(str, _PILLOW))}, not {PIL.__version__}; {REMEDY}")
-
-
 def save(name: str, geometry: Geometry, maps: Sequence[Occupancy], path: str) -> None:
     """Draw the map and put it into the file `path`, whole or not at all. MemcacheError when that cannot be written."""
-    drawn = io.BytesIO()
-    draw(name, geometry, maps).save(drawn, "PNG", optimize=True)
-    try:
-        _write(path, drawn.getvalue())
-    except OSError as problem:
-        raise MemcacheError(f"cannot write {path}: {problem.strerror}") from None
-
-
-def _write(path: str, content: bytes) -> None:
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe or device is written to, not replaced
-        with open(path, "wb") as file:
-            file.write(content)
-        return
-    path = os.path.realpath(path)  # of a link, where it leads
-    temporary = os.path.join(os.path.dirname(path), f".{PROGRAM}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write(draw(name, geometry, maps), path)
 
 
 def draw(name: str, geometry: Geometry, maps: Sequence[Occupancy]) -> Image:
@@ -81,47 +41,38 @@ def draw(name: str, geometry: Geometry, maps: Sequence[Occupancy]) -> Image:
     drawn = bars(maps, MOST_BARS)
     height = max(_LEAST, min(_MOST, _BARS_HEIGHT // len(drawn) - _GAP))
     width, bottom = _LEFT + COLUMNS + _RIGHT, _HEAD + len(drawn) * (height + _GAP)
-    image = Image.new("RGB", (width, bottom + _FOOT), _WHITE)
+    image = Image.new("RGB", (width, bottom + _FOOT), WHITE)
     pen = ImageDraw.Draw(image)
-    _text(pen, _MARGIN, 28, f"{name}: {geometry.describe()}", 19)
+    text(pen, _MARGIN, 28, f"{name}: {geometry.describe()}", 19)
     _legend(pen, maps, geometry)
-    _text(pen, _LEFT - 8, _HEAD - 12, "shard", 12, _GREY, "rm")
-    _text(pen, _LEFT + COLUMNS + 8, _HEAD - 12, "used", 12, _GREY)
+    text(pen, _LEFT - 8, _HEAD - 12, "shard", 12, GREY, "rm")
+    text(pen, _LEFT + COLUMNS + 8, _HEAD - 12, "used", 12, GREY)
     for number, bar in enumerate(drawn):
         _bar(pen, bar, _HEAD + number * (height + _GAP), height)
-    _text(pen, _LEFT, bottom + 14, "lower end" if drawn[0].first == drawn[0].last else "arenas one after the other", 12, _GREY)
-    _text(pen, _LEFT + COLUMNS // 2, bottom + 14, time.strftime("%Y-%m-%d %H:%M:%S"), 12, _GREY, "mm")
-    _text(pen, _LEFT + COLUMNS, bottom + 14, "upper end of a shard's arena", 12, _GREY, "rm")
+    text(pen, _LEFT, bottom + 14, "lower end" if drawn[0].first == drawn[0].last else "arenas one after the other", 12, GREY)
+    text(pen, _LEFT + COLUMNS // 2, bottom + 14, time.strftime("%Y-%m-%d %H:%M:%S"), 12, GREY, "mm")
+    text(pen, _LEFT + COLUMNS, bottom + 14, "upper end of a shard's arena", 12, GREY, "rm")
     return image
-
-
-def _text(pen: ImageDraw, x: int, y: int, text: str, size: int, colour: tuple[int, int, int] = _BLACK, anchor: str = "lm") -> int:
-    """Write; how wide it became, in pixels."""
-    from PIL import ImageFont
-
-    font = ImageFont.load_default(size)
-    pen.text((x, y), text, colour, font, anchor)
-    return round(pen.textlength(text, font))
 
 
 def _legend(pen: ImageDraw, maps: Sequence[Occupancy], geometry: Geometry) -> None:
     x, y = _MARGIN, 60
     for sum_ in sums(maps, geometry):
-        text = f"{NAMES[sum_.part]}  {format_size(sum_.size_bytes)}  {sum_.share:.1%}"
+        label = f"{NAMES[sum_.part]}  {format_size(sum_.size_bytes)}  {sum_.share:.1%}"
         if sum_.part == "free" and not geometry.elements:
-            text += f"  (largest piece {format_size(largest_free_bytes(maps))})"
+            label += f"  (largest piece {format_size(largest_free_bytes(maps))})"
         pen.rectangle((x, y - _SWATCH // 2, x + _SWATCH - 1, y + _SWATCH // 2 - 1), COLOURS[sum_.part])
-        x += _SWATCH + 8 + _text(pen, x + _SWATCH + 8, y, text, 14) + 28
+        x += _SWATCH + 8 + text(pen, x + _SWATCH + 8, y, label, 14) + 28
 
 
 def _bar(pen: ImageDraw, bar: Bar, top: int, height: int) -> None:
     """One band: its shard's number, a line of a pixel's width for each column, how much of it is taken."""
     middle, size = top + height // 2, 13 if height > _LEAST else 12
-    _text(pen, _LEFT - 8, middle, bar.label, size, _BLACK, "rm")
+    text(pen, _LEFT - 8, middle, bar.label, size, BLACK, "rm")
     for number, column in enumerate(columns(bar.cells, COLUMNS)):
         x, start = _LEFT + number, 0
         for part, end in zip(PARTS, tops(column, height, number), strict=True):
             if end > start:
                 pen.line((x, top + height - end, x, top + height - start - 1), COLOURS[part])
             start = end
-    _text(pen, _LEFT + COLUMNS + 8, middle, f"{bar.used:.0%}", size, _GREY)
+    text(pen, _LEFT + COLUMNS + 8, middle, f"{bar.used:.0%}", size, GREY)

@@ -92,6 +92,12 @@ def _mirror(words: Sequence[str]) -> int:
     return mirror(words)
 
 
+def _client(words: Sequence[str]) -> int:
+    from memcache_shm.cli.client import main as client
+
+    return client(words)
+
+
 def _run(words: Sequence[str]) -> int:
     from memcache_shm.cli.run import main as run
 
@@ -116,9 +122,16 @@ def _pipe_client(words: Sequence[str]) -> int:
     return pipe_client(words)
 
 
+def _bench(words: Sequence[str]) -> int:
+    from memcache_shm.cli.bench import main as bench
+
+    return bench(words)
+
+
 VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "console": (_console, "look at a table and change it, by hand or from a script"),
     "mirror": (_mirror, "print what changes in a table, as it happens"),
+    "client": (_client, "insert, read and delete keys of a daemon, one behind the other"),
     "run": (_run, "carry out job files: many keys in one step, backups"),
     "backup": (_backup, "write a table, or that of any memcached, into a file"),
     "restore": (_restore, "put a backup into a table"),
@@ -128,5 +141,6 @@ VERBS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "promote": (_promote, "make a table independent that follows another"),
     "check": (_check, "verify every invariant of a table, and mend it"),
     "map": (_map, "show what fills a table, as a picture"),
+    "bench": (_bench, "compare the doors of a table on this machine"),
     "ping": (_ping, "ask a daemon or a table whether it answers"),
 }

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from memcache_shm.cli import image, terminal
+from memcache_shm.cli import image, png, terminal
 from memcache_shm.cli.arguments import Parser, table_name
 from memcache_shm.cli.attaching import attach_named
 from memcache_shm.cli.bars import columns, largest_free_bytes, total
@@ -33,7 +33,7 @@ exit status: 0 done, 1 no such table, no right to it or no file written, 2 wrong
 
 examples:
   {PROGRAM} map app
-  {PROGRAM} map app --png app.png        needs Pillow: {image.REMEDY}
+  {PROGRAM} map app --png app.png        needs Pillow: {png.REMEDY}
   {PROGRAM} map app --json | jq .expired_bytes
   watch -n 5 {PROGRAM} map memcache_shm-11211
 """
@@ -49,7 +49,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help=f"one JSON object instead of a picture; {_JSON_CELLS} cells a shard, in bytes")
     space = parser.parse_args(words)
     if space.png is not None:
-        image.check_pillow()
+        png.check_pillow()
     with attach_named(space.name, True, f"no right to read table {space.name!r}") as cache:
         geometry = cache.attached_table.geometry
         maps = occupancy(cache.attached_table, max(1, min(image.COLUMNS, _CELLS_AT_ONCE // geometry.shards)))

@@ -33,8 +33,8 @@ before is printed. Ctrl-C ends.
 """
 _EXAMPLES = f"""\
 A source is a table of this host by its name, HOST:PORT of a daemon, or the path of
-its UNIX socket (with a /). The table needs a feed: --feed of the daemon, feed= of
-open(); it has one unless that was switched off.
+its UNIX socket (with a /; channel:PATH is a channel to it). The table needs a feed:
+--feed of the daemon, feed= of open(); it has one unless that was switched off.
 
 exit status: 0 ended by Ctrl-C or --count, 1 no such source, 2 wrong usage
 
@@ -53,7 +53,7 @@ _COUNT_MAX = 1 << 62
 def main(words: Sequence[str]) -> int:
     """Print changes until Ctrl-C, or so many. 0; MemcacheError when there is no such source."""
     parser = Parser(f"{PROGRAM} mirror", _HELP, _EXAMPLES)
-    parser.add_argument("source", metavar="NAME|HOST:PORT|SOCKET", help="a path with a / is a socket")
+    parser.add_argument("source", metavar="NAME|HOST:PORT|SOCKET", help="a path with a / is a socket, channel:PATH a channel")
     parser.add_argument("--all", action="store_true", help="print the items that it starts with, too")
     parser.add_argument("--count", type=whole(1, _COUNT_MAX), metavar="N", help="end after N lines")
     parser.add_argument("--json", action="store_true", help="one JSON object a line; *_base64 where bytes are no UTF-8")

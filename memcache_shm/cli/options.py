@@ -12,7 +12,7 @@ from memcache_shm.cli import arguments, extended, flags
 from memcache_shm.cli.extended import Extended
 from memcache_shm.cli.flags import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_SAVE_EVERY_S
 from memcache_shm.cli.messages import PROGRAM, UsageError
-from memcache_shm.client.addresses import Address, remote_address
+from memcache_shm.client.addresses import Address, ChannelAddress, given_address
 from memcache_shm.errors import IllegalInputError
 from memcache_shm.server.listeners import Endpoint
 from memcache_shm.server.tls import TlsOptions
@@ -131,11 +131,11 @@ def _leader(space: argparse.Namespace) -> Address | None:
             raise UsageError("--follow-writable: goes with --follow HOST:PORT, which says what to follow")
         return None
     try:
-        address = remote_address(space.follow)
+        address = given_address(space.follow)
     except IllegalInputError as error:
         raise UsageError(f"--follow: {error}") from None
-    if address is None:
-        raise UsageError(f"--follow: {space.follow!r} is no address; write HOST:PORT, [V6]:PORT or a socket's path with a /")
+    if isinstance(address, ChannelAddress):
+        return ChannelAddress(_path(space, address.path) or "")
     return _path(space, address) if isinstance(address, str) else address
 
 

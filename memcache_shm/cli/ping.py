@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from memcache_shm.cli.arguments import Parser
 from memcache_shm.cli.messages import EXIT_FAILURE, EXIT_OK, PROGRAM, error
 from memcache_shm.client.addresses import source_address
-from memcache_shm.errors import MemcacheError
+from memcache_shm.errors import MemcacheError, RemoteError
 from memcache_shm.ops.ping import Answer, ping_socket, ping_table
 
 
@@ -16,15 +16,18 @@ def main(words: Sequence[str]) -> int:
     parser = Parser(
         f"{PROGRAM} ping",
         "Ask daemons (memcached's too) for their version, or look whether a table can be read.",
-        f"examples:\n  {PROGRAM} ping 127.0.0.1:11211\n  {PROGRAM} ping /run/cache.sock\n  {PROGRAM} ping app\n",
+        f"examples:\n  {PROGRAM} ping 127.0.0.1:11211\n  {PROGRAM} ping /run/cache.sock channel:/run/cache.sock\n  {PROGRAM} ping app\n",
     )
-    parser.add_argument("targets", nargs="+", metavar="HOST:PORT|SOCKET|NAME", help="a path with a / is a socket")
+    parser.add_argument("targets", nargs="+", metavar="HOST:PORT|SOCKET|NAME", help="a path with a / is a socket, channel:PATH a channel")
     parser.add_argument("--timeout", type=float, default=1.0, metavar="SECONDS", help="how long to wait (default 1)")
     space = parser.parse_args(words)
     status = EXIT_OK
     for target in space.targets:
         try:
             answer = _ping(target, space.timeout)
+        except RemoteError as problem:  # which says where
+            error(str(problem))
+            status = EXIT_FAILURE
         except (MemcacheError, OSError, ValueError) as problem:
             error(f"{target}: {getattr(problem, 'strerror', None) or problem}")
             status = EXIT_FAILURE

@@ -69,6 +69,30 @@ class ProgressBar:
             self._stream.flush()
 
 
+class StatusLine:
+    """`say` shows what is being done; the end of the `with` block wipes it. On anything but a terminal nothing appears."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr if sys.stderr is not None and sys.stderr.isatty() else None
+        self._width = 0
+
+    def say(self, what: str) -> None:
+        """Printable text."""
+        if self._stream is not None:
+            what = what[: _columns(self._stream) - 1]
+            self._stream.write("\r" + paint(what, "36", self._stream) + " " * (self._width - width(what)))
+            self._stream.flush()
+            self._width = width(what)
+
+    def __enter__(self) -> StatusLine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._width:
+            self.say("")
+            sys.stderr.write("\r")
+
+
 def _bar(part: float, room: int) -> str:
     filled = int(part * room)
     return f"[{'#' * filled}{'.' * (room - filled)}] " if room >= _BAR_LEAST else ""

@@ -52,7 +52,7 @@ def main(words: Sequence[str]) -> int:
     """Restore one backup and say so in one line. 0 when every item is in the table that is not over; MemcacheError."""
     parser = Parser(f"{PROGRAM} restore", _HELP, _EXAMPLES)
     parser.add_argument("file", metavar="FILE", type=named_file, help=f"or {STANDARD} for standard input")
-    parser.add_argument("target", metavar="TARGET", help="NAME, HOST:PORT, or a socket's path with a /")
+    parser.add_argument("target", metavar="TARGET", help="NAME, HOST:PORT, a socket's path with a /, or channel:PATH")
     parser.add_argument("--replace", action="store_true", help="empty the table before: for one of this host")
     parser.add_argument("--json", action="store_true", help="say what was done as a JSON object")
     space = parser.parse_args(words)

@@ -22,7 +22,7 @@ from memcache_shm.cli.options import Options
 from memcache_shm.cli.pidfile import PORTS_VARIABLE, PidFile, write_ports
 from memcache_shm.cli.saving import Saving, StoppedError, backing_up, check_backup_dir, saving_of
 from memcache_shm.client.addresses import Address as LeaderAddress
-from memcache_shm.client.addresses import written
+from memcache_shm.client.addresses import socket_path, written
 from memcache_shm.errors import MemcacheError
 from memcache_shm.server import supervisor
 from memcache_shm.server.children import EXIT_FAILED, EXIT_OK
@@ -122,7 +122,8 @@ def _claim(options: Options, name: str, saving: Saving | None) -> Claim:
     check_backup_dir(options)
     guarded = options.leader is not None and not options.follow_writable
     fill = saving.fill if saving is not None and options.leader is None else None
-    claim = registry.claim(name, options.geometry, mode=options.mode, evict=options.evict, follows=guarded, fill=fill)
+    own_socket = os.path.abspath(options.unix_path) if options.unix_path is not None else ""  # where it was bound
+    claim = registry.claim(name, options.geometry, mode=options.mode, evict=options.evict, follows=guarded, fill=fill, socket=own_socket)
     if saving is not None:
         saving.tell(claim)
     if not guarded:
@@ -132,9 +133,9 @@ def _claim(options: Options, name: str, saving: Saving | None) -> Claim:
 
 def _refuse_itself(leader: LeaderAddress, listeners: Sequence[Listener], unix_path: str | None) -> None:
     """A leader that is this daemon's own door; what this cannot tell (another name of this host) the follower finds out."""
-    if isinstance(leader, str):
-        if unix_path is not None and os.path.realpath(leader) == os.path.realpath(unix_path):
-            raise UsageError(f"--follow: {leader} is this daemon's own socket; name another")
+    if not isinstance(leader, tuple):
+        if unix_path is not None and os.path.realpath(socket_path(leader) or "") == os.path.realpath(unix_path):
+            raise UsageError(f"--follow: {written(leader)} is this daemon's own socket; name another")
         return
     for address in (listener.address for listener in listeners):
         if leader[1] == address.port and _same_host(leader[0], address.host):

@@ -13,6 +13,7 @@ from memcache_shm.cli.messages import EXIT_FAILURE, EXIT_OK, PROGRAM, error, pai
 from memcache_shm.client.api import unlink
 from memcache_shm.client.listing import TableInfo, list_tables
 from memcache_shm.errors import MemcacheError
+from memcache_shm.ops.quoting import harmless
 
 _COLUMNS = ("NAME", "STATE", "PID", "ITEMS", "FILL", "CREATED", "GEOMETRY")
 _STATES = """\
@@ -24,6 +25,8 @@ states:
   unfinished   being made this moment, or its maker was killed; the next start, open() or 'rm' clears it
   gone         removed from outside (ipcrm, logout); only the name is left
   ..., follows a copy of another daemon's table (--follow); 'promote' makes it independent
+
+SOCKET, where a daemon has one (-s PATH), is what 'client' and other clients connect to.
 """
 
 
@@ -36,7 +39,11 @@ def ls(words: Sequence[str]) -> int:
     if as_json:
         print(json.dumps([asdict(table) for table in tables], indent=1))
     elif tables:
-        _print_rows([_COLUMNS, *(_row(table) for table in tables)])
+        rows = [_COLUMNS, *(_row(table) for table in tables)]
+        if any(table.socket for table in tables):
+            sockets = (harmless(table.socket, sys.stdout.encoding) or "-" for table in tables)
+            rows = [(*row, cell) for row, cell in zip(rows, ("SOCKET", *sockets), strict=True)]
+        _print_rows(rows)
     return EXIT_OK
 
 

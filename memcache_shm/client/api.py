@@ -1,10 +1,17 @@
-"""How a program comes to a cache object: `open`, `attach`, `unlink`."""
+"""How a program comes to a cache object: `open`, `attach`, `connect`; and `unlink`."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from memcache_shm.client import inputs
+from memcache_shm.client.addresses import given_address
 from memcache_shm.client.cache import Cache
+from memcache_shm.client.handling import Handling
+from memcache_shm.client.remote import DEFAULT_TIMEOUT_S
+from memcache_shm.client.remote_cache import RemoteCache
 from memcache_shm.client.types import Serde
+from memcache_shm.client.write_through import WriteThroughCache
 from memcache_shm.errors import IllegalInputError
 from memcache_shm.storage import registry
 from memcache_shm.storage.geometry import Geometry
@@ -61,6 +68,7 @@ def attach(
     name: str,
     *,
     readonly: bool = False,
+    writes: str | None = None,
     user: str | int | None = None,
     serde: Serde | None = None,
     key_prefix: str | bytes = b"",
@@ -72,22 +80,49 @@ def attach(
     """The table `name`, which a daemon or `open` made; a daemon's is "memcache_shm-PORT" unless it got a ``--name``.
 
     Looked for in one's own state directory and in root's, or in that of `user` (name or uid). `readonly` maps it without the
-    right to write: reading then needs read permission only. The others as for `open`. Raises TableNotFoundError,
-    TableRemovedError, LayoutError, PermissionError.
+    right to write: reading then needs read permission only. `writes`, the path of the UNIX socket of the daemon that serves it, goes
+    with that: changes go through a channel to the daemon, and what was written is read (`memcache_shm.client.write_through`). The others
+    as for `open`. Raises TableNotFoundError, TableRemovedError, LayoutError, PermissionError; with `writes` RemoteError, also where another
+    table is served.
     """
+    options: dict[str, Any] = {
+        "serde": serde,
+        "key_prefix": key_prefix,
+        "default_noreply": default_noreply,
+        "allow_unicode_keys": allow_unicode_keys,
+        "encoding": encoding,
+        "ignore_exc": ignore_exc,
+    }
     inputs.check_handling(serde, key_prefix, encoding)
+    if writes is not None:
+        inputs.check_socket_path(writes, "writes")
+        if not readonly:
+            raise IllegalInputError("writes goes with readonly=True: who may write to the mapped table needs no daemon for it")
     table, state = registry.attach(name, readonly=readonly, user=user)
-    return Cache(
-        table,
-        name,
-        state.directory,
-        serde=serde,
-        key_prefix=key_prefix,
-        default_noreply=default_noreply,
-        allow_unicode_keys=allow_unicode_keys,
-        encoding=encoding,
-        ignore_exc=ignore_exc,
-    )
+    if writes is not None:
+        return WriteThroughCache(table, state, writes, options)
+    return Cache(table, name, state.directory, **options)
+
+
+def connect(
+    address: str,
+    *,
+    timeout: float = DEFAULT_TIMEOUT_S,
+    serde: Serde | None = None,
+    key_prefix: str | bytes = b"",
+    default_noreply: bool = False,
+    allow_unicode_keys: bool = False,
+    encoding: str = "ascii",
+    ignore_exc: bool = False,
+) -> RemoteCache:
+    """The table of the daemon, or the memcached, at `address`: "channel:/path/to/socket", "/path/to/socket" or "HOST:PORT".
+
+    A channel is the fastest, and for daemons of this host; the path is that of the daemon's UNIX socket (``-s``). `timeout` is the limit
+    of each wait in seconds. The others as for `open`. Raises RemoteError when nobody answers there, IllegalInputError for what is no
+    address.
+    """
+    handling = Handling(serde, key_prefix, default_noreply, allow_unicode_keys, encoding, ignore_exc)
+    return RemoteCache(given_address(address), inputs.check_timeout(timeout), handling)
 
 
 def unlink(name: str) -> None:

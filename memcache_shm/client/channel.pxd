@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from memcache_shm.storage.patience cimport Patience
 from memcache_shm.storage.rings cimport End
 
 
@@ -12,7 +13,7 @@ cdef class Channel:
     cdef object _socket
     cdef object _path
     cdef int64_t _timeout_ns    # -1: for ever; 0: calls do not wait
-    cdef int64_t _patience_ns   # of looking before a sleep
+    cdef Patience _patience     # of a wait
     cdef int _waiting           # calls that use the memory without the GIL
     cdef bint _closed
     cdef bint _said_closed      # nothing more is sent
@@ -29,7 +30,6 @@ cdef class Channel:
     cdef int64_t _deadline(self) noexcept
     cdef int _wait(self, uint32_t bits, int64_t deadline_ns) except -1
     cdef int _wait_until(self, uint32_t bits, int64_t deadline_ns) except -1
-    cdef void _learn(self, bint seen, uint64_t begun_ns) noexcept nogil
     cdef int _ring(self) noexcept
     cdef int _check_open(self) except -1
     cdef int _check_whole(self) except -1

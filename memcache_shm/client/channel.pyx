@@ -20,10 +20,13 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 from posix.unistd cimport close, write
 
-from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, cpu_pause, futex_wait_ns, futex_wake
+from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, futex_wait_ns, futex_wake
+from memcache_shm.storage.patience cimport (
+    Patience, init_patience, looked_in_vain, looked_long_enough, may_look, pass_time, slept_too_early,
+)
 from memcache_shm.storage.rings cimport (
     RING_USUAL, WAITS_BYTES, WAITS_ROOM, End, arrived, go_to_sleep, has_ended, is_ring_size, map_block, must_tell_room, must_wake, pull,
-    push, room, say_closed, stay_awake, unmap_block,
+    push, room, say_closed, shares_processor, stay_awake, unmap_block,
 )
 
 from memcache_shm.errors import IllegalInputError, RemoteError
@@ -39,10 +42,6 @@ cdef extern from "<poll.h>" nogil:
 
 cdef enum:
     LOOK_NS = 200000000         # between two looks, while asleep, whether the worker is still there
-    PATIENCE_LEAST_NS = 2000    # of looking at the rings before a sleep
-    PATIENCE_FIRST_NS = 20000
-    PATIENCE_MOST_NS = 50000
-    PAUSES = 8                  # between two looks at the clock
     DESCRIPTORS = 2             # that come with the answer: the rings' memory and the bell
     REPLY_MAX = 2048            # bytes of the answer to `channel`
     KEPT_MAX = 1 << 20          # bytes of the buffer of early replies that are kept when it is empty
@@ -67,16 +66,22 @@ cdef bint _has_hung_up(int fd) noexcept nogil:
     return poll(&look, 1, 0) > 0
 
 
-cdef int _look(End *end, uint32_t bits, uint64_t begun_ns, int64_t patience_ns) noexcept nogil:
+cdef int _look(End *end, uint32_t bits, Patience *patience, uint64_t begun_ns, int64_t limit_ns) noexcept nogil:
     """Before a sleep, which is dearer. READY or LATE."""
-    cdef int _pause
+    cdef uint64_t now_ns = begun_ns
+    cdef bint shared
     while True:
         if _is_ready(end, bits):
+            looked_long_enough(patience, now_ns - begun_ns)
             return READY
-        if <int64_t> (clock_ns(CLOCK_MONOTONIC) - begun_ns) >= patience_ns:
+        now_ns = clock_ns(CLOCK_MONOTONIC)
+        shared = shares_processor(end)
+        if not may_look(patience, now_ns, shared):
             return LATE
-        for _pause in range(PAUSES):
-            cpu_pause()
+        if <int64_t> (now_ns - begun_ns) >= min(patience.look_ns, limit_ns):
+            looked_in_vain(patience)
+            return LATE
+        pass_time(patience, begun_ns, now_ns, shared)
 
 
 cdef int _sleep(End *end, uint32_t bits, int fd, const bint *closed, uint64_t begun_ns, int64_t limit_ns) noexcept nogil:
@@ -125,7 +130,7 @@ cdef class Channel:
             self.close()
             raise
         self._fd = self._socket.fileno()
-        self._patience_ns = PATIENCE_FIRST_NS
+        init_patience(&self._patience)
 
     def _ask(self, request_bytes, reply_bytes):
         """For the rings."""
@@ -310,10 +315,11 @@ cdef class Channel:
         self._waiting += 1
         try:
             with nogil:
-                outcome = _look(&self._end, bits, begun_ns, min(self._patience_ns, limit_ns))
-                self._learn(outcome == READY, begun_ns)
+                outcome = _look(&self._end, bits, &self._patience, begun_ns, limit_ns)
                 if outcome != READY:
                     outcome = _sleep(&self._end, bits, self._fd, &self._closed, begun_ns, limit_ns)
+                    if outcome == READY and not shares_processor(&self._end):
+                        slept_too_early(&self._patience, clock_ns(CLOCK_MONOTONIC) - begun_ns)
             while outcome == INTERRUPTED:
                 PyErr_CheckSignals()
                 with nogil:
@@ -323,13 +329,6 @@ cdef class Channel:
             if self._closed and self._waiting == 0:
                 self._release()
         return outcome
-
-    cdef void _learn(self, bint seen, uint64_t begun_ns) noexcept nogil:
-        """How long it is worth while to look next time: longer when a look was nearly too short, shorter when it was in vain."""
-        if not seen:
-            self._patience_ns = max(self._patience_ns // 2, <int64_t> PATIENCE_LEAST_NS)
-        elif <int64_t> (clock_ns(CLOCK_MONOTONIC) - begun_ns) > self._patience_ns // 2:
-            self._patience_ns = min(self._patience_ns * 2, <int64_t> PATIENCE_MOST_NS)
 
     cdef int _ring(self) noexcept:
         """Wake the worker."""

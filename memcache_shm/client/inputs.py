@@ -1,4 +1,4 @@
-"""What a caller may hand in, and what is said when it breaks a rule: the slow paths of `attached`.
+"""What a caller may hand in, and what is said when it breaks a rule: the slow paths of `attached`, and all of `handling`'s.
 
 The rules are pymemcache's, so that code which moves over meets no new ones (`pymemcache.client.base`), except that bytes-like
 values are taken as bytes, and that an empty key is refused here instead of by the server.
@@ -17,6 +17,7 @@ UINT64_MAX = 2**64 - 1
 INT64_MAX = 2**63 - 1
 MODE_MAX = 0o777
 OWNER_MODE = 0o600
+TIMEOUT_MAX_S = 10**6  # more would not fit into what a socket waits by
 
 
 def encode_key(key: object, allow_unicode_keys: bool, key_prefix: bytes) -> bytes:
@@ -25,10 +26,15 @@ def encode_key(key: object, allow_unicode_keys: bool, key_prefix: bytes) -> byte
         try:
             key = key.encode("utf8" if allow_unicode_keys else "ascii")
         except UnicodeEncodeError:
-            raise IllegalInputError(f"Non-ASCII key: {key!r}") from None
+            what = "key is no valid Unicode" if _has_surrogates(str(key)) else "Non-ASCII key"
+            raise IllegalInputError(f"{what}: {key!r}") from None
     elif not isinstance(key, bytes | bytearray | memoryview):
         raise TypeError(f"key must be str or bytes, not {type(key).__name__}")
     return key_prefix + bytes(key)
+
+
+def _has_surrogates(text: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def refuse_key(key: bytes) -> NoReturn:
@@ -59,6 +65,11 @@ def check_integer(value: object, name: str) -> int:
     if not -INT64_MAX <= value <= INT64_MAX:
         raise IllegalInputError(f"{name} must fit into 64 bits, got bad value: {value!r}")
     return value
+
+
+def wire_time(value: object, name: str) -> int:
+    """`value` as an expiry or a delay for the argument `name`, in the 32 bits that memcached keeps: more than that may be past to it."""
+    return min(max(check_integer(value, name), -(2**31)), 2**31 - 1)
 
 
 def check_flags(flags: object) -> int:
@@ -93,7 +104,21 @@ def check_cas(cas: object) -> int:
     return int(cas)
 
 
-# Arguments of `open` and `attach`: checked before anything is made
+# Arguments of `open`, `attach` and `connect`: checked before anything is made
+
+
+def check_timeout(timeout: object) -> float:
+    """`timeout` as the limit of a wait in seconds."""
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 < timeout < TIMEOUT_MAX_S:
+        raise IllegalInputError(f"timeout must be seconds, more than 0 and less than {TIMEOUT_MAX_S}, got bad value: {timeout!r}")
+    return float(timeout)
+
+
+def check_socket_path(path: object, name: str) -> str:
+    """`path` as that of a UNIX socket, for the argument `name`."""
+    if not isinstance(path, str) or "/" not in path or "\0" in path or path.startswith("channel:"):
+        raise IllegalInputError(f"{name} must be the path of the daemon's UNIX socket, with a / (its -s PATH), got bad value: {path!r}")
+    return path
 
 
 def check_count(value: object, name: str) -> int:

@@ -19,10 +19,10 @@ _JOIN_S = 1.0
 class Mirror(Mapping[bytes, bytes]):
     """A read-only mapping of all items of a table, complete when it is made, then in step. Keys may be given as str, too (UTF-8).
 
-    `source` is the name of a table of this host, HOST:PORT, [V6]:PORT or the path of a daemon's UNIX socket. A thread follows the changes,
-    usually within a millisecond. While the source is away the items stay as they were (`in_step` is False), and only expire; when it is
-    there again, all of it is read anew. An item expires by this host's clock, within a second after its time, whether or not the source
-    says so.
+    `source` is the name of a table of this host, HOST:PORT, [V6]:PORT, the path of a daemon's UNIX socket, or channel: and such a path. A
+    thread follows the changes, usually within a millisecond. While the source is away the items stay as they were (`in_step` is False), and
+    only expire; when it is there again, all of it is read anew. An item expires by this host's clock, within a second after its time,
+    whether or not the source says so.
 
     `on_change` is called in that thread with each `Change` after it was applied: not for the items of the first copy unless `initial`.
     What it raises is logged. A callback that takes longer than five seconds, or for each change longer than changes take to come, makes the

@@ -1,12 +1,13 @@
 """Reading one key straight from the table; fields of the handle."""
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from memcache_shm.storage.results cimport Found
 from memcache_shm.storage.table cimport Table
 
 
 cdef enum:
+    KEY_MAX = 250
     LARGE_BYTES = 32768     # copying more takes longer than giving up the GIL and taking it again
 
 
@@ -18,6 +19,24 @@ cdef struct Key:            # a checked key; its bytes belong to the object that
 cdef inline bytes cas_id(uint64_t version):
     """The CAS id as pymemcache gives it: decimal digits."""
     return b"%d" % version
+
+
+cdef inline bint is_legal(const char *key, size_t size) noexcept nogil:
+    """Whether memcached's text protocol can carry the key: no NUL and no whitespace, 1 to 250 bytes."""
+    cdef size_t i
+    cdef uint8_t c
+    cdef bint low = False   # some byte is a blank or below
+    if size - 1 >= KEY_MAX:
+        return False
+    for i in range(size):
+        low |= <uint8_t>key[i] <= 32
+    if not low:
+        return True
+    for i in range(size):
+        c = <uint8_t>key[i]
+        if c == 0 or c == 32 or 9 <= c <= 13:
+            return False
+    return True
 
 
 cdef object failure(Table table, int result, str name)

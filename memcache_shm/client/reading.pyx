@@ -9,11 +9,11 @@ wait for a shard's lock, and where values are large, it runs without, so that ot
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
-from memcache_shm.client.reading cimport LARGE_BYTES, Key, cas_id
+from memcache_shm.client.reading cimport LARGE_BYTES, Key, cas_id, is_legal
 from memcache_shm.storage.results cimport (
     BUSY, NO_SPACE, NOT_FOUND, NOT_NUMBER, OK, READ_ONLY, RETIRED, TOO_LARGE, TOO_MANY, TRY, Found,
 )
@@ -33,26 +33,7 @@ cdef extern from "Python.h":
     bint PyUnicode_Check(object thing) noexcept
 
 cdef enum:
-    KEY_MAX = 250
     NO_MEMORY = -2          # beside the table's own results
-
-
-cdef inline bint _is_legal(const char *key, size_t size) noexcept nogil:
-    """Whether memcached's text protocol can carry the key: no NUL and no whitespace, 1 to 250 bytes."""
-    cdef size_t i
-    cdef uint8_t c
-    cdef bint low = False   # some byte is a blank or below
-    if size - 1 >= KEY_MAX:
-        return False
-    for i in range(size):
-        low |= <uint8_t>key[i] <= 32
-    if not low:
-        return True
-    for i in range(size):
-        c = <uint8_t>key[i]
-        if c == 0 or c == 32 or 9 <= c <= 13:
-            return False
-    return True
 
 
 cdef int _read_waiting(Table table, Key *key, Found *found, bint touch, int64_t exptime, char **buffer) noexcept nogil:
@@ -174,7 +155,7 @@ cdef class Reading:
             view.data = PyBytes_AS_STRING(key)
             size = PyBytes_GET_SIZE(key)
         view.size = <size_t>size
-        if not _is_legal(view.data, view.size):
+        if not is_legal(view.data, view.size):
             inputs.refuse_key(view.data[:view.size])
         return key
 

@@ -1,7 +1,7 @@
 """A table behind a socket: a small client of this daemon, and of any memcached since 1.6.
 
 It looks without leaving a trace (meta get with `u`), names keys of any bytes (base64), and lists keys as they come: nothing here holds
-more than a pipeline's worth of them. A client for programs is pymemcache's, or `memcache_shm.attach`.
+more than a pipeline's worth of them. A client for programs is `memcache_shm.connect`, or `attach`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from types import TracebackType
 from typing import NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
 
-from memcache_shm.client.addresses import Address, remote_address, written
+from memcache_shm.client.addresses import Address, given_address, written
 from memcache_shm.client.changes import EVERYTHING
 from memcache_shm.client.inputs import refuse_key
 from memcache_shm.client.remote_feed import RemoteFeed, RemoteStream
-from memcache_shm.client.wire import Connection, ConnectionLost
+from memcache_shm.client.wire import Connection, ConnectionLost, shown
 from memcache_shm.errors import IllegalInputError, RemoteError
 
 DEFAULT_TIMEOUT_S = 5.0
@@ -28,7 +28,6 @@ _KEY_MAX_BYTES = 250  # of a key in base64, too
 _ODD_KEY_MAX_BYTES = _KEY_MAX_BYTES // 4 * 3  # of one that goes in base64
 _VALUE_MAX_BYTES = 1 << 30
 PIPELINED = 64  # requests sent before the first reply is read: less than any socket's buffer takes
-_WORDS_MAX_BYTES = 500  # of a refusal
 _BUSY_EVERY_S = 0.05
 _STARTS_FAR_S = 2  # by which what a server tells of its start differs from one time to another, since it counts whole seconds
 PLAIN_KEY = re.compile(rb"[^\x00-\x20\x7f]+")
@@ -50,22 +49,19 @@ class _Run(NamedTuple):
 
 
 class RemoteTable:
-    """The table of a daemon, or a memcached, at HOST:PORT or at a UNIX socket. Not for several threads at a time.
+    """The table of a daemon, or a memcached, at HOST:PORT, at a UNIX socket or behind a channel. Not for several threads at a time.
 
     Methods raise RemoteError: nobody answers within the time, or it refuses; the text is the server's. A connection that was lost
     is made anew by the next call, and in the middle of a read once by itself. IllegalInputError: the key or the address.
     """
 
     def __init__(self, address: str | Address, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        """Connect. `address` as users write it ("host:port", "[v6]:port", a path with a /), or host and port; `timeout_s` is the
-        limit of each wait."""
-        found = remote_address(address) if isinstance(address, str) else address
-        if found is None:
-            raise IllegalInputError(f"{address!r} is no address; write HOST:PORT, [V6]:PORT or a socket's path with a /")
-        self.address = found
+        """Connect. `address` as users write it ("host:port", "[v6]:port", a path with a /, "channel:/path"), or as `Address`; `timeout_s`
+        is the limit of each wait."""
+        self.address = given_address(address)
         self.timeout_s = timeout_s
         self._run: _Run | None = None  # the only one that a new connection may lead to
-        self._connection: Connection | None = Connection(found, timeout_s)  # None while it is used, and once it was lost
+        self._connection: Connection | None = Connection(self.address, timeout_s)  # None while it is used, and once it was lost
 
     @property
     def name(self) -> str:
@@ -209,7 +205,7 @@ class RemoteTable:
 
     def refusal(self, reply: bytes) -> RemoteError:
         """The server's own words, what is no text in them escaped."""
-        return RemoteError(f"{self.name}: {repr(reply[:_WORDS_MAX_BYTES])[2:-1]}")
+        return RemoteError(f"{self.name}: {shown(reply)}")
 
     def replies(self, requests: Sequence[bytes], read: Callable[[Connection], T], again: bool) -> Iterator[T]:
         """What `read` makes of the reply to each of `requests`, which are sent at once. `again`: what is missing when the connection is

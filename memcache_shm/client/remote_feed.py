@@ -10,24 +10,22 @@ For one key, later changes carry a state at least as new. After `lost` all comes
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import time
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 
-from memcache_shm.client.addresses import Address, remote_address, written
+from memcache_shm.client.addresses import Address, given_address, written
 from memcache_shm.client.changes import Change, check_patterns, encode_pattern
 from memcache_shm.client.notices import NoticeReader
-from memcache_shm.client.wire import connect
-from memcache_shm.errors import FeedOffError, IllegalInputError, RemoteError
+from memcache_shm.client.wire import connect, reason, shown
+from memcache_shm.errors import FeedOffError, RemoteError
 
 SILENCE_S = 5.0  # no byte for so long: the daemon, its host or the way there is gone; it shows every second that it is alive
 _ASK_S = 1.0  # after so much silence a subscription asks for a sign of life, as nothing comes by itself
 _RECEIVE_BYTES = 256 * 1024
 _REPLY_MAX_BYTES = 2048
-_WORDS_MAX_BYTES = 200  # of a refusal that are shown
 
 
 class RemoteFeed:
@@ -38,10 +36,7 @@ class RemoteFeed:
     """
 
     def __init__(self, address: str | Address, timeout_s: float = SILENCE_S) -> None:
-        found = remote_address(address) if isinstance(address, str) else address
-        if found is None:
-            raise IllegalInputError(f"{address!r} is no address; write HOST:PORT, [V6]:PORT or a socket's path with a /")
-        self.address = found
+        self.address = given_address(address)
         self.timeout_s = timeout_s
 
     def sync(self) -> RemoteStream:
@@ -66,18 +61,12 @@ class RemoteStream:
         self._ready: deque[Change] = deque()  # for the iterator
         self._asks = asks
         self._closed = False
-        try:
-            self._socket = connect(address, timeout_s)
-        except (OSError, ValueError) as error:
-            raise RemoteError(f"{self.where}: {_reason(error, timeout_s)}") from None
+        self._stream = connect(address, timeout_s)
         try:
             self._begin(command, timeout_s)
-            self._socket.setblocking(False)
         except BaseException:
-            self._socket.close()
+            self._stream.close()
             raise
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
         self._note_life()
 
     def read(self, limit_s: float) -> list[Change]:
@@ -89,8 +78,8 @@ class RemoteStream:
                 self._ready.clear()
                 return changes
             now_s = time.monotonic()
-            if self._poll.poll(max(0.0, min(end_s, self._due_s) - now_s) * 1000):
-                self._receive()
+            if self._receive(max(0.0, min(end_s, self._due_s) - now_s)):
+                self._note_life()
             elif now_s >= self._due_s:
                 self._see_to_silence(now_s)
             elif now_s >= end_s:
@@ -101,8 +90,8 @@ class RemoteStream:
         """End it; a `read` of another thread returns."""
         self._closed = True
         with contextlib.suppress(OSError):  # the other side was faster
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+            self._stream.shutdown(socket.SHUT_RDWR)
+        self._stream.close()
 
     def __iter__(self) -> RemoteStream:
         return self
@@ -124,27 +113,26 @@ class RemoteStream:
         """Send the command; RemoteError or FeedOffError unless the reply is OK, and all there by the time. What came behind it is kept."""
         end_s = time.monotonic() + timeout_s
         try:
-            self._socket.sendall(command + b"\r\n")
+            self._stream.sendall(command + b"\r\n")
             reply = b""
             while b"\r\n" not in reply:
                 left_s = end_s - time.monotonic()
                 if left_s <= 0:
                     raise TimeoutError
-                self._socket.settimeout(left_s)
-                piece = self._socket.recv(_RECEIVE_BYTES)
+                self._stream.settimeout(left_s)
+                piece = self._stream.recv(_RECEIVE_BYTES)
                 if not piece or len(reply) > _REPLY_MAX_BYTES:
                     raise RemoteError(f"{self.where}: no answer to '{_word(command)}'; no memcached there, or one that speaks TLS only")
                 reply += piece
         except OSError as error:
-            raise RemoteError(f"{self.where}: {_reason(error, timeout_s)}") from None
+            raise RemoteError(f"{self.where}: {reason(error, timeout_s)}") from None
         line, _, rest = reply.partition(b"\r\n")
         if line != b"OK" and not line.startswith(b"OK "):
             raise self._refusal(command, line)
         self._ready.extend(self._reader.feed(rest))
 
     def _refusal(self, command: bytes, line: bytes) -> RemoteError | FeedOffError:
-        """The server's own words, what is no text in them escaped: they may go to a terminal, or into a log."""
-        said = repr(line[:_WORDS_MAX_BYTES])[2:-1]
+        said = shown(line)
         if line == b"ERROR":
             return RemoteError(f"{self.where}: the server does not know '{_word(command)}'; it is memcached, or an older memcache_shm")
         if line.startswith(b"SERVER_ERROR the feed is off"):
@@ -155,21 +143,21 @@ class RemoteStream:
             return RemoteError(f"{self.where}: {said.partition(' ')[2]}")
         return RemoteError(f"{self.where}: no memcached answers there, but {line[:60]!r}")
 
-    def _receive(self) -> None:
-        """Take what is in the socket's buffer; RemoteError at the stream's end."""
+    def _receive(self, limit_s: float) -> bool:
+        """Take what has come, or comes within the limit; whether there was anything. RemoteError at the stream's end."""
         try:
-            piece = self._socket.recv(_RECEIVE_BYTES)
-        except BlockingIOError:
-            return
+            self._stream.settimeout(limit_s)
+            piece = self._stream.recv(_RECEIVE_BYTES)
+        except (BlockingIOError, TimeoutError):
+            return False
         except OSError as error:
             if self._closed:
-                return
-            raise RemoteError(f"{self.where}: connection lost ({_reason(error, 0)})") from None
-        if piece:
-            self._note_life()
-            self._ready.extend(self._reader.feed(piece))
-        elif not self._closed:
+                return False
+            raise RemoteError(f"{self.where}: connection lost ({reason(error, 0)})") from None
+        self._ready.extend(self._reader.feed(piece))
+        if not piece and not self._closed:
             raise RemoteError(f"{self.where}: connection lost")
+        return piece != b""
 
     def _note_life(self) -> None:
         now_s = time.monotonic()
@@ -183,16 +171,10 @@ class RemoteStream:
         self._silent_s = self._silent_s or now_s
         self._due_s = now_s + _ASK_S
         try:
-            self._socket.send(b"mn\r\n")
+            self._stream.send(b"mn\r\n")
         except OSError as error:
-            raise RemoteError(f"{self.where}: connection lost ({_reason(error, 0)})") from None
+            raise RemoteError(f"{self.where}: connection lost ({reason(error, 0)})") from None
 
 
 def _word(command: bytes) -> str:
     return command.partition(b" ")[0].decode("ascii")
-
-
-def _reason(error: Exception, timeout_s: float) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {timeout_s:g} s"
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

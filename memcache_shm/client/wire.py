@@ -2,23 +2,68 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 from types import TracebackType
+from typing import Protocol
 
-from memcache_shm.client.addresses import Address, written
+from memcache_shm.client.addresses import Address, ChannelAddress, socket_path, written
+from memcache_shm.client.channel import Channel
 from memcache_shm.errors import RemoteError
 
 _PIECE_BYTES = 1 << 16
 _LINE_MAX_BYTES = 2048  # as long as memcached's own limit; a reply's line has 250 of a key and some numbers
+_WORDS_MAX_BYTES = 500  # of a refusal
+_REMEDIES = {  # where a UNIX socket cannot be connected to
+    errno.ENOENT: "a daemon makes it with -s PATH",
+    errno.ECONNREFUSED: "no daemon listens there, start one with -s PATH",
+    errno.EACCES: "its owner lets others in with -a MODE",
+}
 
 
 class ConnectionLost(RemoteError):
     """The other side closed or broke the connection before the reply was complete."""
 
 
-def connect(address: Address, timeout_s: float) -> socket.socket:
-    """A connected socket whose every wait ends after `timeout_s`. OSError."""
+class Stream(Protocol):
+    """What a socket and a `Channel` have in common. Waits end as `settimeout` says. Methods raise OSError."""
+
+    def send(self, data: bytes | memoryview, /) -> int:
+        """Some of `data`; how many bytes."""
+
+    def sendall(self, data: bytes, /) -> None:
+        """All of `data`."""
+
+    def recv(self, size: int, /) -> bytes:
+        """What has come, at least a byte; none at the end."""
+
+    def settimeout(self, timeout_s: float | None, /) -> None:
+        """The limit of a wait; None: there is none."""
+
+    def fileno(self) -> int:
+        """Of the socket, which tells when the other side has gone."""
+
+    def shutdown(self, how: int, /) -> None:
+        """End it; a wait ends."""
+
+    def close(self) -> None:
+        """Idempotent."""
+
+
+def connect(address: Address, timeout_s: float) -> Stream:
+    """A stream whose every wait ends after `timeout_s`. RemoteError: nobody is there."""
+    try:
+        return _stream(address, timeout_s)
+    except OSError as error:
+        raise RemoteError(f"{written(address)}: {_unreachable(address, error, timeout_s)}") from None
+    except ValueError as error:  # what can be no host, path or timeout at all
+        raise RemoteError(f"{written(address)}: {error}") from None
+
+
+def _stream(address: Address, timeout_s: float) -> Stream:
+    if isinstance(address, ChannelAddress):
+        return Channel(address.path, timeout_s)
     if isinstance(address, tuple):
         sock = socket.create_connection(address, timeout_s)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -33,20 +78,24 @@ def connect(address: Address, timeout_s: float) -> socket.socket:
     return sock
 
 
+def _unreachable(address: Address, error: OSError, timeout_s: float) -> str:
+    why = reason(error, timeout_s)
+    remedy = None if socket_path(address) is None else _REMEDIES.get(error.errno or 0)
+    return why if remedy is None else f"{why}; {remedy}"
+
+
 class Connection:
     """A connection on which a memcached has told its version. Not for several threads at a time."""
 
     def __init__(self, address: Address, timeout_s: float) -> None:
         """Connect, and see who answers. RemoteError: nobody, or no memcached."""
         self.where = written(address)
+        self.proven = False  # it has served before; of whoever keeps it for later
         self._timeout_s = timeout_s
         self._buffer = bytearray()  # received, not yet asked for
-        try:
-            self._sock = connect(address, timeout_s)
-        except OSError as error:
-            raise RemoteError(f"{self.where}: {_reason(error, timeout_s)}") from None
-        except ValueError as error:  # what can be no host, path or timeout at all
-            raise RemoteError(f"{self.where}: {error}") from None
+        self._stream = connect(address, timeout_s)
+        self._poll = select.poll()
+        self._poll.register(self._stream.fileno(), select.POLLIN)
         try:
             self.version = self._greet()
         except BaseException:
@@ -64,16 +113,42 @@ class Connection:
             raise RemoteError(f"{self.where}: the server wants a login (-Y), which is not spoken here; on its host name the table instead")
         if not line.startswith(b"VERSION "):
             raise RemoteError(f"{self.where}: no memcached answers there, but {line[:60]!r}")
-        return repr(line[len(b"VERSION ") :])[2:-1]
+        return shown(line[len(b"VERSION ") :])
 
     def send(self, data: bytes) -> None:
         """All of `data`, however long that takes, while some of it goes within each wait. RemoteError, ConnectionLost."""
-        left = memoryview(data)  # not by sendall(), whose timeout is one for all of it
         try:
-            while left:
-                left = left[self._sock.send(left) :]
+            sent = self._stream.send(data)
+            if sent < len(data):
+                left = memoryview(data)[sent:]  # not by sendall(), whose timeout is one for all of it
+                while left:
+                    left = left[self._stream.send(left) :]
         except OSError as error:
             raise self._failure(error) from None
+
+    def ask(self, request: bytes) -> bytes:
+        """Send `request`; the first bytes of the reply, which may be all of it: else `put_back`. RemoteError, ConnectionLost.
+        (Without a way by the buffer, which costs as much as the rest.)"""
+        self.send(request)
+        try:
+            piece = self._stream.recv(_PIECE_BYTES)
+        except OSError as error:
+            raise self._failure(error) from None
+        if not piece:
+            raise ConnectionLost(f"{self.where}: connection lost")
+        return piece
+
+    def put_back(self, piece: bytes) -> None:
+        """What `ask` returned is to be read by `line` and `block`."""
+        self._buffer += piece
+
+    def ask_line(self, request: bytes) -> bytes:
+        """Send `request`; the line that is the reply, without what ends it. RemoteError, ConnectionLost."""
+        piece = self.ask(request)
+        if piece.find(b"\n") == len(piece) - 1 and piece.endswith(b"\r\n"):
+            return piece[:-2]
+        self.put_back(piece)
+        return self.line()
 
     def line(self) -> bytes:
         """The next line, without what ends it. RemoteError, ConnectionLost."""
@@ -99,17 +174,15 @@ class Connection:
 
     def is_idle(self) -> bool:
         """Whether nothing has come that nobody asked for, such as the end of the connection: a request may be sent."""
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        return not self._buffer and not poll.poll(0)
+        return not self._buffer and not self._poll.poll(0)
 
     def close(self) -> None:
         """Idempotent."""
-        self._sock.close()
+        self._stream.close()
 
     def _receive(self) -> None:
         try:
-            piece = self._sock.recv(_PIECE_BYTES)
+            piece = self._stream.recv(_PIECE_BYTES)
         except OSError as error:
             raise self._failure(error) from None
         if not piece:
@@ -118,8 +191,8 @@ class Connection:
 
     def _failure(self, error: OSError) -> RemoteError:
         if isinstance(error, TimeoutError):
-            return RemoteError(f"{self.where}: {_reason(error, self._timeout_s)}")
-        return ConnectionLost(f"{self.where}: connection lost ({_reason(error, self._timeout_s)})")
+            return RemoteError(f"{self.where}: {reason(error, self._timeout_s)}")
+        return ConnectionLost(f"{self.where}: connection lost ({reason(error, self._timeout_s)})")
 
     def __enter__(self) -> Connection:
         return self
@@ -128,7 +201,13 @@ class Connection:
         self.close()
 
 
-def _reason(error: OSError, timeout_s: float) -> str:
+def shown(words: bytes) -> str:
+    """A server's words, what is no text in them escaped: they may go to a terminal, or into a log."""
+    return repr(words[:_WORDS_MAX_BYTES])[2:-1]
+
+
+def reason(error: OSError, timeout_s: float) -> str:
+    """`error` in a few words."""
     if isinstance(error, TimeoutError):
         return f"no answer within {timeout_s:g} s"
     return error.strerror or str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 
 from memcache_shm.client.addresses import Address
@@ -22,13 +23,13 @@ class Answer:
 
 
 def ping_socket(address: Address, timeout_s: float) -> Answer:
-    """Ask the daemon at a UNIX path or (host, port) for its version. Raises OSError, MemcacheError for another reply."""
+    """Ask the daemon at `address` for its version. Raises OSError, MemcacheError for another reply."""
     started = time.perf_counter()
-    with connect(address, timeout_s) as sock:
-        sock.sendall(b"version\r\n")
+    with closing(connect(address, timeout_s)) as stream:
+        stream.sendall(b"version\r\n")
         reply = b""
         while not reply.endswith(b"\n") and len(reply) < _MAX_REPLY_BYTES:
-            received = sock.recv(_MAX_REPLY_BYTES)
+            received = stream.recv(_MAX_REPLY_BYTES)
             if not received:
                 break
             reply += received

@@ -42,9 +42,9 @@ def change_object(change: Change, at_s: float) -> dict[str, Any]:
     if change.kind == "lost":
         return found | {"first": change.first, "last": change.last}
     if change.key is not None:
-        found |= _text("key", change.key)
+        found |= text_field("key", change.key)
     if change.value is not None:
-        found |= _text("value", change.value)
+        found |= text_field("value", change.value)
     if change.kind in ("set", "touch"):
         found |= {"flags": change.flags, "exptime": change.exptime}
     return found | ({"cas": change.cas} if change.cas else {})
@@ -74,7 +74,8 @@ def _moment(exptime: int, at_s: float) -> str:
         return str(exptime)
 
 
-def _text(name: str, data: bytes) -> dict[str, str]:
+def text_field(name: str, data: bytes) -> dict[str, str]:
+    """A field of an object for JSON: what is no UTF-8 is in base64, and the name says so."""
     try:
         return {name: data.decode()}
     except UnicodeDecodeError:

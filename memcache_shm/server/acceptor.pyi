@@ -9,8 +9,8 @@ class Acceptor:
 
     def __init__(self, counters: Counters, listeners: Sequence[int], wake: int, max_connections: int, refuses: bool = True) -> None:
         """``refuses``: what comes above ``max_connections`` is told so and closed; else it waits in the backlog."""
-    def set_channel(self, which: int, fd: int) -> None:
-        """The supervisor's end of a worker's channel; -1 for a worker that is gone."""
+    def set_link(self, which: int, fd: int) -> None:
+        """The supervisor's end of a worker's link; -1 for a worker that is gone."""
     def avoid(self, which: int, avoided: bool) -> None:
         """Whether new connections go to others than that worker."""
     def run(self, timeout_ms: int = -1) -> None:

@@ -3,7 +3,7 @@
 
 Native, so that connection churn keeps up with memcached; it returns to Python when a signal was noted, a worker came up or went,
 or the time is over. It reads no client byte. A worker counts as ready once it has reached its loop, until it leaves, and unless it is
-avoided (the supervisor hears nothing of it) or full (its channel takes nothing more); while none is ready, the listeners' backlog
+avoided (the supervisor hears nothing of it) or full (its link takes nothing more); while none is ready, the listeners' backlog
 holds the clients.
 """
 
@@ -24,7 +24,7 @@ from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquir
 cdef enum:
     BATCH = 64                  # accepted before they are handed over
     PAUSE_MS = 50               # after the kernel refused a descriptor, or at the limit: clients may give some back
-    FULL_MS = 1000              # how long all workers' channels may be full before accepted connections are given up
+    FULL_MS = 1000              # how long all workers' links may be full before accepted connections are given up
 
 cdef bytes refusal = b"ERROR Too many open connections\r\n"
 cdef const char *REFUSAL = refusal
@@ -35,13 +35,13 @@ cdef struct Parcel:             # connections on their way to one worker
     int fds[HANDOVER_MAX]
     Handover message
     bint avoided                # by the supervisor: it gets none
-    bint full                   # nor now, until its channel takes messages again
+    bint full                   # nor now, until its link takes messages again
 
 
 cdef class Acceptor:
 
     cdef Counters _counters
-    cdef pollfd *_fds           # the wake descriptor, the workers' channels, the listeners
+    cdef pollfd *_fds           # the wake descriptor, the workers' links, the listeners
     cdef Parcel *_parcels       # one a worker
     cdef int _workers
     cdef int _listeners
@@ -71,8 +71,8 @@ cdef class Acceptor:
         free(self._fds)
         free(self._parcels)
 
-    def set_channel(self, int which, int fd):
-        """The supervisor's end of a worker's channel; -1 for a worker that is gone."""
+    def set_link(self, int which, int fd):
+        """The supervisor's end of a worker's link; -1 for a worker that is gone."""
         self._fds[1 + which].fd = fd
         self._fds[1 + which].events = POLLIN
         self._parcels[which].avoided = False
@@ -132,7 +132,7 @@ cdef class Acceptor:
         return load_acquire64(&figures.up) != 0 and load_acquire64(&figures.leaving) == 0
 
     cdef bint _hear_workers(self) noexcept nogil:
-        """Read the bytes by which workers say that they are up. True: one said so or is gone; its channel is watched no longer then."""
+        """Read the bytes by which workers say that they are up. True: one said so or is gone; its link is watched no longer then."""
         cdef bint heard = False
         cdef char byte
         cdef ssize_t got
@@ -216,7 +216,7 @@ cdef class Acceptor:
             self._hand_over(best)
 
     cdef void _hand_over(self, int which) noexcept nogil:
-        """Send a parcel; the worker owns its connections from then on. What a full channel does not take goes to the others."""
+        """Send a parcel; the worker owns its connections from then on. What a full link does not take goes to the others."""
         cdef Parcel *parcel = &self._parcels[which]
         cdef WorkerFigures *figures = &self._counters.worker[which]
         cdef bint sent

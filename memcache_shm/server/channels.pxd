@@ -1,10 +1,11 @@
 """A worker's channels: connections whose bytes go through rings in shared memory (see channels.pyx)."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from memcache_shm.server.connection cimport Connection
 from memcache_shm.server.counters cimport Counters, WorkerFigures
 from memcache_shm.server.handover cimport LISTENERS_MAX
+from memcache_shm.storage.patience cimport Patience
 from memcache_shm.storage.rings cimport End
 
 
@@ -31,7 +32,7 @@ cdef class Channels:
     cdef uint8_t local[LISTENERS_MAX]   # by a listener's place: connections that came through it may have a channel
     cdef Connection **watched   # those that are looked at; what comes on the others rings
     cdef uint32_t watched_count
-    cdef int64_t patience_ns    # how long it is worth while to look before sleeping; follows what came of it
+    cdef Patience patience      # how long to look before a sleep
     cdef uint64_t busy_ns       # when somebody was ready last, or went to sleep; monotonic clock
     cdef bint slept             # nothing has come since the sleep
 
@@ -44,6 +45,8 @@ cdef class Channels:
     cdef void hear_end(self, Connection *c) noexcept nogil
     cdef bint is_ready(self, const Connection *c) noexcept nogil
     cdef bint any_ready(self) noexcept nogil
+    cdef bint all_share_processor(self) noexcept nogil
+    cdef bint is_patient(self, uint64_t now_ns, bint shared) noexcept nogil
     cdef void note_ready(self, uint64_t now_ns) noexcept nogil
     cdef bint sleep(self, uint64_t now_ns) noexcept nogil
     cdef bint _admit(self) noexcept nogil

@@ -29,14 +29,13 @@ from memcache_shm.server.linux cimport (
     msghdr, sendmsg,
 )
 from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, fence_full, futex_wake, load_acquire64, store_release64
+from memcache_shm.storage.patience cimport init_patience, looked_in_vain, looked_long_enough, may_look, slept_too_early
 from memcache_shm.storage.rings cimport (
     WAITS_BYTES, WAITS_ROOM, End, arrived, go_to_sleep, has_ended, make_block, must_tell_room, must_wake, pull, push, room, say_closed,
-    stay_awake, unmap_block,
+    shares_processor, stay_awake, unmap_block,
 )
 
 cdef enum:
-    PATIENCE_LEAST_NS = 4000    # about what a sleep and its end cost
-    PATIENCE_MOST_NS = 50000
     DESCRIPTORS = 2             # that the client gets
     REPLY_MAX = 64              # bytes of its reply
     CONTROL_MAX = 64            # bytes of what is beside it
@@ -91,7 +90,7 @@ cdef class Channels:
         self.counters = counters
         self.figures = &counters.worker[which]
         self.most = config.channels
-        self.patience_ns = PATIENCE_LEAST_NS
+        init_patience(&self.patience)
         memset(self.local, 0, sizeof(self.local))
         for place, listener in enumerate(config.listeners):
             self.local[place] = bool(listener.address.path)
@@ -117,6 +116,8 @@ cdef class Channels:
             if self._make(channel, request_bytes, reply_bytes):
                 c.channel = channel
                 c.watched = EPOLLIN
+                if c.seat != NULL:
+                    c.seat.channel = True
                 self.figures.channels_opened += 1
                 return OPENED
             self._release(channel)
@@ -227,8 +228,8 @@ cdef class Channels:
 
     cdef void hear_bell(self, Connection *c) noexcept nogil:
         self.watch(c)
-        if self.slept and clock_ns(CLOCK_MONOTONIC) - self.busy_ns < PATIENCE_MOST_NS:      # a longer look would have seen it
-            self.patience_ns = min(self.patience_ns * 2, <int64_t> PATIENCE_MOST_NS)
+        if self.slept and not shares_processor(_end(c)):
+            slept_too_early(&self.patience, clock_ns(CLOCK_MONOTONIC) - self.busy_ns)
         self.slept = False
 
     cdef void hear_end(self, Connection *c) noexcept nogil:
@@ -253,10 +254,21 @@ cdef class Channels:
                 return True
         return False
 
+    cdef bint all_share_processor(self) noexcept nogil:
+        """Whether nobody of those who are watched can do anything while this worker runs."""
+        cdef uint32_t at
+        for at in range(self.watched_count):
+            if not shares_processor(_end(self.watched[at])):
+                return False
+        return True
+
+    cdef bint is_patient(self, uint64_t now_ns, bint shared) noexcept nogil:
+        """Whether to look once more before a sleep; `shared` as above."""
+        return <int64_t> (now_ns - self.busy_ns) < self.patience.look_ns and may_look(&self.patience, now_ns, shared)
+
     cdef void note_ready(self, uint64_t now_ns) noexcept nogil:
         """Somebody was, at last."""
-        if <int64_t> (now_ns - self.busy_ns) > self.patience_ns // 2:
-            self.patience_ns = min(self.patience_ns * 2, <int64_t> PATIENCE_MOST_NS)
+        looked_long_enough(&self.patience, now_ns - self.busy_ns)
         self.busy_ns = now_ns
 
     cdef bint sleep(self, uint64_t now_ns) noexcept nogil:
@@ -275,7 +287,8 @@ cdef class Channels:
                     stay_awake(&channel.end)
                     continue
             self._forget(channel)
-        self.patience_ns = max(self.patience_ns // 2, <int64_t> PATIENCE_LEAST_NS)
+        if <int64_t> (now_ns - self.busy_ns) >= self.patience.look_ns:
+            looked_in_vain(&self.patience)
         self.busy_ns = now_ns
         self.slept = self.watched_count == 0
         return self.slept

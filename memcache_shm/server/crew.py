@@ -37,7 +37,7 @@ class Place:
 
     which: int
     pid: int = 0  # 0: nobody
-    channel: socket.socket | None = None  # the supervisor's end
+    link: socket.socket | None = None  # the supervisor's end
     started_s: float = 0.0  # monotonic clock
     early_deaths: int = 0  # in a row
     due_s: float = 0.0  # when another worker may be started
@@ -65,7 +65,7 @@ class Death:
 
 
 class Crew:
-    """All places of a daemon. ``work`` is what a child does: it gets its number and its end of the channel, and never returns."""
+    """All places of a daemon. ``work`` is what a child does: it gets its number and its end of the link, and never returns."""
 
     def __init__(self, counters: Counters, acceptor: Acceptor, work: Callable[[int, socket.socket], NoReturn]) -> None:
         self._counters = counters
@@ -83,9 +83,9 @@ class Crew:
         return (place for place in self._places if place.pid)
 
     @property
-    def channels(self) -> Iterator[socket.socket]:
+    def links(self) -> Iterator[socket.socket]:
         """The supervisor's ends."""
-        return (place.channel for place in self._places if place.channel is not None)
+        return (place.link for place in self._places if place.link is not None)
 
     @property
     def is_complete(self) -> bool:
@@ -118,7 +118,7 @@ class Crew:
             self._outage.is_over("all workers are started again")
 
     def _start(self, place: Place) -> None:
-        """Raises OSError when the kernel refuses the channel or the child."""
+        """Raises OSError when the kernel refuses the link or the child."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             place.pid = self._fork(place, ours, theirs)
@@ -127,10 +127,10 @@ class Crew:
             raise
         finally:
             theirs.close()
-        place.channel = ours
+        place.link = ours
         place.started_s = time.monotonic()
         self._counters.set_pid(place.which, place.pid)
-        self._acceptor.set_channel(place.which, place.channel.fileno())
+        self._acceptor.set_link(place.which, place.link.fileno())
 
     def _fork(self, place: Place, ours: socket.socket, theirs: socket.socket) -> int:
         """The child's pid; the child itself never returns."""
@@ -160,16 +160,16 @@ class Crew:
         return [self._vacate(places[ending.pid], ending) for ending in endings if ending.pid in places]
 
     def _vacate(self, place: Place, ending: Ending) -> Death:
-        assert place.channel is not None
+        assert place.link is not None
         death = Death(place.which, ending, self._counters.is_up(place.which))
         now = time.monotonic()
         early = not death.served or now - place.started_s < EARLY_S
         place.early_deaths = place.early_deaths + 1 if early else 0
         place.due_s = now + delay_s(place.early_deaths - 1)
         place.pid = 0
-        self._acceptor.set_channel(place.which, -1)
-        place.channel.close()
-        place.channel = None
+        self._acceptor.set_link(place.which, -1)
+        place.link.close()
+        place.link = None
         return death
 
     def judge(self, death: Death) -> None:
@@ -191,17 +191,17 @@ class Crew:
         )
 
     def poke(self, place: Place) -> None:
-        """Wake a worker that waits, by a message without descriptors. Never blocks: one whose channel is full has enough to wake for."""
-        assert place.channel is not None
+        """Wake a worker that waits, by a message without descriptors. Never blocks: one whose link is full has enough to wake for."""
+        assert place.link is not None
         try:
-            place.channel.send(b"\0", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            place.link.send(b"\0", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError:
             return  # full, or its worker is dying: SIGCHLD will tell
 
-    def end_channels(self) -> None:
+    def end_links(self) -> None:
         """Tell all workers to finish."""
-        for channel in self.channels:
-            channel.shutdown(socket.SHUT_WR)
+        for link in self.links:
+            link.shutdown(socket.SHUT_WR)
 
     def kill_all(self) -> None:
         """They are ours and not yet reaped, so the pids are still theirs."""

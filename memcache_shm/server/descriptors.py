@@ -11,7 +11,7 @@ from memcache_shm.server.outage import Outage
 
 log = logging.getLogger(__name__)
 
-#: Descriptors of a process besides its connections: listeners, channels, pipes, standard streams, the interpreter's own.
+#: Descriptors of a process besides its connections: listeners, links, pipes, standard streams, the interpreter's own.
 _OTHERS = 128
 
 

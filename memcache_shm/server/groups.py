@@ -97,9 +97,9 @@ def connection_lines(roster: Roster, addresses: Sequence[Address], uptime_s: int
         yield f"{number}:addr", _door(address)
         yield f"{number}:state", "conn_listening"
         yield f"{number}:secs_since_last_cmd", uptime_s
-    for number, family, host, port, listener, state, idle_s in roster.seated():
+    for number, family, host, port, listener, channel, state, idle_s in roster.seated():
         door = _door(addresses[listener]) if listener < len(addresses) else "unknown"
-        yield f"{number}:addr", _peer(family, host, port, door)
+        yield f"{number}:addr", f"channel:{addresses[listener].path}" if channel else _peer(family, host, port, door)
         yield f"{number}:listen_addr", door
         yield f"{number}:state", state
         yield f"{number}:secs_since_last_cmd", idle_s

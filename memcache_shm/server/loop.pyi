@@ -19,7 +19,7 @@ class WorkerLoop:
         executor: Executor,
         transport: Transport,
         guests: Guests,
-        channel: int,
+        link: int,
         stop: int,
         renew_table: Callable[[], None],
         reload: Callable[[], None],
@@ -27,4 +27,4 @@ class WorkerLoop:
         """Called between requests, and must not raise: ``renew_table`` when the supervisor has made another table, ``reload`` when files
         are to be read again."""
     def run(self) -> None:
-        """Serve until the channel ends or ``stop`` becomes readable, then answer what has been read, and return."""
+        """Serve until the link ends or ``stop`` becomes readable, then answer what has been read, and return."""

@@ -1,11 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
-"""A worker's loop: one epoll for all its connections, the supervisor's channel and the stop signal. It knows no protocol.
+"""A worker's loop: one epoll for all its connections, the supervisor's link and the stop signal. It knows no protocol.
 
-It advances `beats` in every round, so a message without descriptors on the channel makes an idle worker show that it lives.
+It advances `beats` in every round, so a message without descriptors on the link makes an idle worker show that it lives.
 """
 
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
 # Imported for what their import does: each registers its functions with the executor.
@@ -33,14 +33,15 @@ from memcache_shm.server.linux cimport (
     epoll_wait, iovec, msghdr, prctl, recvmsg, send, timespec,
 )
 from memcache_shm.server.transport cimport Transport
-from memcache_shm.storage.atomics cimport clock_ns, cpu_pause, load_acquire64, store_release64
+from memcache_shm.storage.atomics cimport clock_ns, load_acquire64, store_release64
+from memcache_shm.storage.patience cimport pass_time
 
 cdef enum:
     EVENTS = 256                # taken from the kernel at a time
     ASK_NS = 20000              # between two questions to epoll while channels are busy
 
 # epoll's tag of a descriptor that is no connection is the address of one of these
-cdef char CHANNEL
+cdef char LINK
 cdef char STOP
 cdef char BELL
 cdef char NEWS
@@ -64,7 +65,7 @@ cdef class WorkerLoop:
     cdef Executor _executor
     cdef WorkerFigures *_figures
     cdef int _epoll
-    cdef int _channel           # connections come through it; its end means: stop
+    cdef int _link              # connections come through it; its end means: stop
     cdef int _stop              # readable means: stop
     cdef uint64_t _drain_ms     # how long slow clients may take their last replies
     cdef uint64_t _adopted      # connections the supervisor sent so far
@@ -77,7 +78,7 @@ cdef class WorkerLoop:
     cdef Channels _channels
     cdef uint64_t _asked_ns     # when epoll was asked last, monotonic clock
 
-    def __init__(self, config, Executor executor, Transport transport, Guests guests, int channel, int stop, renew_table, reload):
+    def __init__(self, config, Executor executor, Transport transport, Guests guests, int link, int stop, renew_table, reload):
         self._epoll = epoll_create1(EPOLL_CLOEXEC)
         if self._epoll < 0:
             raise OSError(errno, "epoll_create1")
@@ -86,12 +87,12 @@ cdef class WorkerLoop:
         self._channels = executor.channels
         self._figures = executor.figures
         self._daemon = executor.counters.daemon
-        self._channel = channel
+        self._link = link
         self._stop = stop
         self._drain_ms = <uint64_t> (config.drain_s * 1000)
         self._renew_table = renew_table
         self._read_again = reload
-        self._add(channel, &CHANNEL)
+        self._add(link, &LINK)
         self._add(stop, &STOP)
         self._add(executor.events.bells[executor.which], &BELL)
         self._add(executor.subscribers.ringer.fd(), &NEWS)
@@ -105,11 +106,11 @@ cdef class WorkerLoop:
         return 0
 
     def run(self):
-        """Serve until the channel ends or `stop` becomes readable, then answer what has been read, and return."""
+        """Serve until the link ends or `stop` becomes readable, then answer what has been read, and return."""
         cdef int error
         with nogil:
             self._figures.up = 1
-            send(self._channel, b"U", 1, MSG_NOSIGNAL | MSG_DONTWAIT)       # last: who hears it finds us up
+            send(self._link, b"U", 1, MSG_NOSIGNAL | MSG_DONTWAIT)      # last: who hears it finds us up
             error = self._serve()
             if not error:
                 error = self._drain()
@@ -131,7 +132,7 @@ cdef class WorkerLoop:
         store_release64(&self._figures.leaving, 1)      # one that is told to leave by itself may drain for a while
         while self._receive_connections():
             pass
-        epoll_ctl(self._epoll, EPOLL_CTL_DEL, self._channel, NULL)      # both stay readable, and have told what they had to tell
+        epoll_ctl(self._epoll, EPOLL_CTL_DEL, self._link, NULL)         # both stay readable, and have told what they had to tell
         epoll_ctl(self._epoll, EPOLL_CTL_DEL, self._stop, NULL)
         self._clients.drain()
         while self._clients.all != NULL and now < until:
@@ -156,7 +157,7 @@ cdef class WorkerLoop:
         if load_acquire64(&self._daemon.reload) != self._reload:
             self._reload_files()
         for at in range(count):
-            if events[at].data.ptr == &CHANNEL:
+            if events[at].data.ptr == &LINK:
                 self._stopping |= not self._receive_connections()
             elif events[at].data.ptr == &STOP:
                 self._stopping = True
@@ -191,6 +192,7 @@ cdef class WorkerLoop:
         """As epoll_wait, but it looks at the rings of busy channels for a while, which saves them a system call, before it sleeps. 0 also
         where one of them is ready."""
         cdef uint64_t now_ns
+        cdef bint shared
         cdef int count
         while self._channels.watched_count and timeout_ms:
             now_ns = clock_ns(CLOCK_MONOTONIC)
@@ -201,10 +203,15 @@ cdef class WorkerLoop:
                     return count
             if self._channels.any_ready():
                 return 0
-            if <int64_t> (now_ns - self._channels.busy_ns) >= self._channels.patience_ns and not self._channels.sleep(now_ns):
+            shared = self._channels.all_share_processor()
+            if self._channels.is_patient(now_ns, shared):
+                pass_time(&self._channels.patience, self._channels.busy_ns, now_ns, shared)
+            elif not self._channels.sleep(now_ns):
                 return 0
-            cpu_pause()
-        return epoll_wait(self._epoll, events, EVENTS, timeout_ms)
+        count = epoll_wait(self._epoll, events, EVENTS, timeout_ms)
+        if self._figures.channels:
+            self._asked_ns = clock_ns(CLOCK_MONOTONIC)
+        return count
 
     cdef void _renew(self) noexcept with gil:
         """Between two rounds, when no request refers to the table."""
@@ -216,7 +223,7 @@ cdef class WorkerLoop:
         self._read_again()
 
     cdef bint _receive_connections(self) noexcept nogil:
-        """One message of the channel. False: there is none, or the supervisor closed its end."""
+        """One message of the link. False: there is none, or the supervisor closed its end."""
         cdef char control[1024]
         cdef Handover announced
         cdef int fds[HANDOVER_MAX]
@@ -233,7 +240,7 @@ cdef class WorkerLoop:
         message.msg_iovlen = 1
         message.msg_control = control
         message.msg_controllen = CMSG_SPACE(sizeof(fds))
-        if recvmsg(self._channel, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) <= 0:
+        if recvmsg(self._link, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) <= 0:
             return False
         header = CMSG_FIRSTHDR(&message)
         if header != NULL:

@@ -16,7 +16,8 @@ cdef struct Seat:               # one connection, by its worker only; a cache li
     uint8_t family              # of the peer's address: AF_INET, AF_INET6, AF_UNIX
     uint8_t state               # SeatState
     uint8_t listener            # through which it came, its place among the config's
-    uint8_t spare0[3]
+    uint8_t channel              # its bytes go through rings
+    uint8_t spare0[2]
     uint8_t address[16]         # the peer's, in network order
     uint8_t spare1[28]
 

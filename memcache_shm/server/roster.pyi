@@ -9,5 +9,5 @@ class Roster:
         """So many seats; the first one's number."""
     def forget(self, which: int) -> None:
         """For the supervisor, when a worker is gone: so are its connections."""
-    def seated(self) -> list[tuple[int, int, str, int, int, str, int]]:
-        """Of each connection: number, family, host, port, listener, state, seconds since its last request."""
+    def seated(self) -> list[tuple[int, int, str, int, int, bool, str, int]]:
+        """Of each connection: number, family, host, port, listener, whether it has a channel, state, seconds since its last request."""

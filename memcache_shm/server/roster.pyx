@@ -41,6 +41,7 @@ cdef class Roster:
                 seat.number = self._first + self._hint
                 seat.state = SEAT_READ
                 seat.listener = <uint8_t> listener
+                seat.channel = False
                 seat.active_s = <uint32_t> (clock_ns(CLOCK_MONOTONIC_COARSE) // 1000000000)
                 _note_peer(seat, fd)
                 return seat
@@ -59,7 +60,7 @@ cdef class Roster:
                 self.leave_seat(&self.seats[at])
 
     def seated(self):
-        """Of each connection: number, family, host, port, listener, state, seconds since its last request."""
+        """Of each connection: number, family, host, port, listener, whether it has a channel, state, seconds since its last request."""
         cdef uint32_t at
         cdef Seat seat
         now_s = clock_ns(CLOCK_MONOTONIC_COARSE) // 1000000000
@@ -74,7 +75,7 @@ cdef class Roster:
             elif seat.family == AF_INET6:
                 host = socket.inet_ntop(socket.AF_INET6, <bytes> seat.address[:16])
             idle_s = max(0, now_s - seat.active_s)
-            found.append((seat.number, int(seat.family), host, seat.port, seat.listener, _STATES[seat.state], idle_s))
+            found.append((seat.number, int(seat.family), host, seat.port, seat.listener, bool(seat.channel), _STATES[seat.state], idle_s))
         return found
 
 

@@ -4,7 +4,7 @@
         |  one main loop: accept until something is noted, act on it                |  one epoll loop each
         +------ fork, SIGCHLD, waitpid ---------------------------------------------+
 
-A signal handler only notes the signal; `_act` does what it asks for. A graceful stop ends the channels: each worker answers what
+A signal handler only notes the signal; `_act` does what it asks for. A graceful stop ends the links: each worker answers what
 it has read, closes its connections and leaves.
 
 By the clock it looks after four things: workers without a sign of life (`watchdog`), descriptors, the space of dead items (2 ms a tenth
@@ -125,18 +125,18 @@ class Supervisor:
         """Whether another signal has come since the stop was begun."""
         return self._stop_signals > self._stops_heeded
 
-    def _work(self, which: int, channel: socket.socket) -> NoReturn:
+    def _work(self, which: int, link: socket.socket) -> NoReturn:
         """The life of a forked child."""
         self._forget_in_child()
-        run_worker(self._config, self._counters, which, channel, self._pid)
+        run_worker(self._config, self._counters, which, link, self._pid)
 
     def _forget_in_child(self) -> None:
-        """Close what belongs to the supervisor, so that channels end and ports are free when it is gone."""
+        """Close what belongs to the supervisor, so that links end and ports are free when it is gone."""
         signal.set_wakeup_fd(-1)
         for listener in self._config.listeners:
             listener.close()
-        for channel in self._crew.channels:
-            channel.close()
+        for link in self._crew.links:
+            link.close()
         os.close(self._wake)
         os.close(self._wake_writer)
 
@@ -246,7 +246,7 @@ class Supervisor:
         self._stops_heeded = self._stop_signals  # first: whoever sees that nobody listens may send the second
         for listener in self._config.listeners:
             listener.remove()
-        self._crew.end_channels()
+        self._crew.end_links()
         self._companions.end()
         deadline = time.monotonic() + self._config.drain_s + _STOP_GRACE_S
         while self._has_children():

@@ -1,4 +1,4 @@
-"""A worker: the child of the supervisor that serves connections until its channel ends.
+"""A worker: the child of the supervisor that serves connections until its link ends.
 
 Everything here runs after the fork. The worker inherits the table's mapping and the daemon's figures; it attaches nothing.
 """
@@ -37,13 +37,13 @@ EXIT_TRY_LATER = 75
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC)
 
 
-def run_worker(config: ServerConfig, counters: Counters, which: int, channel: socket.socket, parent: int) -> NoReturn:
+def run_worker(config: ServerConfig, counters: Counters, which: int, link: socket.socket, parent: int) -> NoReturn:
     """Serve, then leave without the interpreter's cleanup: nothing of the parent's may be flushed or finalised twice."""
     status = EXIT_FAILED
     try:
         die_with_parent(signal.SIGKILL)
         if os.getppid() == parent:
-            _serve(config, counters, which, channel)
+            _serve(config, counters, which, link)
             status = EXIT_OK
     except OSError as error:
         log.error("worker %d (pid %d): %s", which, os.getpid(), error)
@@ -54,7 +54,7 @@ def run_worker(config: ServerConfig, counters: Counters, which: int, channel: so
         os._exit(status)
 
 
-def _serve(config: ServerConfig, counters: Counters, which: int, channel: socket.socket) -> None:
+def _serve(config: ServerConfig, counters: Counters, which: int, link: socket.socket) -> None:
     stop = _stop_descriptor()
     stats = StatsPrinter(config, counters)
     executor = Executor(config, Pool(_buffer_bytes(config)), counters, which, stats)
@@ -69,7 +69,7 @@ def _serve(config: ServerConfig, counters: Counters, which: int, channel: socket
 
     transport = Transport(executor, config.credentials, [listener.tls for listener in config.listeners])
     guests = Guests(executor, config.credentials.admits if config.credentials.users is not None else None)
-    loop = WorkerLoop(config, executor, transport, guests, channel.fileno(), stop, renew_table, read_again)
+    loop = WorkerLoop(config, executor, transport, guests, link.fileno(), stop, renew_table, read_again)
     gc.freeze()
     if config.lock_memory:
         stay_in_memory()

@@ -85,7 +85,9 @@ class Claim:
             remove_leftovers(old)
             statefile.make_directory(old.directory, old.mode)
             fill = follow if self.table.follows else self._fill
-            table, state = create(old.directory, old.name, self.table.geometry, old.mode, old.evict, made_by=old.made_by, fill=fill)
+            table, state = create(
+                old.directory, old.name, self.table.geometry, old.mode, old.evict, made_by=old.made_by, fill=fill, socket=old.socket
+            )
             self.state = statefile.write_state(state.directory, state.with_owner(served=True))
         finally:
             self._lock.unlock()
@@ -107,7 +109,7 @@ class Claim:
                     self._lock.discard()
             elif mine:
                 statefile.make_directory(self.state.directory, self.state.mode)
-                statefile.write_state(self.state.directory, self.state.with_owner(served=False))
+                statefile.write_state(self.state.directory, self.state.with_owner(served=False, socket=""))
         finally:
             self._lock.close()
             self.table.close()

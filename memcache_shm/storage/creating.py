@@ -20,7 +20,7 @@ Fill = Callable[[Table, str, str], None]
 
 
 def create(
-    directory: str, name: str, geometry: Geometry, mode: int, evict: bool, *, made_by: str, fill: Fill | None = None
+    directory: str, name: str, geometry: Geometry, mode: int, evict: bool, *, made_by: str, fill: Fill | None = None, socket: str = ""
 ) -> tuple[Table, State]:
     """Make segment, semaphores and state file; the caller holds the flock. What `fill` raises ends it, and nothing is left."""
     making.clear(directory, name)
@@ -42,6 +42,7 @@ def create(
         uid=os.geteuid(),
         ipc_namespace=statefile.ipc_namespace(),
         served=made_by == "daemon",
+        socket=socket,
     )
     try:
         making.begin(directory, state)

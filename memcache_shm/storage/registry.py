@@ -167,13 +167,20 @@ def _asked(geometry: Geometry) -> dict[str, int]:
 
 
 def claim(
-    name: str, geometry: Geometry, *, mode: int = DEFAULT_MODE, evict: bool = True, follows: bool = False, fill: Fill | None = None
+    name: str,
+    geometry: Geometry,
+    *,
+    mode: int = DEFAULT_MODE,
+    evict: bool = True,
+    follows: bool = False,
+    fill: Fill | None = None,
+    socket: str = "",
 ) -> Claim:
     """Take `name` for this process: its table if it is there with the same geometry, else a new one; with `follows` one that only who keeps
     it in step may change (see following.pyx).
 
     `fill` puts items into each one that is made, now or by `recreate`, unless it follows, and before anybody can find it. Who is killed
-    amid that leaves a table without a name, which the next one clears away.
+    amid that leaves a table without a name, which the next one clears away. `socket` is the absolute path of the daemon's UNIX socket.
     Raises TableExistsError when another daemon serves it or the table differs, LayoutError when it is of another version, what `fill` does.
     """
     statefile.check_name(name)
@@ -186,11 +193,10 @@ def claim(
             _refuse_served(lock, name)
         found = _attach_existing(directory, name)
         if found is None:
-            table, state = create(directory, name, geometry, mode, evict, made_by="daemon", fill=follow if follows else fill)
+            first = follow if follows else fill
+            table, state = create(directory, name, geometry, mode, evict, made_by="daemon", fill=first, socket=socket)
         else:
-            table, state = _adopt(*found, geometry, mode, evict)
-            if follows:
-                following.follow(table)
+            table, state = _adopt(*found, geometry, mode, evict, follows, socket)
         lock.unlock()
     except BaseException:
         if lock.daemon_pid() is None and not os.path.exists(statefile.state_path(directory, name)):
@@ -200,14 +206,17 @@ def claim(
     return Claim(lock, table, state, found is not None, fill)
 
 
-def _adopt(table: Table, state: State, geometry: Geometry, mode: int, evict: bool) -> tuple[Table, State]:
+def _adopt(table: Table, state: State, geometry: Geometry, mode: int, evict: bool, follows: bool, socket: str) -> tuple[Table, State]:
     _check_same(table, state, geometry)
     for has, wanted in ((_eviction(state.evict), _eviction(evict)), (_permissions(state.mode), _permissions(mode))):
         if has != wanted:
             table.close()
             raise _differs(state.name, has, wanted)
     table.sweep()  # nobody may have looked after the dead since its last daemon died
-    return table, statefile.write_state(state.directory, state.with_owner(served=True))
+    state = statefile.write_state(state.directory, state.with_owner(served=True, socket=socket))
+    if follows:
+        following.follow(table)
+    return table, state
 
 
 def _eviction(evict: bool) -> str:

@@ -6,6 +6,9 @@ from memcache_shm.storage.atomics cimport (
     exchange32, fence_full, load_acquire32, load_acquire64, load_relaxed32, store_release32, store_relaxed32,
 )
 
+cdef extern from "<sched.h>" nogil:
+    int sched_getcpu()
+
 cdef enum:
     RING_LEAST = 4096           # bytes; sizes are powers of two
     RING_USUAL = 65536
@@ -17,7 +20,8 @@ cdef enum:
 
 cdef struct Place:              # a position in an endless stream of bytes, on a cache line of its own
     uint64_t at
-    uint64_t spare[7]
+    uint32_t cpu                # of a tail: on which processor its writer ran when it stored `at`
+    uint32_t spare[13]
 
 
 cdef struct Waits:              # what a side sleeps for: it sets the bits, who wakes it clears them; a futex where the side is the client
@@ -61,6 +65,8 @@ cdef struct End:                # one side of a block; all zeros is none
     Ring incoming
     uint32_t *my_waits
     uint32_t *their_waits
+    uint32_t *my_cpu
+    uint32_t *their_cpu
     uint32_t *my_closed
     uint32_t *their_closed
     bint broken                 # the other side stored a place that cannot be
@@ -92,6 +98,11 @@ cdef inline uint64_t room(End *end) noexcept nogil:
         end.broken = True
         return 0
     return ring.size - (ring.mine - head)
+
+
+cdef inline bint shares_processor(End *end) noexcept nogil:
+    """Whether the other side last pushed from the processor that this one runs on: it cannot push while this one runs."""
+    return <int> load_relaxed32(end.their_cpu) == sched_getcpu()
 
 
 cdef inline bint has_ended(End *end) noexcept nogil:

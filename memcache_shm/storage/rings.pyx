@@ -23,8 +23,8 @@ block cannot shrink (it is sealed): wrong contents bring wrong bytes, or `broken
 
 from libc.string cimport memcpy, memset
 
-from memcache_shm.storage.atomics cimport store_release64
-from memcache_shm.storage.rings cimport DATA_AT, RING_LEAST, RING_MOST, Block, End, Ring, arrived, room
+from memcache_shm.storage.atomics cimport store_relaxed32, store_release64
+from memcache_shm.storage.rings cimport DATA_AT, RING_LEAST, RING_MOST, Block, End, Ring, arrived, room, sched_getcpu
 
 cdef extern from "<sys/mman.h>" nogil:
     enum:
@@ -94,11 +94,13 @@ cdef int _map(End *end, int fd, uint64_t request_bytes, uint64_t reply_bytes, bi
         _set_ring(&end.incoming, data, request_bytes, &block.request_head.at, &block.request_tail.at)
         _set_ring(&end.outgoing, data + request_bytes, reply_bytes, &block.reply_tail.at, &block.reply_head.at)
         end.my_waits, end.their_waits = &block.server_waits.bits, &block.client_waits.bits
+        end.my_cpu, end.their_cpu = &block.reply_tail.cpu, &block.request_tail.cpu
         end.my_closed, end.their_closed = &block.server_closed.flag, &block.client_closed.flag
     else:
         _set_ring(&end.outgoing, data, request_bytes, &block.request_tail.at, &block.request_head.at)
         _set_ring(&end.incoming, data + request_bytes, reply_bytes, &block.reply_head.at, &block.reply_tail.at)
         end.my_waits, end.their_waits = &block.client_waits.bits, &block.server_waits.bits
+        end.my_cpu, end.their_cpu = &block.request_tail.cpu, &block.reply_tail.cpu
         end.my_closed, end.their_closed = &block.client_closed.flag, &block.server_closed.flag
     return 0
 
@@ -172,5 +174,6 @@ cdef size_t push(End *end, const char *src, size_t size) noexcept nogil:
     memcpy(ring.data + at, src, first)
     memcpy(ring.data, src + first, count - first)
     ring.mine += count
+    store_relaxed32(end.my_cpu, sched_getcpu())
     store_release64(ring.my_place, ring.mine)
     return count

@@ -54,6 +54,7 @@ class State:
     uid: int
     ipc_namespace: str
     served: bool = False  # `pid` is a daemon that claimed the table and has not ended in order since
+    socket: str = ""  # absolute path of that daemon's UNIX socket; "": it has none
     version: int = STATE_VERSION
     directory: str = field(default="", compare=False)  # where the file lies; not in it
 

@@ -180,17 +180,18 @@ def test_cas_ids(source: Server, other: Daemon, here: Path) -> None:
     assert found == before
 
 
-def test_ours_over_a_unix_socket(ours: Daemon, other: Daemon, here: Path) -> None:
+@pytest.mark.parametrize("how", ["", "channel:"])
+def test_ours_over_a_unix_socket(ours: Daemon, other: Daemon, here: Path, how: str) -> None:
     """With keys that only the attached have: what the protocol cannot name is told."""
     fill(ours)
     with memcache_shm.attach(ours.name) as cache:
         Copier(cache).put(b" " * 200, b"", 0, 0, 0)
-    result = verb("backup", ours.unix_path, str(here / "b"))
+    result = verb("backup", how + ours.unix_path, str(here / "b"))
     assert result.returncode == 1
     assert result.stdout.endswith("; 1 item left out, whose keys the protocol cannot name\n")
     result = verb("backup", ours.name, str(here / "b"))
     assert result.returncode == 0
-    result = verb("restore", str(here / "b"), other.unix_path)
+    result = verb("restore", str(here / "b"), how + other.unix_path)
     assert result.returncode == 1
     assert "; 1 refused, whose keys the protocol cannot name" in result.stdout
     result = verb("restore", str(here / "b"), other.name)

@@ -34,7 +34,7 @@ def session(target: str, *lines: str | bytes, end: bytes = b"\n", env: dict[str,
     return done.returncode, done.stdout.decode().splitlines(), done.stderr.decode().splitlines()
 
 
-@pytest.fixture(params=["attached", "tcp", "unix", "memcached"])
+@pytest.fixture(params=["attached", "tcp", "unix", "channel", "memcached"])
 def target(request: pytest.FixtureRequest, daemon_with: Callable[..., Daemon], memcached_with: Callable[..., Memcached]) -> str:
     """How an empty table is named on the command line."""
     if request.param == "memcached":
@@ -43,7 +43,8 @@ def target(request: pytest.FixtureRequest, daemon_with: Callable[..., Daemon], m
         return f"{server.host}:{server.port}"
     daemon = daemon_with("-m", "64")
     daemon.flush()
-    return {"attached": daemon.name, "tcp": f"{daemon.host}:{daemon.port}", "unix": daemon.unix_path}[request.param]
+    names = {"attached": daemon.name, "tcp": f"{daemon.host}:{daemon.port}", "unix": daemon.unix_path}
+    return (names | {"channel": f"channel:{daemon.unix_path}"})[request.param]
 
 
 def test_commands(target: str) -> None:

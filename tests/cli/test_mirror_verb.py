@@ -147,7 +147,7 @@ def test_errors_are_one_line() -> None:
     cases = {
         ("nothing",): (1, r"no table 'nothing' in .+; 'memcache-shm ls' shows what there is"),
         ("127.0.0.1:1",): (1, r"127\.0\.0\.1:1: Connection refused"),
-        ("/nowhere/at/all",): (1, r"/nowhere/at/all: No such file or directory"),
+        ("/nowhere/at/all",): (1, r"/nowhere/at/all: No such file or directory; a daemon makes it with -s PATH"),
         ("[a:b",): (2, r"'\[a:b' is no address; .*"),
         (): (2, r".*required: NAME\|HOST:PORT\|SOCKET .*"),
         ("app", "--count", "0"): (2, r"--count: must be from 1 .*"),

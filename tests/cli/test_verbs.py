@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.servers import Daemon
 
 import memcache_shm
 from memcache_shm.cli.main import main
@@ -89,6 +90,14 @@ def test_ping(
     assert lines[0].startswith(f"{address}: VERSION 1.6.18 in ")
     assert lines[1].startswith(f"{tmp_path}/socket: VERSION 9 in ")
     assert lines[2].startswith("app: table with 1 items in ")
+
+
+def test_ping_of_a_channel(daemon_with: Callable[..., Daemon], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    daemon = daemon_with("-m", "64")
+    assert main(["ping", f"channel:{daemon.unix_path}", f"channel:{tmp_path}/none"]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(f"channel:{daemon.unix_path}: VERSION 1.6.")
+    assert err.endswith(f"channel:{tmp_path}/none: No such file or directory; a daemon makes it with -s PATH\n")
 
 
 @pytest.mark.parametrize("reply", [b"ERROR\r\n", b"VERSION", b"", b"x" * 2000])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from pymemcache.serde import compressed_serde, pickle_serde
 from pymemcache.test import test_integration as theirs
 
 import memcache_shm
+from memcache_shm.client.write_through import WriteThroughCache
 
 METHODS = [
     "set",
@@ -44,27 +44,35 @@ METHODS = [
 ]
 
 
+@pytest.mark.parametrize("kind", [memcache_shm.Cache, memcache_shm.RemoteCache, WriteThroughCache])
 @pytest.mark.parametrize("name", METHODS)
-def test_signatures_are_the_same(name: str) -> None:
+def test_signatures_are_the_same(name: str, kind: type) -> None:
     ours, expected = (
-        [(p.name, p.default, p.kind.name) for p in inspect.signature(getattr(kind, name)).parameters.values()]
-        for kind in (memcache_shm.Cache, Client)
+        [(p.name, p.default, p.kind.name) for p in inspect.signature(getattr(each, name)).parameters.values()] for each in (kind, Client)
     )
     assert ours == expected
 
 
-@pytest.fixture
-def client_class(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., memcache_shm.Cache]]:
+@pytest.fixture(params=["attached", "unix", "channel", "write-through"])
+def client_class(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """What takes the place of pymemcache's class in its tests: one table, a cache object for each call."""
     monkeypatch.setattr(theirs, "MemcacheIllegalInputError", memcache_shm.IllegalInputError)
     monkeypatch.setattr(theirs, "MemcacheClientError", memcache_shm.IllegalInputError)
     monkeypatch.setattr(theirs, "MemcacheServerError", memcache_shm.TooLargeError)
 
-    def make(server: object, socket_module: object = None, **options: Any) -> memcache_shm.Cache:
-        return memcache_shm.open("theirs", memory="16m", **options)
+    door: str = request.param
+    request.getfixturevalue("state_dir" if door == "attached" else "daemon_with")
+
+    def make(server: object, socket_module: object = None, **options: Any) -> Any:
+        if door == "attached":
+            return memcache_shm.open("theirs", memory="16m", **options)
+        daemon = request.getfixturevalue("daemon_with")("-m", "16")
+        if door == "write-through":
+            return memcache_shm.attach(daemon.name, readonly=True, writes=daemon.unix_path, **options)
+        return memcache_shm.connect(daemon.unix_path if door == "unix" else f"channel:{daemon.unix_path}", **options)
 
     monkeypatch.setattr(theirs, "Client", make)
-    yield make
+    return make
 
 
 @pytest.mark.parametrize("name", [n for n in dir(theirs) if n.startswith("test_") and n not in ("test_tls", "test_misc")])

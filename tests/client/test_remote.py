@@ -16,7 +16,7 @@ from support.waiting import until
 import memcache_shm
 from memcache_shm import IllegalInputError, MemcacheError, RemoteError
 from memcache_shm.cli.main import main
-from memcache_shm.client.addresses import host_port, remote_address, written
+from memcache_shm.client.addresses import ChannelAddress, host_port, remote_address, written
 from memcache_shm.client.local import attach_local
 from memcache_shm.client.remote import RemoteTable
 from memcache_shm.client.tables import open_table
@@ -25,7 +25,7 @@ ODD_KEYS = [b"a b", b"new\nline", b"\0\x7f", b" ", b"x" * 180 + b" "]
 KEYS = [b"k", b"user:1", b"user:2", "ключ".encode(), b"\xff\xfe", b'"quoted"', b"x" * 250, b"b", b"mg", b"EN"]
 
 
-@pytest.fixture(params=["tcp", "unix", "memcached"])
+@pytest.fixture(params=["tcp", "unix", "channel", "memcached"])
 def server(request: pytest.FixtureRequest, daemon_with: Callable[..., Daemon]) -> Iterator[tuple[Server, str]]:
     """An empty server and the address by which it is reached."""
     if request.param == "memcached":
@@ -34,7 +34,8 @@ def server(request: pytest.FixtureRequest, daemon_with: Callable[..., Daemon]) -
         return
     daemon = daemon_with("-m", "64")
     daemon.flush()
-    yield daemon, daemon.unix_path if request.param == "unix" else f"{daemon.host}:{daemon.port}"
+    addresses = {"tcp": f"{daemon.host}:{daemon.port}", "unix": daemon.unix_path, "channel": f"channel:{daemon.unix_path}"}
+    yield daemon, addresses[request.param]
 
 
 def test_everything_there_is(server: tuple[Server, str]) -> None:
@@ -284,6 +285,9 @@ def test_a_daemon_that_comes_back() -> None:
         ("memcache_shm-11211", None, None),
         ("/run/s", "/run/s", "/run/s"),
         ("./s:1", "./s:1", "./s:1"),
+        ("channel:/run/s", ChannelAddress("/run/s"), "channel:/run/s"),
+        ("channel:./s:1", ChannelAddress("./s:1"), "channel:./s:1"),
+        ("channel:1", ("channel", 1), "channel:1"),
         ("host:1", ("host", 1), "host:1"),
         ("localhost", ("localhost", 11211), "localhost:11211"),
         ("[::1]:5", ("::1", 5), "[::1]:5"),

@@ -232,8 +232,9 @@ def test_its_own_port(state_dir: Path, host: str) -> None:
     assert f"--follow: {host}:{port} is this daemon itself" in found.stderr
 
 
-def test_its_own_socket(state_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["", "channel:"])
+def test_its_own_socket(state_dir: Path, tmp_path: Path, how: str) -> None:
     path = str(tmp_path / "s")
-    found = verb("--name", "copy", "16", "16", "-s", path, "--follow", path)
+    found = verb("--name", "copy", "16", "16", "-s", path, "--follow", how + path)
     assert found.returncode == 2
     assert "is this daemon's own socket" in found.stderr

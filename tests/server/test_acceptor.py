@@ -27,7 +27,7 @@ FOREVER_MS = 600_000
 
 
 class Bench:
-    """An acceptor with a listener, and workers that came up but whose channels the test reads itself."""
+    """An acceptor with a listener, and workers that came up but whose links the test reads itself."""
 
     def __init__(self, workers: int) -> None:
         self.counters = Counters(workers)
@@ -37,14 +37,14 @@ class Bench:
         self.wake, self.wake_writer = os.pipe()
         self.acceptor = Acceptor(self.counters, [self.listener.fileno()], self.wake, 100_000)
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(workers)]
-        self.channels = [ours for ours, _ in pairs]
+        self.links = [ours for ours, _ in pairs]
         self.ends = [theirs for _, theirs in pairs]
         for which in range(workers):
-            self.acceptor.set_channel(which, self.channels[which].fileno())
+            self.acceptor.set_link(which, self.links[which].fileno())
             self._come_up(which)
 
     def _come_up(self, which: int) -> None:
-        """A real loop says so; its own channel is another one, on which nothing comes."""
+        """A real loop says so; its own link is another one, on which nothing comes."""
         table = Table.create(Geometry.by_elements(16, 100))
         quiet, silent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         stop, stopper = os.pipe()
@@ -72,7 +72,7 @@ class Bench:
         return socket.create_connection(self.listener.getsockname())
 
     def received(self, which: int) -> int:
-        """How many connections lie in a worker's channel; they are closed."""
+        """How many connections lie in a worker's link; they are closed."""
         count = 0
         self.ends[which].setblocking(False)
         while True:
@@ -87,7 +87,7 @@ class Bench:
     def close(self) -> None:
         for end in self._ends:
             end()
-        for sock in (self.listener, *self.channels, *self.ends):
+        for sock in (self.listener, *self.links, *self.ends):
             sock.close()
         os.close(self.wake)
         os.close(self.wake_writer)
@@ -119,8 +119,8 @@ def in_thread(acceptor: Acceptor, timeout_ms: int) -> threading.Thread:
     return thread
 
 
-def test_a_closed_channel_is_noticed_right_after_an_empty_accept(one: Bench) -> None:
-    """The last accept of a batch leaves EAGAIN in errno, which says nothing about the end of the channel.
+def test_a_closed_link_is_noticed_right_after_an_empty_accept(one: Bench) -> None:
+    """The last accept of a batch leaves EAGAIN in errno, which says nothing about the end of the link.
 
     Once it was told, it is not told again, or the supervisor would spin until the worker is reaped.
     """
@@ -186,8 +186,8 @@ def _fill(sock: socket.socket) -> None:
         return
 
 
-def test_what_a_full_channel_does_not_take_goes_to_the_others(two: Bench) -> None:
-    _fill(two.channels[0])
+def test_what_a_full_link_does_not_take_goes_to_the_others(two: Bench) -> None:
+    _fill(two.links[0])
     clients = [two.connect() for _ in range(40)]
     two.acceptor.run(300)
     assert two.received(1) == 40

@@ -200,6 +200,16 @@ def seats(client: Client) -> dict[str, dict[str, str]]:
     return found
 
 
+def test_a_channel_is_named_so(daemon: Daemon) -> None:
+    with Client(daemon) as client, Client(daemon, "channel"):
+        listed = seats(client).values()
+        assert [fields["listen_addr"] for fields in listed if fields["addr"] == f"channel:{daemon.unix_path}"] == [
+            f"unix:{daemon.unix_path}"
+        ]
+    with Client(daemon, "unix") as client:  # its seat may be the same one
+        until(lambda: all(not fields["addr"].startswith("channel:") for fields in seats(client).values()), "the channel to leave")
+
+
 def test_connections_of_all_workers(daemon: Daemon) -> None:
     with ExitStack() as stack:
         clients = [stack.enter_context(Client(daemon)) for _ in range(2 * WORKERS)]

@@ -1,0 +1,66 @@
+"""What pictures in PNG files have in common: they are drawn by Pillow (the extra "png"), and written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING
+
+from memcache_shm.cli.messages import PROGRAM
+from memcache_shm.errors import MemcacheError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+
+REMEDY = "pip install 'memcache_shm[png]'"
+WHITE, BLACK, GREY = (255, 255, 255), (30, 30, 30), (110, 110, 110)
+_PILLOW = 10, 1
+
+
+def check_pillow() -> None:
+    """MemcacheError where Pillow is missing or too old."""
+    try:
+        import PIL.Image
+    except ImportError:
+        raise MemcacheError(f"--png needs Pillow; {REMEDY}") from None
+    if tuple(map(int, PIL.__version__.split(".")[:2])) < _PILLOW:
+        raise MemcacheError(f"--png needs Pillow {'.'.join(map(str, _PILLOW))}, not {PIL.__version__}; {REMEDY}")
+
+
+def text(pen: ImageDraw, x: int, y: int, words: str, size: int, colour: tuple[int, int, int] = BLACK, anchor: str = "lm") -> int:
+    """Write; how wide it became, in pixels."""
+    from PIL import ImageFont
+
+    font = ImageFont.load_default(size)
+    pen.text((x, y), words, colour, font, anchor)
+    return round(pen.textlength(words, font))
+
+
+def write(image: Image, path: str) -> None:
+    """Put `image` into the file `path`. MemcacheError when that cannot be written."""
+    drawn = io.BytesIO()
+    image.save(drawn, "PNG", optimize=True)
+    try:
+        _put(path, drawn.getvalue())
+    except OSError as problem:
+        raise MemcacheError(f"cannot write {path}: {problem.strerror}") from None
+
+
+def _put(path: str, content: bytes) -> None:
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe or device is written to, not replaced
+        with open(path, "wb") as file:
+            file.write(content)
+        return
+    path = os.path.realpath(path)  # of a link, where it leads
+    temporary = os.path.join(os.path.dirname(path), f".{PROGRAM}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

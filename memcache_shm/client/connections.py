@@ -1,0 +1,236 @@
+"""The connections of a cache object to its server: one for each call that is under way, kept for the next.
+
+    call -> take: the one used last, or a new one -> request, reply -> back on top of the pile
+
+So threads do not wait for each other. Requests without a reply (`noreply`) share one connection more, in their order. What comes after
+them on another connection, or is read from the mapped table, could be served before them; so every other call first waits until the
+server has done them: `mn` is sent behind them, whose reply comes when all before it is done.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NoReturn, TypeVar
+
+from memcache_shm.client.addresses import Address, written
+from memcache_shm.client.refusals import failure
+from memcache_shm.client.wire import Connection, ConnectionLost
+from memcache_shm.errors import ClosedError, RemoteError
+
+_BATCH_REQUESTS = 256  # their replies, even refusals, are less than any socket's buffer takes
+_BATCH_BYTES = 1 << 20
+_NOT_UNDERSTOOD = (b"CLIENT_ERROR", b"ERROR")  # the server may take for requests what follows
+T = TypeVar("T")
+
+
+class Connections:
+    """Of one cache object, for any number of threads. Methods raise RemoteError, and ClosedError after `close`.
+
+    A forked child begins without any: its parent's stay the parent's.
+    """
+
+    def __init__(self, address: Address, timeout_s: float, verify: Callable[[Connection], None] | None = None) -> None:
+        """Connect, to see who is there. `verify` is asked about each new connection, and raises if it is not to be used."""
+        self.where = written(address)
+        self.unsettled = False  # requests without a reply were sent and may not be done yet; written under the lock
+        self._address = address
+        self._timeout_s = timeout_s
+        self._verify = verify
+        self._closed = False
+        self.begin()
+        self._idle.append(self._connect())
+        _all.add(self)
+
+    def begin(self) -> None:
+        """Without any connection: at first, and in a forked child."""
+        self._idle: list[Connection] = []  # that used last at the end; its methods are atomic
+        self._quiet: Connection | None = None  # for requests without a reply; of who has the lock
+        self._lock = threading.Lock()
+        self.unsettled = False
+
+    def close(self) -> None:
+        """Idempotent. A call that is under way is ended by its own reply."""
+        self._closed = True
+        with self._lock:
+            self._drop_quiet()
+        self._drop_idle()
+
+    def read(self, use: Callable[..., T], *args: Any) -> T:
+        """What `use` makes of a connection and `args`; of a new one, from the beginning, when one that had served before was lost."""
+        while True:
+            connection = self._take()
+            try:
+                result = use(connection, *args)
+            except ConnectionLost:
+                connection.close()
+                if not connection.proven:
+                    raise
+                self._drop_idle()  # which have most probably gone with it
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                self._give_back(connection)
+                return result
+
+    def order(self, request: bytes) -> bytes:
+        """The line that is the reply to a change. It is not sent again when the connection is lost, since it may have been done."""
+        connection = self._take_idle()
+        try:
+            line = connection.ask_line(request)
+            if line.startswith(_NOT_UNDERSTOOD):
+                raise failure(self.where, line)
+        except BaseException:
+            connection.close()
+            raise
+        self._give_back(connection)
+        return line
+
+    def order_many(self, requests: Sequence[bytes]) -> list[bytes]:
+        """The replies to several changes, which do not wait for each other."""
+        lines: list[bytes] = []
+
+        def read_reply(connection: Connection) -> None:
+            line = connection.line()
+            if line.startswith(_NOT_UNDERSTOOD):
+                raise failure(self.where, line)
+            lines.append(line)
+
+        connection = self._take_idle()
+        try:
+            pipeline(connection, batches(requests, _BATCH_BYTES), read_reply)
+        except BaseException:
+            connection.close()
+            raise
+        self._give_back(connection)
+        return lines
+
+    def tell(self, requests: Sequence[bytes]) -> None:
+        """Send changes that have no reply. RemoteError: they may be lost, or those told before."""
+        with self._lock:
+            if self._quiet is not None and not self._quiet.is_idle():
+                self._settle()  # the server has closed it, or says what nobody asked for
+                self._drop_quiet()
+            if self._quiet is None:
+                self._quiet = self._connect()
+            self.unsettled = True
+            try:
+                for batch in batches(requests, _BATCH_BYTES):
+                    self._quiet.send(b"".join(batch))
+            except BaseException:
+                self._drop_quiet()
+                raise
+
+    def settle(self) -> None:
+        """Wait until the server has done what was told. RemoteError: it may be lost."""
+        with self._lock:
+            self._settle()
+
+    # Beneath
+
+    def _settle(self) -> None:
+        """As `settle`, under the lock."""
+        if not self.unsettled or self._quiet is None:
+            return
+        try:
+            line = self._quiet.ask_line(b"mn\r\n")
+            while line != b"MN":  # memcached complains of some requests even if no reply is wanted
+                line = self._quiet.line()
+        except RemoteError as error:
+            self._drop_quiet()
+            raise RemoteError(f"{error}; what was sent with noreply may be lost") from None
+        except BaseException:
+            self._drop_quiet()
+            raise
+        self.unsettled = False
+
+    def _take(self) -> Connection:
+        if self.unsettled:
+            self.settle()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._connect()
+
+    def _take_idle(self) -> Connection:
+        """One that the server has not closed, as far as can be known."""
+        connection = self._take()
+        while connection.proven and not connection.is_idle():
+            connection.close()
+            connection = self._take()
+        return connection
+
+    def _give_back(self, connection: Connection) -> None:
+        connection.proven = True
+        self._idle.append(connection)
+        if self._closed:
+            self._drop_idle()
+
+    def _connect(self) -> Connection:
+        if self._closed:
+            self._refuse_closed()
+        connection = Connection(self._address, self._timeout_s)
+        try:
+            if self._verify is not None:
+                self._verify(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _drop_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    def _drop_quiet(self) -> None:
+        """Under the lock."""
+        if self._quiet is not None:
+            self._quiet.close()
+            self._quiet = None
+        self.unsettled = False
+
+    def _refuse_closed(self) -> NoReturn:
+        raise ClosedError(f"the cache object of {self.where} is closed; connect again")
+
+
+def pipeline(connection: Connection, some: Iterable[Sequence[bytes]], read_reply: Callable[[Connection], object]) -> None:
+    """Send the requests of `some` batches, reading the replies of one while the next is under way: never more, so that both sides can go
+    on even if neither could send all that it has."""
+    owed = 0
+    for batch in some:
+        connection.send(b"".join(batch))
+        for _ in range(owed):
+            read_reply(connection)
+        owed = len(batch)
+    for _ in range(owed):
+        read_reply(connection)
+
+
+def batches(requests: Iterable[bytes], most_bytes: int) -> Iterator[list[bytes]]:
+    """`requests` by some hundred at a time, and of `most_bytes` together unless one alone is more."""
+    batch: list[bytes] = []
+    size = 0
+    for request in requests:
+        if batch and (size + len(request) > most_bytes or len(batch) == _BATCH_REQUESTS):
+            yield batch
+            batch, size = [], 0
+        batch.append(request)
+        size += len(request)
+    if batch:
+        yield batch
+
+
+_all: weakref.WeakSet[Connections] = (
+    weakref.WeakSet()
+)  # for forked children alone: asking for the pid in each call would cost as much as a lock
+
+
+def _begin_anew() -> None:
+    for connections in _all:
+        connections.begin()
+
+
+os.register_at_fork(after_in_child=_begin_anew)

@@ -1,0 +1,99 @@
+"""A table that is mapped for reading and changed through its daemon: read directly, write through.
+
+    get, gets, get_many ... -----------------------------------> mapping, read-only
+    set, delete, incr, gat ... --> channel --> worker ---------> the same table
+
+A change has been done when its reply has come, so what was written is read. One without a reply (`noreply`) is waited for by the next read.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from memcache_shm.client.addresses import ChannelAddress
+from memcache_shm.client.cache import Cache
+from memcache_shm.client.connections import Connections
+from memcache_shm.client.handling import Handling
+from memcache_shm.client.remote import DEFAULT_TIMEOUT_S
+from memcache_shm.client.remote_changes import RemoteChanges
+from memcache_shm.client.remote_figures import read_figures
+from memcache_shm.client.types import Key
+from memcache_shm.client.wire import Connection
+from memcache_shm.errors import RemoteError
+from memcache_shm.storage import registry
+from memcache_shm.storage.statefile import State
+from memcache_shm.storage.table import Table
+
+
+class WriteThroughCache(RemoteChanges, Cache):
+    """Made by `memcache_shm.attach` with `writes`. Reads raise what `Cache`'s do, changes what `RemoteCache`'s do.
+
+    What the object's own calls wrote it reads, in every thread, once they have returned: with noreply, too.
+    """
+
+    def __init__(self, table: Table, state: State, path: str, options: dict[str, Any]) -> None:
+        """`path` is the socket of the daemon that serves `table`; else RemoteError."""
+        Cache.__init__(self, table, state.name, state.directory, **options)
+        self.path = path
+        self._handling = Handling(**options)
+        self._connections = Connections(ChannelAddress(path), DEFAULT_TIMEOUT_S, _verifier(self))
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """The value of `key`, or `default` when there is none."""
+        if self._connections.unsettled:
+            self._connections.settle()
+        return Cache.get(self, key, default)
+
+    def gets(self, key: Key, default: Any = None, cas_default: Any = None) -> tuple[Any, Any]:
+        """(value, CAS id) of `key`, or (`default`, `cas_default`)."""
+        if self._connections.unsettled:
+            self._connections.settle()
+        return Cache.gets(self, key, default, cas_default)
+
+    def stats(self, *args: str) -> dict[bytes, Any]:
+        """The table's figures, as `Cache.stats`."""
+        self._connections.settle()
+        return Cache.stats(self, *args)
+
+    def close(self) -> None:
+        """Detach and disconnect; further calls raise ClosedError. The table stays."""
+        self._connections.close()
+        Cache.close(self)
+
+    def __contains__(self, key: Key) -> bool:
+        if self._connections.unsettled:
+            self._connections.settle()
+        return Cache.__contains__(self, key)
+
+    def __len__(self) -> int:
+        self._connections.settle()
+        return Cache.__len__(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _attach_again, (self.name, self.directory, self.path, self.options)
+
+    def __repr__(self) -> str:
+        return f"<memcache_shm.Cache {self.name!r} read-only, writes through {self.path!r}>"
+
+
+def _verifier(cache: WriteThroughCache) -> Callable[[Connection], None]:
+    """What refuses connections to who serves another table. Without a reference to `cache`, so that one that is forgotten goes at once."""
+    forgettable = weakref.ref(cache)
+
+    def verify(connection: Connection) -> None:
+        owner = forgettable()
+        if owner is None:
+            return
+        served = read_figures(connection, b"stats shm\r\n").get(b"shm_uuid")
+        if served != owner.attached_table.uuid.encode("ascii"):
+            raise RemoteError(f"writes: the daemon at {owner.path} serves another table than {owner.name!r}; give the socket of that one's")
+
+    return verify
+
+
+def _attach_again(name: str, directory: str, path: str, options: dict[str, Any]) -> WriteThroughCache:
+    """What unpickling calls, in another process as a rule."""
+    table, state = registry.attach(name, readonly=True, directory=directory)
+    return WriteThroughCache(table, state, path, options)

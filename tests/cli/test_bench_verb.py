@@ -1,0 +1,138 @@
+"""`memcache-shm bench`, as a shell and a viewer of images see it. How fast the doors are is no matter here."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from support.terminal import Terminal
+from support.waiting import until
+
+import memcache_shm
+from memcache_shm.cli import bench_image
+from memcache_shm.cli.main import main
+from memcache_shm.client.addresses import written
+from memcache_shm.client.listing import list_tables
+from memcache_shm.errors import MemcacheError
+from memcache_shm.ops.door_bench import DOORS, Figures
+from memcache_shm.ops.private_daemon import PrivateDaemon
+
+Said = Callable[[], tuple[str, str]]
+FIGURES = Figures(10, 20, 12, 22, 1_000_000, 5, 0.25, 20, 40, 22, 42)
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """Standard output and standard error since the last call."""
+
+    def read() -> tuple[str, str]:
+        out, error = capsys.readouterr()
+        return out, error
+
+    return read
+
+
+def test_tables(state_dir: Path, tmp_path: Path, said: Said, no_leaks: None) -> None:
+    """Both, with a line for each door, and a picture; nothing is left."""
+    path = tmp_path / "doors.png"
+    assert main(["bench", "--seconds", "1", "--value-bytes", "50", "--png", str(path)]) == 0
+    out, error = said()
+    assert error == ""
+    assert out.startswith("values of 50 bytes, 1 worker, ")
+    for name in ("attached", "channel", "UNIX socket", "TCP"):
+        bare, client = re.findall(rf"^{name} +(.*)$", out, re.MULTILINE)
+        figures = [float(figure.replace(",", "")) for figure in bare.split()]
+        assert len(figures) == 8
+        assert all(figure > 0 for figure in figures)
+        assert len(client.split()) == 5
+    assert re.findall(r"^UNIX socket.* (\S+)$", out, re.MULTILINE) == ["1.0", "1.0"]
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert list_tables() == []
+
+
+def test_json_of_some_doors(state_dir: Path, said: Said, no_leaks: None) -> None:
+    assert main(["bench", "--seconds", "1", "--json", "-t", "2", "--value-bytes", "300000", "--only", "unix", "channel"]) == 0
+    found = json.loads(said()[0])
+    assert (found["value_bytes"], found["workers"], list(found["doors"])) == (300_000, 2, ["channel", "unix"])
+    for figures in found["doors"].values():
+        assert 0 < figures["get_us"] <= figures["get_p99_us"]
+        assert 0 < figures["client_set_us"] <= figures["client_set_p99_us"]
+        assert figures["cpu_pipelined_us"] > 0
+    assert found["doors"]["unix"]["get_times_unix"] == 1.0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_amid(state_dir: Path, no_leaks: None, number: int) -> None:
+    """It ends by that, quietly, and its daemon is gone before."""
+    command = [sys.executable, "-m", "memcache_shm", "bench", "--seconds", "60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until(lambda: any(table.items for table in list_tables()), "its daemon's table to be filled")
+        process.send_signal(number)
+        assert process.communicate(timeout=15) == ("", "")
+    assert process.returncode == -number
+    assert list_tables() == []
+
+
+def test_progress_on_a_terminal(state_dir: Path, no_leaks: None) -> None:
+    with Terminal([sys.executable, "-m", "memcache_shm", "bench", "--seconds", "1", "--only", "tcp"], {"NO_COLOR": "1"}) as terminal:
+        terminal.expect(r"\rtcp, round 1 of 7")
+        terminal.expect(r"\r +\rvalues of 100 bytes")
+        assert terminal.ends() == 0
+
+
+def test_a_daemon_that_does_not_start(state_dir: Path, no_leaks: None) -> None:
+    with pytest.raises(MemcacheError, match=r"did not start; it said: .*-m"):
+        PrivateDaemon(["-m", "nothing"], 1)
+
+
+def test_what_cannot_be(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = {("--seconds", "0"): 2, ("--value-bytes", "0"): 2, ("--only", "pigeon"): 2, ("app",): 2, ("-t", "0"): 2}
+    for words, status in cases.items():
+        assert main(["bench", *words]) == status
+        assert re.fullmatch(r"memcache-shm: error: .+\n", said()[1])
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert main(["bench", "--png", "x.png"]) == 1
+    assert "--png needs Pillow" in said()[1]
+
+
+def test_help_teaches(said: Said) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    text = said()[0]
+    for word in ("channel", "99 %", "CPU", "x UNIX", "--png FILE", "memcache_shm.connect", "examples:"):
+        assert word in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_bars_are_as_long_as_their_figures() -> None:
+    found = {door: replace(FIGURES, get_us=10.0 * number) for number, door in enumerate(DOORS, 1)}
+    drawn = bench_image.draw("made up", found)
+    stream = io.BytesIO()
+    drawn.save(stream, "PNG")
+    with Image.open(stream) as opened:
+        first_panel = opened.convert("RGB").crop((0, 60, 1000, 60 + drawn.height // 6))
+        counts = {colour: count for count, colour in first_panel.getcolors(1 << 20) or []}
+    assert opened.width == 1000
+    lengths = [counts[bench_image.COLOURS[door]] for door in DOORS]
+    assert [round(length / lengths[0]) for length in lengths] == [1, 2, 3, 4]
+
+
+def test_a_private_daemon_is_found_by_its_doors(state_dir: Path, no_leaks: None) -> None:
+    with PrivateDaemon(["16", "100"], 1) as daemon:
+        before_ns = daemon.cpu_ns()
+        for door in ("channel", "unix", "tcp"):
+            with memcache_shm.connect(written(daemon.address(door))) as cache:
+                cache.set(door, b"1")
+        assert daemon.cpu_ns() > before_ns
+        with memcache_shm.attach(daemon.name) as cache:
+            assert sorted(cache.get_many(["channel", "unix", "tcp"])) == ["channel", "tcp", "unix"]
+    assert list_tables() == []
