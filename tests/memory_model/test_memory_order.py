@@ -187,7 +187,8 @@ MODELLED = {
     "view": {"flush_due": 2},
     "holding": {"agree_on_flush": 1},
     "rings": {
-        "arrived": 1, "room": 1, "has_ended": 1, "say_closed": 1, "go_to_sleep": 1, "must_wake": 2, "must_tell_room": 2, "pull": 1, "push": 1,
+        "arrived": 1, "room": 1, "has_ended": 1, "say_closed": 1, "go_to_sleep": 1, "must_wake": 2, "must_tell_room": 2,
+        "pull": 1, "push": 1,
     },
     "locks": {"inherit": 2, "claim": 2, "owner_state": 1, "try_once": 3, "spin": 1, "give_up": 1, "hold": 1, "ready": 1, "give": 1},
 }  # fmt: skip
