@@ -29,6 +29,7 @@ from memcache_shm.client.channel import Channel
 
 RING_BYTES = 4096
 SOON_S = 1.0  # the other side never hangs for longer
+START_S = 20.0  # a worker may have to be started first
 VALUE = b"v" * 3000
 CLIENT_CODE = ("/client/channel.", "/storage/rings.")
 WORKER_CODE = ("/server/channels.", "/storage/rings.")
@@ -38,7 +39,9 @@ NO_WORDS = ctypes.create_string_buffer(8)  # nothing of the memory is compared: 
 
 
 def connect(daemon: Daemon) -> Channel:
-    return Channel(daemon.unix_path, SOON_S, request_bytes=RING_BYTES, reply_bytes=RING_BYTES)
+    channel = Channel(daemon.unix_path, START_S, request_bytes=RING_BYTES, reply_bytes=RING_BYTES)
+    channel.settimeout(SOON_S)
+    return channel
 
 
 def read(channel: Channel, size: int) -> bytes:
