@@ -14,94 +14,26 @@ import socket
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EINTR, errno
+from libc.errno cimport errno
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 from posix.unistd cimport close, write
 
-from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, futex_wait_ns, futex_wake
-from memcache_shm.storage.patience cimport (
-    Patience, init_patience, looked_in_vain, looked_long_enough, may_look, pass_time, slept_too_early,
-)
+from memcache_shm.client.channel_waits cimport GONE, INTERRUPTED, LATE, READY, has_hung_up, is_ready, look, sleep
+from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, futex_wake
+from memcache_shm.storage.patience cimport init_patience, slept_too_early
 from memcache_shm.storage.rings cimport (
-    RING_USUAL, WAITS_BYTES, WAITS_ROOM, End, arrived, go_to_sleep, has_ended, is_ring_size, map_block, must_tell_room, must_wake, pull,
-    push, room, say_closed, shares_processor, stay_awake, unmap_block,
+    RING_USUAL, WAITS_BYTES, WAITS_ROOM, arrived, has_ended, is_ring_size, map_block, must_tell_room, must_wake, pull, push, say_closed,
+    shares_processor, unmap_block,
 )
 
 from memcache_shm.errors import IllegalInputError, RemoteError
 
-cdef extern from "<poll.h>" nogil:
-    enum:
-        POLLRDHUP
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    int poll(pollfd *fds, unsigned long count, int timeout_ms)
-
 cdef enum:
-    LOOK_NS = 200000000         # between two looks, while asleep, whether the worker is still there
     DESCRIPTORS = 2             # that come with the answer: the rings' memory and the bell
     REPLY_MAX = 2048            # bytes of the answer to `channel`
     KEPT_MAX = 1 << 20          # bytes of the buffer of early replies that are kept when it is empty
-
-cdef enum Outcome:              # of a wait
-    READY = 0
-    LATE = 1
-    GONE = 2                    # the worker's process is
-    INTERRUPTED = 3             # by a signal
-
-
-cdef inline bint _is_ready(End *end, uint32_t bits) noexcept nogil:
-    if bits & WAITS_BYTES and (has_ended(end) or arrived(end)):
-        return True
-    return bits & WAITS_ROOM and room(end) or end.broken
-
-
-cdef bint _has_hung_up(int fd) noexcept nogil:
-    cdef pollfd look
-    look.fd = fd
-    look.events = POLLRDHUP
-    return poll(&look, 1, 0) > 0
-
-
-cdef int _look(End *end, uint32_t bits, Patience *patience, uint64_t begun_ns, int64_t limit_ns) noexcept nogil:
-    """Before a sleep, which is dearer. READY or LATE."""
-    cdef uint64_t now_ns = begun_ns
-    cdef bint shared
-    while True:
-        if _is_ready(end, bits):
-            looked_long_enough(patience, now_ns - begun_ns)
-            return READY
-        now_ns = clock_ns(CLOCK_MONOTONIC)
-        shared = shares_processor(end)
-        if not may_look(patience, now_ns, shared):
-            return LATE
-        if <int64_t> (now_ns - begun_ns) >= min(patience.look_ns, limit_ns):
-            looked_in_vain(patience)
-            return LATE
-        pass_time(patience, begun_ns, now_ns, shared)
-
-
-cdef int _sleep(End *end, uint32_t bits, int fd, const bint *closed, uint64_t begun_ns, int64_t limit_ns) noexcept nogil:
-    """Until one of the bits is so, or something else happens, as another thread's `close`; an Outcome."""
-    cdef int64_t left_ns
-    cdef bint hung_up = False
-    cdef bint interrupted = False
-    while True:
-        go_to_sleep(end, bits)
-        if _is_ready(end, bits):
-            break
-        left_ns = limit_ns - <int64_t> (clock_ns(CLOCK_MONOTONIC) - begun_ns)
-        if hung_up or interrupted or left_ns <= 0 or closed[0]:
-            stay_awake(end)
-            return GONE if hung_up or closed[0] else INTERRUPTED if interrupted else LATE
-        if futex_wait_ns(end.my_waits, bits, min(left_ns, <int64_t> LOOK_NS)) < 0:
-            interrupted = errno == EINTR
-            hung_up = _has_hung_up(fd)      # then one more look: it may have sent something before
-    stay_awake(end)
-    return READY
 
 
 cdef class Channel:
@@ -296,10 +228,10 @@ cdef class Channel:
         cdef int outcome
         if self._timeout_ns != 0:
             outcome = self._wait_until(bits, deadline_ns)
-        elif not _has_hung_up(self._fd):
+        elif not has_hung_up(self._fd):
             raise BlockingIOError(11, "the channel has nothing for now")
         else:
-            outcome = READY if _is_ready(&self._end, bits) else GONE
+            outcome = READY if is_ready(&self._end, bits) else GONE
         self._check_open()
         if outcome == LATE:
             raise TimeoutError("timed out")
@@ -315,15 +247,15 @@ cdef class Channel:
         self._waiting += 1
         try:
             with nogil:
-                outcome = _look(&self._end, bits, &self._patience, begun_ns, limit_ns)
+                outcome = look(&self._end, bits, &self._patience, begun_ns, limit_ns)
                 if outcome != READY:
-                    outcome = _sleep(&self._end, bits, self._fd, &self._closed, begun_ns, limit_ns)
+                    outcome = sleep(&self._end, bits, self._fd, &self._closed, begun_ns, limit_ns)
                     if outcome == READY and not shares_processor(&self._end):
                         slept_too_early(&self._patience, clock_ns(CLOCK_MONOTONIC) - begun_ns)
             while outcome == INTERRUPTED:
                 PyErr_CheckSignals()
                 with nogil:
-                    outcome = _sleep(&self._end, bits, self._fd, &self._closed, begun_ns, limit_ns)
+                    outcome = sleep(&self._end, bits, self._fd, &self._closed, begun_ns, limit_ns)
         finally:
             self._waiting -= 1
             if self._closed and self._waiting == 0:
