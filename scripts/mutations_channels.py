@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mutation import Mutation
 
-RINGS, INLINE, SERVER, CLIENT = "rings.pyx", "rings.pxd", "server/channels.pyx", "client/channel.pyx"
+RINGS, INLINE, SERVER = "rings.pyx", "rings.pxd", "server/channels.pyx"
+CLIENT, WAITS = "client/channel.pyx", "client/channel_waits.pxd"
 SIDES = ("rings", "server/channels", "client/channel")  # what the functions of rings.pxd are compiled into
 CALLS = ("tests/client/test_channel_calls.py",)
 WIRE = ("tests/server/test_channels.py",)
@@ -85,7 +86,7 @@ CHANNELS = [
     ),
     Mutation(
         "channel: a dead worker is not noticed",
-        CLIENT,
+        WAITS,
         "            hung_up = _has_hung_up(fd)      #",
         "            hung_up = False     #",
         SIDES[2:],
