@@ -70,17 +70,6 @@ PLACES = {
     "read_event: head": ACQUIRE,
     "read_event: fence": ACQUIRE,
     "sleep_until_news: fence": ACQ_REL,
-    "arrived: tail": ACQUIRE,
-    "room: head": ACQUIRE,
-    "push: tail": RELEASE,
-    "pull: head": RELEASE,
-    "go_to_sleep: fence": ACQ_REL,
-    "must_wake: fence": ACQ_REL,
-    "must_wake: exchange": ACQ_REL,
-    "must_tell_room: fence": ACQ_REL,
-    "must_tell_room: exchange": ACQ_REL,
-    "say_closed: flag": RELEASE,
-    "has_ended: flag": ACQUIRE,
 }
 
 # Steps whose order or presence matters though they are no fences: a model that leaves one out must fail too.
@@ -98,9 +87,6 @@ RULES = {
     "same_record: slot read again",
     "look: last slot loaded once",
     "look: miss confirmed by slot and version",
-    "must_wake: whatever was taken",
-    "must_tell_room: tail loaded anew",
-    "has_ended: asked before the bytes",
 }
 
 

@@ -1,14 +1,34 @@
-"""What may never happen between the two sides of a channel's ring. As scenarios.py."""
+"""What may never happen between the two sides of a channel's ring: the functions of rings.pxd and rings.pyx as programs, as in protocol.py,
+and scenarios, as in scenarios.py."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from explorer import Blocked, Load, Outcome, Steps, Store, Swap
-from protocol import GARBAGE, Code
+from protocol import ACQ_REL, ACQUIRE, GARBAGE, PLACES, RELEASE, RULES, Code
 from scenarios import Memory, judged, scenario
 
 BYTES, ROOM = "for bytes", "for room"
+
+PLACES |= {
+    "arrived: tail": ACQUIRE,
+    "room: head": ACQUIRE,
+    "push: tail": RELEASE,
+    "pull: head": RELEASE,
+    "go_to_sleep: fence": ACQ_REL,
+    "must_wake: fence": ACQ_REL,
+    "must_wake: exchange": ACQ_REL,
+    "must_tell_room: fence": ACQ_REL,
+    "must_tell_room: exchange": ACQ_REL,
+    "say_closed: flag": RELEASE,
+    "has_ended: flag": ACQUIRE,
+}
+RULES |= {
+    "must_wake: whatever was taken",
+    "must_tell_room: tail loaded anew",
+    "has_ended: asked before the bytes",
+}
 
 
 def push(code: Code, number: int, size: int) -> Steps:
