@@ -74,6 +74,14 @@ CHANNELS = [
         SIDES[1:2],
         tests=DEATHS,
     ),
+    Mutation(
+        "channel: its bell is listened to for ever",
+        SERVER,
+        "            epoll_ctl(self.epoll, EPOLL_CTL_DEL, channel.bell, NULL)\n",
+        "",
+        SIDES[1:2],
+        tests=HOSTILE,
+    ),
     Mutation("channel: its bell is kept", SERVER, "            close(channel.bell)\n", "            pass\n", SIDES[1:2], tests=DEATHS),
     Mutation("channel: its memory is kept", SERVER, "        unmap_block(&channel.end)\n", "", SIDES[1:2], tests=DEATHS),
     Mutation(
@@ -87,7 +95,7 @@ CHANNELS = [
     Mutation(
         "channel: a dead worker is not noticed",
         WAITS,
-        "            hung_up = _has_hung_up(fd)      #",
+        "            hung_up = has_hung_up(fd)      #",
         "            hung_up = False     #",
         SIDES[2:],
         tests=DEATHS,
