@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Leave out, or put in the wrong order, one store of the storage layer at a time, and see a test fail.
+"""Leave out, or put in the wrong order, one store of the storage layer, or of a channel, at a time, and see a test fail.
 
     scripts/mutate.py               all mutations (a table: mutation, verdict, what noticed it; exit 1 when one survives)
     scripts/mutate.py split intent  those whose names contain one of these words
@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from mutation import Mutation
+from mutation import Mutation, place
 from mutations import MUTATIONS
 
 ROOT = Path(__file__).parents[1]
@@ -70,16 +70,16 @@ class Tree:
 
     def apply(self, mutation: Mutation) -> None:
         """Change the text and build what contains it."""
-        path = self.directory / STORAGE / mutation.file
-        built = [path.with_name(module + SUFFIX) for module in mutation.modules]
+        path = self.directory / place(mutation.file)
+        built = [self.directory / place(module + SUFFIX) for module in mutation.modules]
         self.saved = {original: original.read_bytes() for original in (path, *built)}
         path.write_text(mutation.mutate(path.read_text()))
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(self._build, mutation.modules))
 
     def _build(self, module: str) -> None:
-        source = self.directory / STORAGE / f"{module}.pyx"
-        target = source.with_name(module + SUFFIX)
+        source = self.directory / place(f"{module}.pyx")
+        target = self.directory / place(module + SUFFIX)
         translate = [sys.executable, "-m", "cython", "-3", str(source.relative_to(self.directory))]
         compiling = [
             os.environ.get("CC", "cc"),
@@ -148,6 +148,9 @@ def read_failure(said: str) -> Outcome:
 
 def stages(mutation: Mutation) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The tests to ask, those that ought to notice it first."""
+    if mutation.tests:
+        yield "tests", (*PYTEST, *mutation.tests)
+        return
     if mutation.reading:
         yield "reading", (*READING, *mutation.reading)
     if mutation.words:
@@ -157,7 +160,9 @@ def stages(mutation: Mutation) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 def prove_tests(tree: Tree, mutations: list[Mutation]) -> bool:
     """Whether all that may be asked passes without any mutation; says what does not."""
-    commands = dict(TESTS)
+    commands = dict(TESTS) if any(not mutation.tests for mutation in mutations) else {}
+    if files := sorted({file for mutation in mutations for file in mutation.tests}):
+        commands["tests of channels"] = (*PYTEST, *files)
     for word in sorted({word for mutation in mutations for word in mutation.reading}):
         commands[f"reading {word}"] = (*READING, word)  # one at a time: each takes minutes
     proven = True
@@ -194,7 +199,7 @@ def main() -> int:
         parser.error(f"no mutation's name contains {' or '.join(words)}")
     verdicts: dict[str, list[str]] = {"noticed": [], "hangs": [], "SURVIVED": []}
     for mutation in chosen:
-        mutation.mutate((ROOT / STORAGE / mutation.file).read_text())
+        mutation.mutate((ROOT / place(mutation.file)).read_text())
     with tempfile.TemporaryDirectory(prefix="mutants") as directory:
         tree = Tree(Path(directory))
         if not prove_tests(tree, chosen):

@@ -5,17 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def place(name: str) -> str:
+    """Where a file or a module is: in the storage layer, unless its name begins with another one."""
+    return f"memcache_shm/{name}" if "/" in name else f"memcache_shm/storage/{name}"
+
+
 @dataclass(frozen=True)
 class Mutation:
-    """`words`: the operations that ought to notice it, stepped before all others; `reading`: those that are tried with a reader beside."""
+    """`words`: the operations that ought to notice it, stepped before all others; `reading`: those that are tried with a reader beside.
+    `tests`: the files of tests that are asked instead, where no table is concerned."""
 
     name: str
-    file: str  # in memcache_shm/storage
+    file: str  # see `place`
     old: str
     new: str
     modules: tuple[str, ...]  # to be built
     words: tuple[str, ...] = ()
     reading: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
     listened: bool = False  # the operations are stepped while somebody listens to the feed
 
     def mutate(self, text: str) -> str:

@@ -16,6 +16,7 @@ Not in the list, since no test here can tell them from the original on x86-64:
 from __future__ import annotations
 
 from mutation import Mutation, turned
+from mutations_channels import CHANNELS
 from mutations_intents import FEED, INTENTS
 
 _SPLIT = """    if not copy_movers(v, s, from_, n):
@@ -270,4 +271,4 @@ READERS = [
     ),
 ]
 
-MUTATIONS = INTENTS + FEED + ORDER + READERS
+MUTATIONS = INTENTS + FEED + ORDER + READERS + CHANNELS

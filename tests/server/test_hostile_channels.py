@@ -227,6 +227,21 @@ def test_a_bell_that_is_full_or_made_to_wait(neighbour: Neighbour, hostile: RawC
     assert answers(hostile, b"mn\r\n", b"MN\r\n")
 
 
+def test_a_bell_that_is_rung_after_the_end(neighbour: Neighbour) -> None:
+    """The client still holds it, the worker no longer listens to it."""
+    channels = [RawChannel(neighbour.daemon) for _ in range(20)]
+    for channel in channels:
+        channel.put_place(raw.REQUEST_TAIL, 2**40)
+        channel.ring()
+        assert is_ended(channel)
+    for _ in range(3):
+        for channel in channels:
+            channel.ring()
+        assert neighbour.is_served()
+    for channel in channels:
+        channel.close()
+
+
 def test_bytes_on_the_socket_are_nobodys(neighbour: Neighbour, hostile: RawChannel) -> None:
     hostile.sock.sendall(b"flush_all\r\n" * 100)
     assert neighbour.is_served()

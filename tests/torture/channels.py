@@ -3,8 +3,8 @@
     python -m torture.channels              every kill point
     python -m torture.channels --sample 12  some of them
 
-A client is a fork of this process, which made the channel: it is stopped where wanted (tracer.py), killed, and its socket closed. A worker is
-a real one: it is taken hold of in its sleep, given requests, killed, and its supervisor puts another in its place.
+A client is a fork of this process, which made the channel: it is stopped where wanted (tracer.py), killed, and its socket closed.
+A worker is a real one: it is taken hold of in its sleep, given requests, and killed.
 
 Whatever the moment: the side that lives gets data, the end or an error within a second, and what was sent comes whole up to some place.
 """
@@ -12,9 +12,10 @@ Whatever the moment: the side that lives gets data, the end or an error within a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,15 +29,19 @@ from memcache_shm.client.channel import Channel
 
 RING_BYTES = 4096
 SOON_S = 1.0  # the other side never hangs for longer
+START_S = 20.0  # a worker may have to be started first
 VALUE = b"v" * 3000
 CLIENT_CODE = ("/client/channel.", "/storage/rings.")
 WORKER_CODE = ("/server/channels.", "/storage/rings.")
 MOST_STEPS = 400_000
+WORKERS = 2  # of a daemon that are killed: it takes its time to replace any more that die young
 NO_WORDS = ctypes.create_string_buffer(8)  # nothing of the memory is compared: the other side changes it, too
 
 
 def connect(daemon: Daemon) -> Channel:
-    return Channel(daemon.unix_path, SOON_S, request_bytes=RING_BYTES, reply_bytes=RING_BYTES)
+    channel = Channel(daemon.unix_path, START_S, request_bytes=RING_BYTES, reply_bytes=RING_BYTES)
+    channel.settimeout(SOON_S)
+    return channel
 
 
 def read(channel: Channel, size: int) -> bytes:
@@ -158,11 +163,11 @@ TURNS = (
 
 
 class Victim:
-    """A worker in its sleep, and a client that has a channel to it."""
+    """A worker in its sleep, and a client that has a channel to it. It may be the one in a dead one's place."""
 
     def __init__(self, daemon: Daemon) -> None:
-        (self.pid,) = until(lambda: daemon.workers, "a worker")
         self.channel = connect(daemon)
+        (self.pid,) = daemon.workers
         self.channel.sendall(b"mn\r\n")
         assert read(self.channel, 4) == b"MN\r\n"
         until(lambda: sleeps(self.pid), "it to sleep", every_s=0.0)
@@ -194,26 +199,35 @@ class Victim:
         raise AssertionError("its client was told of an end in order")
 
 
-def kill_workers(daemon: Daemon, turn: Turn, count: int = 0) -> int:
+def kill_workers(turn: Turn, count: int = 0) -> int:
     """Kill one at each of `count` points of a turn, 0: all; how many points there were."""
     tracer = Tracer("/memcache_shm/", ctypes.addressof(NO_WORDS), len(NO_WORDS))
-    with Client(daemon) as client:
-        assert client.set(b"large", b"v" * 6000) == b"STORED"
-    victim = Victim(daemon)
-    ranges = code_of(*WORKER_CODE, pid=victim.pid)
-    rips, got = victim.walk(tracer, turn, MOST_STEPS)
-    victim.kill(tracer, turn, got)
+    with a_daemon() as daemon:
+        victim = Victim(daemon)
+        ranges = code_of(*WORKER_CODE, pid=victim.pid)
+        rips, got = victim.walk(tracer, turn, MOST_STEPS)
+        victim.kill(tracer, turn, got)
     points = [k for k, rip in enumerate(rips) if any(start <= rip < end for start, end in ranges)]
     assert points, "the worker did nothing with its channel"
     chosen = spread(points, count)
-    for k in chosen:
-        until(lambda: [pid for pid in daemon.workers if pid != victim.pid], "a worker in its place", every_s=0.001)
-        victim = Victim(daemon)
-        try:
-            victim.kill(tracer, turn, victim.walk(tracer, turn, k)[1])
-        except Exception as error:
-            raise AssertionError(f"{turn.name}: a worker was killed at {k} of {len(rips)}: {error}") from error
+    for first in range(0, len(chosen), WORKERS):
+        with a_daemon() as daemon:
+            for k in chosen[first : first + WORKERS]:
+                try:
+                    victim = Victim(daemon)
+                    victim.kill(tracer, turn, victim.walk(tracer, turn, k)[1])
+                except Exception as error:
+                    raise AssertionError(f"{turn.name}: a worker was killed at {k} of {len(rips)}: {error}") from error
     return len(chosen)
+
+
+@contextlib.contextmanager
+def a_daemon() -> Iterator[Daemon]:
+    """Of one worker at a time, with a large item."""
+    with Daemon("-m", "2") as daemon:
+        with Client(daemon) as client:
+            assert client.set(b"large", b"v" * 6000) == b"STORED"
+        yield daemon
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -224,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
         for call in CALLS:
             print(f"a client in {call.name}: killed at {kill_clients(daemon, call, options.sample)} points", flush=True)
         for turn in TURNS:
-            print(f"a worker in {turn.name}: killed at {kill_workers(daemon, turn, options.sample)} points", flush=True)
+            print(f"a worker in {turn.name}: killed at {kill_workers(turn, options.sample)} points", flush=True)
     return 0
 
 
