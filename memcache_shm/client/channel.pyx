@@ -273,7 +273,7 @@ cdef class Channel:
         return 0
 
     cdef int _check_whole(self) except -1:
-        if self._end.broken:
+        if self._end.broken and not has_ended(&self._end):
             raise ConnectionResetError(104, f"the rings of the channel to {self._path} are damaged")
         return 0
 
