@@ -28,6 +28,7 @@ from memcache_shm.storage.rings cimport (
     shares_processor, unmap_block,
 )
 
+from memcache_shm.client.admission import denial, shown
 from memcache_shm.errors import IllegalInputError, RemoteError
 
 cdef enum:
@@ -70,12 +71,12 @@ cdef class Channel:
         line, descriptors = _receive_answer(self._socket)
         try:
             if len(descriptors) != DESCRIPTORS or not line.startswith(b"CHANNEL "):
-                raise RemoteError(f"{self._path}: {_refusal(line)}")
+                raise _refusal(f"channel:{self._path}", line)
             mapped = map_block(&self._end, descriptors[0])
             if mapped == -1:
                 raise OSError(errno, os.strerror(errno), self._path)
             if mapped:
-                raise RemoteError(f"{self._path}: what came for a channel is none of this version")
+                raise RemoteError(f"channel:{self._path}: what came for a channel is none of this version")
             self._bell = descriptors.pop()
         finally:
             for descriptor in descriptors:
@@ -116,7 +117,7 @@ cdef class Channel:
         self._check_open()
         while True:
             if has_ended(&self._end) or self._said_closed:
-                raise BrokenPipeError(32, f"the channel to {self._path} was closed")
+                raise BrokenPipeError(32, "the channel was closed")
             taken = push(&self._end, src, size)
             if taken:
                 if must_wake(&self._end, WAITS_BYTES):
@@ -236,7 +237,7 @@ cdef class Channel:
         if outcome == LATE:
             raise TimeoutError("timed out")
         if outcome == GONE:
-            raise ConnectionResetError(104, f"the worker at the other end of the channel to {self._path} is gone")
+            raise ConnectionResetError(104, "the worker at the other end of the channel is gone")
         return 0
 
     cdef int _wait_until(self, uint32_t bits, int64_t deadline_ns) except -1:
@@ -274,7 +275,7 @@ cdef class Channel:
 
     cdef int _check_whole(self) except -1:
         if self._end.broken:
-            raise ConnectionResetError(104, f"the rings of the channel to {self._path} are damaged")
+            raise ConnectionResetError(104, "the rings of the channel are damaged")
         return 0
 
     # The rest of a socket
@@ -344,11 +345,11 @@ def _receive_answer(sock):
     return line, descriptors.tolist()
 
 
-def _refusal(bytes line):
-    """What the daemon's answer means, in one line."""
-    words = line.partition(b"\n")[0].rstrip(b"\r").decode("ascii", "backslashreplace")
+def _refusal(where, bytes line):
+    """The error that the answer of the daemon at `where` means."""
     if not line:
-        return "the connection was closed at once; no memcache_shm daemon there, or one that speaks TLS only"
-    if words == "ERROR":
-        return "no channels there; a memcache_shm daemon of this version has them"
-    return words
+        return RemoteError(f"{where}: the connection was closed at once; no memcache_shm daemon there, or one that speaks TLS only")
+    words = line.partition(b"\n")[0].rstrip(b"\r")
+    if words == b"ERROR":
+        return RemoteError(f"{where}: no channels there; a memcache_shm daemon of this version has them")
+    return denial(where, words) or RemoteError(f"{where}: {shown(words)}")
