@@ -10,6 +10,7 @@ socket stays open: its end tells each side that the other is gone.
 import array
 import os
 import socket
+from contextlib import suppress
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -54,6 +55,7 @@ cdef class Channel:
             raise OSError(106, f"the channel was connected to {self._path} before; make another one")
         self._path = path
         self.settimeout(timeout)
+        self._pid = os.getpid()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.settimeout(timeout)
@@ -304,7 +306,8 @@ cdef class Channel:
                 self._ring()
 
     def close(self):
-        """Idempotent. A call that waits in another thread ends with OSError. In a forked child it lets go of the parent's."""
+        """Idempotent. A call that waits in another thread ends with OSError. The channel ends, although forked children have descriptors
+        of it; by a child's `close` only the child lets go of it."""
         if self._closed:
             return
         self._closed = True
@@ -313,6 +316,9 @@ cdef class Channel:
         else:
             self._release()
         if self._socket is not None:
+            if self._pid == os.getpid():
+                with suppress(OSError):     # it was not connected, or has ended
+                    self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
 
     cdef void _release(self) noexcept:
