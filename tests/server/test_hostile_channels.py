@@ -8,7 +8,6 @@ import fcntl
 import os
 import random
 import socket
-import struct
 import threading
 from collections.abc import Callable, Iterator
 
@@ -329,6 +328,6 @@ def test_random_memory(neighbour: Neighbour) -> None:
         with RawChannel(neighbour.daemon) as channel:
             for _ in range(3):
                 channel.memory[:] = chance.randbytes(len(channel.memory))
-                struct.pack_into("<Q", channel.memory, raw.REQUEST_TAIL, chance.choice((1, 4000, 4096, 4097)))
+                channel.put_place(raw.REQUEST_TAIL, chance.choice((1, 4000, 4096, 4097)))
                 channel.ring()
         assert neighbour.is_served()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import mmap
 import os
 import socket
-import struct
 from types import TracebackType
 
 from support.servers import Daemon
 
 SIZE_LEAST = 4096
 DATA_AT = 4096
-# Where the words are: places have 8 bytes, the others 4.
+# Where the words are, in bytes: places have 8 bytes, the others 4.
 MAGIC, REQUEST_BYTES, REPLY_BYTES = 0, 8, 16
 REQUEST_TAIL, REQUEST_HEAD, REPLY_TAIL, REPLY_HEAD = 64, 128, 192, 256
 CLIENT_WAITS, SERVER_WAITS, CLIENT_CLOSED, SERVER_CLOSED = 320, 384, 448, 512
@@ -43,6 +42,9 @@ class RawChannel:
         assert line == b"CHANNEL %d %d\r\n" % (size, size), line
         self.memory_fd, self.bell_fd = descriptors
         self.memory = mmap.mmap(self.memory_fd, 0)
+        self._view = memoryview(self.memory)
+        # Items of these are loaded and stored at once, as the worker's loads need it; struct.pack_into fills in zeros, then bytes.
+        self._places, self._words = self._view.cast("Q"), self._view.cast("I")
 
     def __enter__(self) -> RawChannel:
         return self
@@ -52,21 +54,23 @@ class RawChannel:
 
     def close(self) -> None:
         self.sock.close()
+        for view in (self._places, self._words, self._view):
+            view.release()
         self.memory.close()
         os.close(self.memory_fd)
         os.close(self.bell_fd)
 
     def place(self, at: int) -> int:
-        return int(struct.unpack_from("<Q", self.memory, at)[0])
+        return self._places[at // 8]
 
     def put_place(self, at: int, value: int) -> None:
-        struct.pack_into("<Q", self.memory, at, value % 2**64)
+        self._places[at // 8] = value % 2**64
 
     def word(self, at: int) -> int:
-        return int(struct.unpack_from("<I", self.memory, at)[0])
+        return self._words[at // 4]
 
     def put_word(self, at: int, value: int) -> None:
-        struct.pack_into("<I", self.memory, at, value)
+        self._words[at // 4] = value
 
     def ring(self) -> None:
         """The bell."""
