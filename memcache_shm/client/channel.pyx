@@ -25,8 +25,8 @@ from memcache_shm.client.channel_waits cimport GONE, INTERRUPTED, LATE, READY, h
 from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, futex_wake
 from memcache_shm.storage.patience cimport init_patience, slept_too_early
 from memcache_shm.storage.rings cimport (
-    RING_MOST, RING_USUAL, WAITS_BYTES, WAITS_ROOM, arrived, has_ended, is_ring_size, map_block, must_tell_room, must_wake, pull, push, say_closed,
-    shares_processor, unmap_block,
+    RING_MOST, RING_USUAL, WAITS_BYTES, WAITS_ROOM, arrived, is_over, is_ring_size, map_block, must_tell_room, must_wake, pull, push,
+    say_closed, shares_processor, unmap_block,
 )
 
 from memcache_shm.client.admission import denial, shown
@@ -120,7 +120,7 @@ cdef class Channel:
             return 0
         self._check_open()
         while True:
-            if has_ended(&self._end) or self._said_closed:
+            if is_over(&self._end) or self._said_closed:
                 raise BrokenPipeError(32, "the channel was closed")
             taken = push(&self._end, src, size)
             if taken:
@@ -191,7 +191,7 @@ cdef class Channel:
         self._check_open()
         if count or wanted == 0:
             return count
-        ended = has_ended(&self._end)
+        ended = is_over(&self._end)
         count = arrived(&self._end)
         if count or ended:
             return count
@@ -278,7 +278,7 @@ cdef class Channel:
         return 0
 
     cdef int _check_whole(self) except -1:
-        if self._end.broken and not has_ended(&self._end):
+        if self._end.broken and not is_over(&self._end):
             raise ConnectionResetError(104, "the rings of the channel are damaged")
         return 0
 

@@ -107,8 +107,13 @@ cdef inline bint shares_processor(End *end) noexcept nogil:
 
 
 cdef inline bint has_ended(End *end) noexcept nogil:
-    """Whether the other side sends nothing behind what arrives, or has emptied the block; ask this first, then `arrived`."""
-    return load_acquire32(end.their_closed) != 0 or load_relaxed64(&end.block.magic) == 0
+    """Whether the other side sends nothing behind what arrives; ask this first, then `arrived`."""
+    return load_acquire32(end.their_closed) != 0
+
+
+cdef inline bint is_over(End *end) noexcept nogil:
+    """The same for the client, whose server may have emptied the block since."""
+    return has_ended(end) or load_relaxed64(&end.block.magic) == 0
 
 
 cdef inline void say_closed(End *end) noexcept nogil:
