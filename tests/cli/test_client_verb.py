@@ -229,7 +229,7 @@ def test_help_teaches(said: Said) -> None:
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_examples_of_the_help(state_dir: Path, tmp_path: Path, said: Said) -> None:
+def test_examples_of_the_help(state_dir: Path, tmp_path: Path, said: Said, no_leaks: None) -> None:
     """As they stand there, on a port and a socket of their own."""
     with pytest.raises(SystemExit):
         main(["client", "--help"])
