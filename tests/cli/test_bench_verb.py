@@ -18,7 +18,7 @@ from support.terminal import Terminal
 from support.waiting import until
 
 import memcache_shm
-from memcache_shm.cli import bench_image
+from memcache_shm.cli import bench, bench_image
 from memcache_shm.cli.main import main
 from memcache_shm.client.addresses import written
 from memcache_shm.client.listing import list_tables
@@ -99,9 +99,33 @@ def test_what_cannot_be(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     for words, status in cases.items():
         assert main(["bench", *words]) == status
         assert re.fullmatch(r"memcache-shm: error: .+\n", said()[1])
+    monkeypatch.setattr(bench, "measure", lambda *arguments: pytest.fail("it measures first"))
+    for path, why in {"no/x.png": "there is no directory", ".": "it is a directory", "/proc/self/mounts/x": "there is no"}.items():
+        assert main(["bench", "--png", path]) == 1
+        assert re.match(f"memcache-shm: error: cannot write {re.escape(path)}: {why}", said()[1])
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", None)
+        assert main(["bench"]) == 1
+    assert "standard output is closed" in said()[1]
     monkeypatch.setitem(sys.modules, "PIL", None)
     assert main(["bench", "--png", "x.png"]) == 1
     assert "--png needs Pillow" in said()[1]
+
+
+def test_figures_come_before_their_picture(said: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What has become of FILE's place meanwhile costs the picture alone."""
+    place = tmp_path / "place"
+    place.mkdir()
+
+    def measure(*arguments: object) -> dict[str, Figures]:
+        place.rmdir()
+        return dict.fromkeys(DOORS, FIGURES)
+
+    monkeypatch.setattr(bench, "measure", measure)
+    assert main(["bench", "--png", str(place / "x.png")]) == 1
+    out, error = said()
+    assert re.search(r"^channel +10\.0 ", out, re.MULTILINE)
+    assert re.fullmatch(r"memcache-shm: error: cannot write .*/x\.png: No such file or directory\n", error)
 
 
 def test_help_teaches(said: Said) -> None:
