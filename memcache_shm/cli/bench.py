@@ -109,6 +109,8 @@ def _stoppable() -> Iterator[None]:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    for each in _ENDING:  # a second Ctrl-C shall not end the end in order
+        signal.signal(each, signal.SIG_IGN)
     raise _Stopped(number)
 
 

@@ -19,7 +19,7 @@ _PILLOW = 10, 1
 
 
 def check(path: str) -> None:
-    """MemcacheError where Pillow is missing or too old, or `path` cannot be written, as far as that can be told before there is a picture."""
+    """MemcacheError where Pillow is missing or too old, or `path` cannot be written, as far as that can be told beforehand."""
     _check_pillow()
     place = os.path.realpath(path)
     directory = os.path.dirname(place)
