@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import os
 import random
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from support.client import Client
 from support.raw_channels import RawChannel
 from support.servers import Daemon
 from support.waiting import until
+
+from memcache_shm.server.loop import die_with_parent
 
 PUNCH_HOLE = 0x01 | 0x02  # <linux/falloc.h>: and keep the size
 ROUNDS = 300
@@ -124,11 +127,44 @@ def test_a_head_that_cannot_be_while_the_server_waits_for_room(hostile: RawChann
     assert is_ended(hostile)
 
 
-def test_places_at_the_end_of_their_range(hostile: RawChannel) -> None:
-    """A ring that is full to the last byte, of nonsense that is no line, is one."""
-    hostile.put_request(b"\0" * 4096)
+@pytest.mark.parametrize("tail", [2**64 - 1, 2**64 - 4096, 2**64 - 4097], ids=hex)
+def test_a_first_tail_at_the_end_of_the_range(hostile: RawChannel, tail: int) -> None:
+    """Behind 0, by less than a ring or more: no way round."""
+    hostile.put_place(raw.REQUEST_TAIL, tail)
     hostile.ring()
-    until(lambda: hostile.place(raw.REQUEST_HEAD) == 4096 or hostile.word(raw.SERVER_CLOSED) == 1, "it to be read")
+    assert is_ended(hostile)
+
+
+@pytest.mark.parametrize("back", [1, 4096, 4097, 8192, 3 * 4096], ids=str)
+def test_a_tail_far_behind(hostile: RawChannel, back: int) -> None:
+    """Whole rings behind what was read are no rest of a ring."""
+    for _ in range(3):
+        assert answers(hostile, b"mn\r\n" * 1024, b"MN\r\n" * 1024)
+    hostile.put_place(raw.REQUEST_TAIL, 3 * 4096 - back)
+    hostile.ring()
+    assert is_ended(hostile)
+
+
+def test_a_ring_that_is_full_to_the_last_byte(hostile: RawChannel) -> None:
+    assert answers(hostile, b"mn\r\n", b"MN\r\n")
+    assert answers(hostile, b"mn\r\n" * 1024, b"MN\r\n" * 1024)
+
+
+def test_a_head_behind_the_beginning(hostile: RawChannel) -> None:
+    """The difference counts, across the end of the range as well: a little behind leaves less room, a ring behind none."""
+    assert answers(hostile, b"mn\r\n", b"MN\r\n")
+    hostile.put_place(raw.REPLY_HEAD, 2**64 - 8)
+    hostile.put_request(b"mn\r\n")
+    hostile.ring()
+    until(lambda: hostile.place(raw.REPLY_TAIL) == 8, "a reply where there is room", every_s=0.001)
+    hostile.put_place(raw.REPLY_HEAD, 8 - 4096)
+    hostile.put_request(b"mn\r\n")
+    hostile.ring()
+    until(lambda: hostile.word(raw.SERVER_WAITS) == raw.WAITS_ROOM, "the worker to sleep for room", every_s=0.001)
+    assert hostile.place(raw.REPLY_TAIL) == 8
+    hostile.put_place(raw.REPLY_HEAD, 8)
+    hostile.ring()
+    until(lambda: hostile.place(raw.REPLY_TAIL) == 12, "the reply that waited", every_s=0.001)
 
 
 def test_what_the_server_wrote_is_never_read_back(hostile: RawChannel) -> None:
@@ -144,51 +180,68 @@ def test_what_the_server_wrote_is_never_read_back(hostile: RawChannel) -> None:
         assert hostile.take_reply() == b"MN\r\n"
 
 
+@contextlib.contextmanager
+def beside(act: Callable[[], None]) -> Iterator[None]:
+    """Another process, which does that all the time: a thread would let go of the interpreter's lock every 5 ms."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            die_with_parent(signal.SIGKILL)
+            while True:
+                act()
+        finally:
+            os._exit(1)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status)  # not: failed
+
+
 def test_wishes_to_be_woken_that_change_all_the_time(neighbour: Neighbour, hostile: RawChannel) -> None:
-    end = threading.Event()
+    chance = random.Random(1)
 
     def flip() -> None:
-        chance = random.Random(1)
-        while not end.is_set():
-            hostile.put_word(raw.CLIENT_WAITS, chance.choice((0, 1, 2, 3, 2**32 - 1)))
-            hostile.put_word(raw.SERVER_WAITS, chance.choice((0, 1, 2, 3, 2**32 - 1)))
+        hostile.put_word(raw.CLIENT_WAITS, chance.choice((0, 1, 2, 3, 2**32 - 1)))
+        hostile.put_word(raw.SERVER_WAITS, chance.choice((0, 1, 2, 3, 2**32 - 1)))
 
-    flipping = threading.Thread(target=flip)
-    flipping.start()
-    try:
+    with beside(flip):
         for number in range(ROUNDS):
             assert answers(hostile, b"ms k 4\r\n%04d\r\n" % number, b"HD\r\n")
             assert number % 20 or neighbour.is_served()
-    finally:
-        end.set()
-        flipping.join()
 
 
 def test_a_request_that_changes_while_it_is_read(neighbour: Neighbour, hostile: RawChannel) -> None:
-    """Whatever the server copied is what it goes by."""
-    end = threading.Event()
-    pieces = [b"set k 0 0 9\r\n", b"set k 0 0 99999\r\n", b"get k k k k\r\n\r\n", b"ms k 99 T\xff I\r\n", b"\r\n" * 8, b"mg " + b"x" * 300]
+    """Whatever the server copied is what it goes by. Each content by itself has replies of one kind, so both in one ring show that it
+    changed meanwhile, as it does all the time but for its last request. Neither content ends amid a request, wherever the other's begins.
+    """
+    contents = [b"mn\r\n" * 1020, b"ms k 6\r\nabcdef\r\n" * 255]
+    changing = slice(raw.DATA_AT, raw.DATA_AT + 4080)
+    hostile.memory[raw.DATA_AT : raw.DATA_AT + 4096] = contents[0] + b"mg zzzzzzzzz v\r\n"
 
     def change() -> None:
-        chance = random.Random(2)
-        while not end.is_set():
-            piece = chance.choice(pieces)
-            at = raw.DATA_AT + chance.randrange(4096 - len(piece))
-            hostile.memory[at : at + len(piece)] = piece
+        for content in contents:
+            hostile.memory[changing] = content
 
-    changing = threading.Thread(target=change)
-    changing.start()
-    try:
-        for number in range(ROUNDS):
-            if hostile.word(raw.SERVER_CLOSED):
-                break  # it went too far: a line without end
-            hostile.put_place(raw.REQUEST_TAIL, hostile.place(raw.REQUEST_HEAD) + 1 + number * 37 % 4096)
-            hostile.put_place(raw.REPLY_HEAD, hostile.place(raw.REPLY_TAIL))
-            hostile.ring()
-            assert number % 20 or neighbour.is_served()
-    finally:
-        end.set()
-        changing.join()
+    def is_mixed() -> bool:
+        hostile.put_place(raw.REQUEST_TAIL, hostile.place(raw.REQUEST_TAIL) + 4096)
+        hostile.ring()
+        replies = b""
+
+        def is_answered() -> bool:
+            nonlocal replies
+            replies += hostile.take_reply()
+            return replies.endswith(b"EN\r\n")
+
+        until(is_answered, "its last reply", every_s=0.0001)
+        return b"MN\r\n" in replies and b"HD\r\n" in replies
+
+    with beside(change):
+        for number in range(50):
+            until(is_mixed, "a change amid the reading", every_s=0.0)
+            assert number % 10 or neighbour.is_served()
+    assert answers(hostile, b"mg k s\r\n", b"HD s6\r\n")
 
 
 # Descriptors
