@@ -82,9 +82,9 @@ def attach(
 
     Looked for in one's own state directory and in root's, or in that of `user` (name or uid). `readonly` maps it without the
     right to write: reading then needs read permission only. `writes`, the path of the UNIX socket of the daemon that serves it, goes
-    with that: changes go through a channel to the daemon, and what was written is read (`memcache_shm.client.write_through`); `timeout` is the
-    limit of each wait for it in seconds. The others as for `open`. Raises TableNotFoundError, TableRemovedError, LayoutError, PermissionError; with `writes` RemoteError, also where another
-    table is served.
+    with that: changes go through a channel to the daemon, and what was written is read (`memcache_shm.client.write_through`);
+    `timeout` is the limit of each wait for it in seconds. The others as for `open`. Raises TableNotFoundError, TableRemovedError,
+    LayoutError, PermissionError; with `writes` RemoteError, also where another table is served.
     """
     options: dict[str, Any] = {
         "serde": serde,
