@@ -62,7 +62,7 @@ def check_integer(value: object, name: str) -> int:
     """`value` as a number of 64 bits, for the argument `name`."""
     if not isinstance(value, int):
         raise IllegalInputError(f"{name} must be integer, got bad value: {value!r}")
-    if not -INT64_MAX <= value <= INT64_MAX:
+    if not -INT64_MAX - 1 <= value <= INT64_MAX:
         raise IllegalInputError(f"{name} must fit into 64 bits, got bad value: {value!r}")
     return value
 

@@ -19,6 +19,7 @@ from support.servers import Daemon, Memcached
 
 import memcache_shm
 from memcache_shm import ClosedError, IllegalInputError, RemoteCache, RemoteError
+from memcache_shm.client.remote_changes import RemoteChanges
 
 GET = b"get key\r\n"
 MISS = (GET, b"END\r\n")
@@ -145,6 +146,28 @@ def test_a_reply_that_cannot_be(reply: bytes) -> None:
         with memcache_shm.connect(server.address, ignore_exc=True) as cache:
             assert cache.get("key", 5) == 5
             assert cache.get("key") is None, "on a new connection"
+
+
+def test_results_of_every_door(opened: Callable[..., Any]) -> None:
+    cache = opened()
+    assert cache.set("key", b"x" * 60_000, expire=-(2**63)) is True
+    assert cache.get("key") is None, "it is over"
+    with pytest.raises(IllegalInputError, match="nope"):
+        cache.stats("nope")
+    cache.set("key", b"x" * 60_000)
+    for add in (cache.append, cache.prepend):
+        if isinstance(cache, RemoteChanges):
+            assert add("key", b"y" * 60_000) is False
+        else:
+            with pytest.raises(memcache_shm.TooLargeError):
+                add("key", b"y" * 60_000)
+    assert cache.get("key") == b"x" * 60_000
+
+
+def test_a_removed_table() -> None:
+    with Scripted([VERSION, (WRITE, b"SERVER_ERROR table was removed\r\n")]) as server, memcache_shm.connect(server.address) as cache:
+        with pytest.raises(memcache_shm.TableRemovedError, match=f"^{server.address}: table was removed; its daemon is about to make"):
+            cache.set("key", b"1")
 
 
 # Who is there
