@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from memcache_shm.client.inputs import absolute_path
 from memcache_shm.errors import IllegalInputError
 from memcache_shm.storage.statefile import search_directories, state_path
 
@@ -60,6 +61,14 @@ def given_address(address: str | Address) -> Address:
     if found is None:
         raise IllegalInputError(f"{address!r} is no address; {_HOW}")
     return found
+
+
+def lasting_address(address: str | Address) -> Address:
+    """As `given_address`, and a path leads to the same socket when the process goes to another directory."""
+    found = given_address(address)
+    if isinstance(found, ChannelAddress):
+        return ChannelAddress(absolute_path(found.path))
+    return absolute_path(found) if isinstance(found, str) else found
 
 
 def host_port(text: str) -> tuple[str, int | None]:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from memcache_shm.client.admission import shown
-from memcache_shm.errors import BusyError, IllegalInputError, MemcacheError, NoSpaceError, ReadOnlyError, RemoteError, TableRemovedError, TooLargeError
+from memcache_shm.errors import (
+    BusyError,
+    IllegalInputError,
+    MemcacheError,
+    NoSpaceError,
+    ReadOnlyError,
+    RemoteError,
+    TableRemovedError,
+    TooLargeError,
+)
 
 # The beginning of the line; the error; what helps.
 _KNOWN: list[tuple[bytes, type[MemcacheError], str]] = [

@@ -165,9 +165,13 @@ def test_results_of_every_door(opened: Callable[..., Any]) -> None:
 
 
 def test_a_removed_table() -> None:
-    with Scripted([VERSION, (WRITE, b"SERVER_ERROR table was removed\r\n")]) as server, memcache_shm.connect(server.address) as cache:
-        with pytest.raises(memcache_shm.TableRemovedError, match=f"^{server.address}: table was removed; its daemon is about to make"):
-            cache.set("key", b"1")
+    removed = (WRITE, b"SERVER_ERROR table was removed\r\n")
+    with (
+        Scripted([VERSION, removed]) as server,
+        memcache_shm.connect(server.address) as cache,
+        pytest.raises(memcache_shm.TableRemovedError, match=f"^{server.address}: table was removed; its daemon is about to make"),
+    ):
+        cache.set("key", b"1")
 
 
 # Who is there
@@ -296,6 +300,23 @@ def test_pickle(address: str) -> None:
         with pickle.loads(pickle.dumps(cache)) as copy:
             assert copy["key"] == [1]
             assert repr(copy) == repr(cache)
+
+
+@pytest.mark.parametrize("kind", ["", "channel:"])
+def test_paths(kind: str, daemon_with: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A relative one stays what it was; path-like objects are taken."""
+    path = daemon_with("-m", "64", workers=2).unix_path
+    monkeypatch.chdir(os.path.dirname(path))
+    opened = [memcache_shm.connect(kind + "./s")]
+    if not kind:
+        opened += [memcache_shm.connect(Path("s")), memcache_shm.connect(Path(path))]
+    monkeypatch.chdir(tmp_path)
+    for cache in opened:
+        thread = threading.Thread(target=cache.set, args=("key", b"1"))
+        with cache, pickle.loads(pickle.dumps(cache)) as copy:
+            thread.start()
+            thread.join()
+            assert copy.get("key") == b"1"
 
 
 # Pipelines
