@@ -233,6 +233,30 @@ def test_what_cannot_be_given(address: Any, options: dict[str, Any]) -> None:
         memcache_shm.connect(address, **options)
 
 
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1", r"^'127\.0\.0\.1' is no address without a port; write 127\.0\.0\.1:11211, "),
+        ("cache-1.example", r" without a port; write cache-1\.example:11211"),
+        ("channel:/dir/\0s", r"^'channel:/dir/\\x00s' is no address: a NUL is in it$"),
+    ],
+)
+def test_what_is_wrong_with_an_address(address: str, message: str) -> None:
+    with pytest.raises(IllegalInputError, match=message):
+        memcache_shm.connect(address)
+
+
+def test_a_killed_worker_is_told_with_one_address() -> None:
+    with Daemon("64", "64") as daemon, memcache_shm.connect(f"channel:{daemon.unix_path}") as cache:
+        (worker,) = daemon.workers
+        os.kill(worker, signal.SIGSTOP)
+        killing = threading.Timer(0.1, os.kill, (worker, signal.SIGKILL))
+        killing.start()
+        with pytest.raises(RemoteError, match=rf"^channel:{daemon.unix_path}: connection lost \(the worker .* of the channel is gone\)$"):
+            cache.set("key", b"1")
+        killing.join()
+
+
 def test_after_close(address: str) -> None:
     cache = memcache_shm.connect(address)
     cache.set("key", b"1", noreply=True)
