@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from memcache_shm.client.inputs import absolute_path
 from memcache_shm.errors import IllegalInputError
 from memcache_shm.storage.statefile import search_directories, state_path
 
@@ -23,6 +24,7 @@ class ChannelAddress:
 
 
 Address: TypeAlias = str | tuple[str, int] | ChannelAddress  # a UNIX socket's path; host and port; a channel
+_DOTTED = re.compile(r"[\w-]+(\.[\w-]+)+")  # a host's name or IPv4 address
 _HOW = "write HOST:PORT, [V6]:PORT, a socket's path with a /, or channel: and such a path"
 
 
@@ -38,7 +40,9 @@ def is_table(text: str) -> bool:
 
 def remote_address(text: str) -> Address | None:
     """The address in `text`: a channel if it begins with channel:, a path if it has a /, host and port if it has a : or is localhost;
-    None: the name of a table of this host. IllegalInputError for what has a : and is no address."""
+    None: the name of a table of this host. IllegalInputError for what has a : and is no address, or has a NUL."""
+    if "\0" in text:
+        raise IllegalInputError(f"{text!r} is no address: a NUL is in it")
     if text.startswith(_CHANNEL) and not text[len(_CHANNEL) :].isdigit():  # a host may have that name, too
         path = text[len(_CHANNEL) :]
         if "/" not in path:
@@ -58,8 +62,18 @@ def given_address(address: str | Address) -> Address:
         raise IllegalInputError(f"{address!r} is no address; {_HOW}")
     found = remote_address(address) if isinstance(address, str) else address
     if found is None:
+        if _DOTTED.fullmatch(str(address)):
+            raise IllegalInputError(f"{address!r} is no address without a port; write {address}:{DEFAULT_PORT}, if that is the daemon's")
         raise IllegalInputError(f"{address!r} is no address; {_HOW}")
     return found
+
+
+def lasting_address(address: str | Address) -> Address:
+    """As `given_address`, and a path leads to the same socket when the process goes to another directory."""
+    found = given_address(address)
+    if isinstance(found, ChannelAddress):
+        return ChannelAddress(absolute_path(found.path))
+    return absolute_path(found) if isinstance(found, str) else found
 
 
 def host_port(text: str) -> tuple[str, int | None]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from memcache_shm.client import inputs
-from memcache_shm.client.addresses import given_address
+from memcache_shm.client.addresses import lasting_address
 from memcache_shm.client.cache import Cache
 from memcache_shm.client.handling import Handling
 from memcache_shm.client.remote import DEFAULT_TIMEOUT_S
@@ -68,7 +69,7 @@ def attach(
     name: str,
     *,
     readonly: bool = False,
-    writes: str | None = None,
+    writes: str | os.PathLike[str] | None = None,
     timeout: float = DEFAULT_TIMEOUT_S,
     user: str | int | None = None,
     serde: Serde | None = None,
@@ -96,18 +97,17 @@ def attach(
     }
     inputs.check_handling(serde, key_prefix, encoding)
     timeout_s = inputs.check_timeout(timeout)
-    if writes is not None:
-        inputs.check_socket_path(writes, "writes")
-        if not readonly:
-            raise IllegalInputError("writes goes with readonly=True: who may write to the mapped table needs no daemon for it")
+    path = None if writes is None else inputs.check_socket_path(writes, "writes")
+    if path is not None and not readonly:
+        raise IllegalInputError("writes goes with readonly=True: who may write to the mapped table needs no daemon for it")
     table, state = registry.attach(name, readonly=readonly, user=user)
-    if writes is not None:
-        return WriteThroughCache(table, state, writes, timeout_s, options)
+    if path is not None:
+        return WriteThroughCache(table, state, path, timeout_s, options)
     return Cache(table, name, state.directory, **options)
 
 
 def connect(
-    address: str,
+    address: str | os.PathLike[str],
     *,
     timeout: float = DEFAULT_TIMEOUT_S,
     serde: Serde | None = None,
@@ -117,14 +117,17 @@ def connect(
     encoding: str = "ascii",
     ignore_exc: bool = False,
 ) -> RemoteCache:
-    """The table of the daemon, or the memcached, at `address`: "channel:/path/to/socket", "/path/to/socket" or "HOST:PORT".
+    """The table of the daemon, or the memcached, at `address`: "channel:/path/to/socket", "/path/to/socket" (or a path-like object) or
+    "HOST:PORT".
 
     A channel is the fastest, and for daemons of this host; the path is that of the daemon's UNIX socket (``-s``). `timeout` is the limit
     of each wait in seconds. The others as for `open`. Raises RemoteError when nobody answers there, IllegalInputError for what is no
     address.
     """
     handling = Handling(serde, key_prefix, default_noreply, allow_unicode_keys, encoding, ignore_exc)
-    return RemoteCache(given_address(address), inputs.check_timeout(timeout), handling)
+    if isinstance(address, os.PathLike):
+        address = inputs.check_socket_path(address, "address")
+    return RemoteCache(lasting_address(address), inputs.check_timeout(timeout), handling)
 
 
 def unlink(name: str) -> None:

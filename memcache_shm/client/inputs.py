@@ -7,6 +7,7 @@ values are taken as bytes, and that an empty key is refused here instead of by t
 from __future__ import annotations
 
 import codecs
+import os
 from typing import NoReturn
 
 from memcache_shm.errors import IllegalInputError
@@ -62,7 +63,7 @@ def check_integer(value: object, name: str) -> int:
     """`value` as a number of 64 bits, for the argument `name`."""
     if not isinstance(value, int):
         raise IllegalInputError(f"{name} must be integer, got bad value: {value!r}")
-    if not -INT64_MAX <= value <= INT64_MAX:
+    if not -INT64_MAX - 1 <= value <= INT64_MAX:
         raise IllegalInputError(f"{name} must fit into 64 bits, got bad value: {value!r}")
     return value
 
@@ -114,11 +115,19 @@ def check_timeout(timeout: object) -> float:
     return float(timeout)
 
 
+def absolute_path(path: str) -> str:
+    """`path` from the root, whatever it is; joined, as to leave out a `..` may lead elsewhere."""
+    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+
+
 def check_socket_path(path: object, name: str) -> str:
-    """`path` as that of a UNIX socket, for the argument `name`."""
+    """`path`, a text or path-like, as the absolute one of a UNIX socket, for the argument `name`."""
+    if isinstance(path, os.PathLike):
+        named = os.fspath(path)
+        path = named if not isinstance(named, str) or "/" in named else os.path.join(os.curdir, named)
     if not isinstance(path, str) or "/" not in path or "\0" in path or path.startswith("channel:"):
         raise IllegalInputError(f"{name} must be the path of the daemon's UNIX socket, with a / (its -s PATH), got bad value: {path!r}")
-    return path
+    return absolute_path(path)
 
 
 def check_count(value: object, name: str) -> int:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from memcache_shm.client.admission import shown
-from memcache_shm.errors import BusyError, IllegalInputError, MemcacheError, NoSpaceError, ReadOnlyError, RemoteError, TooLargeError
+from memcache_shm.errors import (
+    BusyError,
+    IllegalInputError,
+    MemcacheError,
+    NoSpaceError,
+    ReadOnlyError,
+    RemoteError,
+    TableRemovedError,
+    TooLargeError,
+)
 
 # The beginning of the line; the error; what helps.
 _KNOWN: list[tuple[bytes, type[MemcacheError], str]] = [
@@ -11,6 +20,7 @@ _KNOWN: list[tuple[bytes, type[MemcacheError], str]] = [
     (b"SERVER_ERROR out of memory storing object", NoSpaceError, "give the server more memory, or let it evict"),
     (b"SERVER_ERROR too many processes write to this table", NoSpaceError, "close some"),
     (b"SERVER_ERROR shard busy", BusyError, "that process is stopped or hung: continue or kill it"),
+    (b"SERVER_ERROR table was removed", TableRemovedError, "its daemon is about to make a new one"),
     (b"SERVER_ERROR table is read-only", ReadOnlyError, ""),
     (b"SERVER_ERROR this table follows another", ReadOnlyError, ""),
     (b"CLIENT_ERROR cannot increment or decrement non-numeric value", IllegalInputError, ""),

@@ -2,8 +2,9 @@
 
 What is not as in `pymemcache.Client`: errors are those of `memcache_shm.Cache`; `default_noreply` is False; `set_many` returns the keys
 that did not fit, and stores the others; an object serves any number of threads, works on in forked children, can be pickled; after `close`
-a call raises ClosedError. What is not as in `Cache`: with noreply nothing is waited for, so errors of storing are not told; `stats` tells
-of the daemon; there is no `subscribe` and no `wait_for`.
+a call raises ClosedError. What is not as in `Cache`: with noreply nothing is waited for, so errors of storing are not told; append and
+prepend return False also where old and new together would be too large, as memcached's reply does not tell (NOT_STORED); `stats` tells of
+the daemon; there is no `subscribe` and no `wait_for`.
 """
 
 from __future__ import annotations

@@ -42,11 +42,11 @@ class RemoteChanges:
         return bool(self._store(b"replace", key, value, expire, noreply, flags))
 
     def append(self, key: Key, value: Any, expire: int = 0, noreply: bool | None = None, flags: int | None = None) -> bool:
-        """Add `value` behind what is there, which keeps its flags and expiry; False when there is nothing."""
+        """Add `value` behind what is there, which keeps its flags and expiry; False when there is none, or both are too large."""
         return bool(self._store(b"append", key, value, expire, noreply, flags))
 
     def prepend(self, key: Key, value: Any, expire: int = 0, noreply: bool | None = None, flags: int | None = None) -> bool:
-        """Add `value` in front of what is there, which keeps its flags and expiry; False when there is nothing."""
+        """Add `value` in front of what is there, which keeps its flags and expiry; False when there is none, or both are too large."""
         return bool(self._store(b"prepend", key, value, expire, noreply, flags))
 
     def cas(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from memcache_shm.client.admission import shown
 from memcache_shm.client.refusals import failure
 from memcache_shm.client.wire import Connection
+from memcache_shm.errors import IllegalInputError
 
 _LAST = (b"END", b"OK", b"RESET")
 _KINDS: dict[bytes, Callable[[bytes], Any]] = {  # whole numbers where not said otherwise
@@ -35,10 +37,14 @@ _KINDS: dict[bytes, Callable[[bytes], Any]] = {  # whole numbers where not said 
 
 
 def read_figures(connection: Connection, request: bytes) -> dict[bytes, Any]:
-    """Send `request`, a stats command; what it tells under its names, and items of a dump by their keys. RemoteError."""
+    """Send `request`, a stats command; what it tells under its names, and items of a dump by their keys. IllegalInputError:
+    it knows no such group. RemoteError."""
     figures = {}
     line = connection.ask_line(request)
     while line not in _LAST:
+        if line == b"ERROR":
+            group = shown(request[len(b"stats") :].strip())
+            raise IllegalInputError(f"{connection.where}: stats: the server knows no group {group!r}")
         word, _, rest = line.partition(b" ")
         if word not in (b"STAT", b"ITEM"):
             raise failure(connection.where, line)

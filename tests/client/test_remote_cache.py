@@ -19,6 +19,7 @@ from support.servers import Daemon, Memcached
 
 import memcache_shm
 from memcache_shm import ClosedError, IllegalInputError, RemoteCache, RemoteError
+from memcache_shm.client.remote_changes import RemoteChanges
 
 GET = b"get key\r\n"
 MISS = (GET, b"END\r\n")
@@ -147,6 +148,32 @@ def test_a_reply_that_cannot_be(reply: bytes) -> None:
             assert cache.get("key") is None, "on a new connection"
 
 
+def test_results_of_every_door(opened: Callable[..., Any]) -> None:
+    cache = opened()
+    assert cache.set("key", b"x" * 60_000, expire=-(2**63)) is True
+    assert cache.get("key") is None, "it is over"
+    with pytest.raises(IllegalInputError, match="nope"):
+        cache.stats("nope")
+    cache.set("key", b"x" * 60_000)
+    for add in (cache.append, cache.prepend):
+        if isinstance(cache, RemoteChanges):
+            assert add("key", b"y" * 60_000) is False
+        else:
+            with pytest.raises(memcache_shm.TooLargeError):
+                add("key", b"y" * 60_000)
+    assert cache.get("key") == b"x" * 60_000
+
+
+def test_a_removed_table() -> None:
+    removed = (WRITE, b"SERVER_ERROR table was removed\r\n")
+    with (
+        Scripted([VERSION, removed]) as server,
+        memcache_shm.connect(server.address) as cache,
+        pytest.raises(memcache_shm.TableRemovedError, match=f"^{server.address}: table was removed; its daemon is about to make"),
+    ):
+        cache.set("key", b"1")
+
+
 # Who is there
 
 
@@ -204,6 +231,30 @@ def test_a_memcached_has_no_channels(tmp_path: Path) -> None:
 def test_what_cannot_be_given(address: Any, options: dict[str, Any]) -> None:
     with pytest.raises(IllegalInputError):
         memcache_shm.connect(address, **options)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1", r"^'127\.0\.0\.1' is no address without a port; write 127\.0\.0\.1:11211, "),
+        ("cache-1.example", r" without a port; write cache-1\.example:11211"),
+        ("channel:/dir/\0s", r"^'channel:/dir/\\x00s' is no address: a NUL is in it$"),
+    ],
+)
+def test_what_is_wrong_with_an_address(address: str, message: str) -> None:
+    with pytest.raises(IllegalInputError, match=message):
+        memcache_shm.connect(address)
+
+
+def test_a_killed_worker_is_told_with_one_address() -> None:
+    with Daemon("64", "64") as daemon, memcache_shm.connect(f"channel:{daemon.unix_path}") as cache:
+        (worker,) = daemon.workers
+        os.kill(worker, signal.SIGSTOP)
+        killing = threading.Timer(0.1, os.kill, (worker, signal.SIGKILL))
+        killing.start()
+        with pytest.raises(RemoteError, match=rf"^channel:{daemon.unix_path}: connection lost \(the worker .* of the channel is gone\)$"):
+            cache.set("key", b"1")
+        killing.join()
 
 
 def test_after_close(address: str) -> None:
@@ -273,6 +324,23 @@ def test_pickle(address: str) -> None:
         with pickle.loads(pickle.dumps(cache)) as copy:
             assert copy["key"] == [1]
             assert repr(copy) == repr(cache)
+
+
+@pytest.mark.parametrize("kind", ["", "channel:"])
+def test_paths(kind: str, daemon_with: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A relative one stays what it was; path-like objects are taken."""
+    path = daemon_with("-m", "64", workers=2).unix_path
+    monkeypatch.chdir(os.path.dirname(path))
+    opened = [memcache_shm.connect(kind + "./s")]
+    if not kind:
+        opened += [memcache_shm.connect(Path("s")), memcache_shm.connect(Path(path))]
+    monkeypatch.chdir(tmp_path)
+    for cache in opened:
+        thread = threading.Thread(target=cache.set, args=("key", b"1"))
+        with cache, pickle.loads(pickle.dumps(cache)) as copy:
+            thread.start()
+            thread.join()
+            assert copy.get("key") == b"1"
 
 
 # Pipelines

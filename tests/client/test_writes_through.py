@@ -181,6 +181,16 @@ def test_forks_and_pickles(daemon: Daemon) -> None:
             assert copy.get("key") == cache.get("key") == b"4"
 
 
+def test_a_path_that_is_relative(daemon: Daemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It stays what it was; path-like objects are taken."""
+    monkeypatch.chdir(os.path.dirname(daemon.unix_path))
+    for path in ("./s", Path("s")):
+        with memcache_shm.attach(daemon.name, readonly=True, writes=path) as cache, monkeypatch.context() as elsewhere:
+            elsewhere.chdir(tmp_path)
+            with pickle.loads(pickle.dumps(cache)) as copy:
+                assert copy.set("key", b"1") is True
+
+
 def test_after_close(daemon: Daemon) -> None:
     cache = _attached(daemon)
     cache.close()
