@@ -70,7 +70,7 @@ def test_what_cannot_be_named(app: memcache_shm.Cache, here: Path) -> None:
         ("restore", "b", "nothing"): r"no table 'nothing' in .+; 'memcache-shm ls' shows what there is",
         ("restore", "b", "app"): r"b: No such file or directory",
         ("restore", ".", "app"): r"\.: Is a directory",
-        ("restore", "b", "/nowhere/at/all"): r"/nowhere/at/all: No such file or directory",
+        ("restore", "b", "/nowhere/at/all"): r"/nowhere/at/all: No such file or directory; a daemon makes it with -s PATH",
     }
     for words, text in cases.items():
         result = shell(f"memcache-shm {' '.join(words)}", here)
