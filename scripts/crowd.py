@@ -21,11 +21,13 @@ from typing import Any, NamedTuple
 
 from bench_report import Progress
 
+from memcache_shm.cli.arguments import whole
 from memcache_shm.client.addresses import Address
 from memcache_shm.client.wire import connect
 from memcache_shm.errors import MemcacheError
 from memcache_shm.ops.private_daemon import DOORS, PrivateDaemon
 
+CLIENTS_MOST, KEYS_MOST, WORKERS_MOST = 4096, 10_000_000, 64
 TIMEOUT_S = 30.0  # of a client's wait, for its start as well: a reply that is lost is noticed by it
 KEYS_AT_ONCE = 64  # of a client, whose operations are mixed
 ROUNDS = 2  # values of a key, one after the other
@@ -129,8 +131,8 @@ class Talk:
         return batch.operations
 
 
-def client(number: int, options: argparse.Namespace, address: Address, together: Barrier, done: Any) -> None:
-    """The life of one client's process; its exit status is 1 when something was wrong, and a line says what."""
+def client(number: int, options: argparse.Namespace, address: Address, together: Barrier, begun_s: Any, done: Any) -> None:
+    """A client's process; its exit status is 1 when something was wrong, and a line says what. None begins where one cannot."""
     try:
         talk = Talk(address)
         together.wait(TIMEOUT_S)
@@ -138,27 +140,32 @@ def client(number: int, options: argparse.Namespace, address: Address, together:
             done[number] += talk.send(batch)
         done[number] += talk.finish()
         talk.close()
-    except (WrongReplyError, MemcacheError, OSError, BrokenBarrierError) as error:
+    except BrokenBarrierError:  # not all came: those who could not have told why
+        sys.exit(1)
+    except (WrongReplyError, MemcacheError, OSError) as error:
         done[-1] += 1
         if done[-1] <= TOLD:
             print(f"crowd: client {number}: {error or type(error).__name__}", file=sys.stderr)
+        if not begun_s.value:
+            together.abort()
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def crowd(options: argparse.Namespace, address: Address, progress: Progress) -> tuple[int, float, int]:
-    """Operations that were answered, the seconds that took, and how many clients failed."""
+def crowd(options: argparse.Namespace, address: Address, progress: Progress) -> tuple[int, float | None, int]:
+    """Operations that were answered, the seconds that took (None: they did not begin), and how many clients failed."""
     done = RawArray("Q", options.clients + 1)  # of each client, and last how many have told what was wrong
-    begun_s = RawValue("d")  # noted by the last who comes: this process may wake late
+    begun_s = RawValue("d")  # 0: not yet. Noted by the last who comes: this process may wake late
     together = FORK.Barrier(options.clients, lambda: setattr(begun_s, "value", time.monotonic()))
-    clients = [FORK.Process(target=client, args=(number, options, address, together, done)) for number in range(options.clients)]
+    rest = options, address, together, begun_s, done
+    clients = [FORK.Process(target=client, args=(number, *rest)) for number in range(options.clients)]
     try:
         progress.say(f"starting {options.clients} clients")
         for process in clients:
             process.start()
         watch(clients, done, options.clients * options.keys * (2 * ROUNDS + 2), progress)
-        took_s = time.monotonic() - begun_s.value
+        took_s = time.monotonic() - begun_s.value if begun_s.value else None
     finally:
         for process in clients:
             if process.pid is not None:
@@ -180,7 +187,8 @@ def main() -> int:
     options = read_options()
     progress = Progress()
     try:
-        with PrivateDaemon(["-m", "256", "-c", str(options.clients + 100)], options.workers) as daemon:
+        room = ["-m", "256", "-c", str(options.clients + 100), "--channels", str(options.clients)]
+        with PrivateDaemon(room, options.workers) as daemon:
             answered, took_s, failed = crowd(options, daemon.address(options.door), progress)
     except (MemcacheError, OSError) as error:
         progress.done()
@@ -190,20 +198,21 @@ def main() -> int:
         progress.done()
         return 130
     progress.done()
+    headline = f"{options.clients} clients, {options.keys} keys each, {options.door}"
+    if took_s is None:
+        print(f"{headline}: they did not begin; {failed} clients FAILED")
+        return 1
     remark = f"{failed} clients FAILED (--seed {options.seed})" if failed else "no reply lost or swapped"
-    print(
-        f"{options.clients} clients, {options.keys} keys each, {options.door}: {answered:,} operations in {took_s:.1f} s,"
-        f" {answered / took_s:,.0f} a second; {remark}"
-    )
+    print(f"{headline}: {answered:,} operations in {took_s:.1f} s, {answered / took_s:,.0f} a second; {remark}")
     return 1 if failed else 0
 
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="crowd", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", type=int, default=64, help="processes, each with a connection of its own (default 64)")
-    parser.add_argument("--keys", type=int, default=2000, help="of each client (default 2000)")
+    parser.add_argument("--clients", type=whole(1, CLIENTS_MOST), default=64, help="processes with a connection each (default 64)")
+    parser.add_argument("--keys", type=whole(1, KEYS_MOST), default=2000, help="of each client (default 2000)")
     parser.add_argument("--door", choices=DOORS, default="channel", help="(default channel)")
-    parser.add_argument("-t", "--workers", type=int, default=2, help="of the daemon (default 2)")
+    parser.add_argument("-t", "--workers", type=whole(1, WORKERS_MOST), default=2, help="of the daemon (default 2)")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of the order of operations (default: by chance)")
     return parser.parse_args()
 

@@ -16,6 +16,7 @@ from memcache_shm.cli import bench_image, png
 from memcache_shm.cli.arguments import Parser, whole
 from memcache_shm.cli.messages import EXIT_FAILURE, EXIT_OK, PROGRAM, paint, plural
 from memcache_shm.cli.progress import StatusLine
+from memcache_shm.errors import MemcacheError
 from memcache_shm.ops.door_bench import DOORS, NAMES, ROUNDS, VALUE_MAX_BYTES, Figures, measure
 
 _HELP = f"""\
@@ -69,7 +70,9 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--png", metavar="FILE", help="write a picture, too")
     space = parser.parse_args(words)
     if space.png is not None:
-        png.check_pillow()
+        png.check(space.png)
+    if sys.stdout is None:
+        raise MemcacheError("standard output is closed, and that is where the figures would be printed")
     doors = [door for door in DOORS if space.only is None or door in space.only]
     cpus, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]  # what else ran, which a reader must know
     try:
@@ -82,14 +85,15 @@ def main(words: Sequence[str]) -> int:
     headline = (
         f"values of {plural(space.value_bytes, 'byte')}, {plural(space.workers, 'worker')}, {plural(cpus, 'CPU')}, load before {load:.1f}"
     )
-    if space.png is not None:
-        png.write(bench_image.draw(headline, found), space.png)
     if space.json:
         machine = {"value_bytes": space.value_bytes, "workers": space.workers, "cpus": cpus, "load": round(load, 2), "rounds": ROUNDS}
         print(json.dumps(machine | {"doors": _doors(found)}))
     else:
         for line in _tables(headline, found):
             print(line)
+    print(end="", flush=True)  # the figures are out, whatever becomes of the picture
+    if space.png is not None:
+        png.write(bench_image.draw(headline, found), space.png)
     return EXIT_OK
 
 
@@ -105,6 +109,8 @@ def _stoppable() -> Iterator[None]:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    for each in _ENDING:  # a second Ctrl-C shall not end the end in order
+        signal.signal(each, signal.SIG_IGN)
     raise _Stopped(number)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from memcache_shm.cli.arguments import Parser, table_name
 from memcache_shm.cli.messages import EXIT_FAILURE, EXIT_OK, PROGRAM, UsageError, error, paint
-from memcache_shm.client.addresses import ChannelAddress, given_address, is_table, socket_path
+from memcache_shm.client.addresses import ChannelAddress, is_table, socket_path, source_address
 from memcache_shm.client.listing import socket_of
 from memcache_shm.client.remote import DEFAULT_TIMEOUT_S
 from memcache_shm.client.wire import Connection
@@ -34,16 +34,16 @@ In a line, what has blanks or bytes that are no text goes into quotes, with the 
 values are printed likewise.
 """
 _EXAMPLES = f"""\
-ID is the name of a table ('{PROGRAM} ls' shows it), the PORT of a daemon without a
---name, or the path of a daemon's UNIX socket (with a /).
+ID is the name of a table ('{PROGRAM} ls' shows it), the PORT (-p) of a daemon without
+a --name, or the path of a daemon's UNIX socket (with a /; channel:PATH is the same).
 
 exit status: 0 done, also when a key was not found; 1 an operation failed, there is no
 daemon, or the connection was lost; 2 wrong usage
 
 examples:
-  {PROGRAM} -s /tmp/cache.sock &
+  {PROGRAM} -d -p 11211 -s /tmp/cache.sock    # a daemon, in the background
   {PROGRAM} client 11211 insert 1 2 insert 2 4 read 1 delete 2
-  {PROGRAM} client --json /tmp/cache.sock read user:1 | jq -r .value
+  {PROGRAM} client --json /tmp/cache.sock read 1 | jq -r .value
   seq 100000 | sed 's/.*/insert key& &/' | {PROGRAM} client 11211 - read key7
 """
 
@@ -66,8 +66,15 @@ def main(words: Sequence[str]) -> int:
 
 def _path_of(identity: str) -> str:
     """The socket that `identity` means. MemcacheError, UsageError."""
-    if "/" in identity:
-        return socket_path(given_address(identity)) or identity
+    address = source_address(identity)
+    if address is not None:
+        path = socket_path(address)
+        if path is None:
+            raise UsageError(
+                f"ID: {identity!r} is no table of this host, and channels lead to no other host; write a table's name, the PORT alone, or"
+                " the path of the daemon's socket"
+            )
+        return path
     named = is_table(identity) or not (identity.isascii() and identity.isdigit())
     try:
         return socket_of(table_name(identity) if named else f"memcache_shm-{int(identity)}")

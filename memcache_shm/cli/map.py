@@ -49,7 +49,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help=f"one JSON object instead of a picture; {_JSON_CELLS} cells a shard, in bytes")
     space = parser.parse_args(words)
     if space.png is not None:
-        png.check_pillow()
+        png.check(space.png)
     with attach_named(space.name, True, f"no right to read table {space.name!r}") as cache:
         geometry = cache.attached_table.geometry
         maps = occupancy(cache.attached_table, max(1, min(image.COLUMNS, _CELLS_AT_ONCE // geometry.shards)))

@@ -18,8 +18,20 @@ WHITE, BLACK, GREY = (255, 255, 255), (30, 30, 30), (110, 110, 110)
 _PILLOW = 10, 1
 
 
-def check_pillow() -> None:
-    """MemcacheError where Pillow is missing or too old."""
+def check(path: str) -> None:
+    """MemcacheError where Pillow is missing or too old, or `path` cannot be written, as far as that can be told beforehand."""
+    _check_pillow()
+    place = os.path.realpath(path)
+    directory = os.path.dirname(place)
+    if not os.path.isdir(directory):
+        raise MemcacheError(f"cannot write {path}: there is no directory {directory}")
+    if os.path.isdir(place):
+        raise MemcacheError(f"cannot write {path}: it is a directory; name a file")
+    if not os.access(place if _is_special(place) else directory, os.W_OK, effective_ids=True):
+        raise MemcacheError(f"cannot write {path}: no right to write there; choose another place")
+
+
+def _check_pillow() -> None:
     try:
         import PIL.Image
     except ImportError:
@@ -48,7 +60,7 @@ def write(image: Image, path: str) -> None:
 
 
 def _put(path: str, content: bytes) -> None:
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe or device is written to, not replaced
+    if _is_special(path):
         with open(path, "wb") as file:
             file.write(content)
         return
@@ -64,3 +76,8 @@ def _put(path: str, content: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _is_special(path: str) -> bool:
+    """A pipe or device, which is written to, not replaced."""
+    return os.path.exists(path) and not os.path.isfile(path)

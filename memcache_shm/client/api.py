@@ -69,6 +69,7 @@ def attach(
     *,
     readonly: bool = False,
     writes: str | None = None,
+    timeout: float = DEFAULT_TIMEOUT_S,
     user: str | int | None = None,
     serde: Serde | None = None,
     key_prefix: str | bytes = b"",
@@ -81,9 +82,9 @@ def attach(
 
     Looked for in one's own state directory and in root's, or in that of `user` (name or uid). `readonly` maps it without the
     right to write: reading then needs read permission only. `writes`, the path of the UNIX socket of the daemon that serves it, goes
-    with that: changes go through a channel to the daemon, and what was written is read (`memcache_shm.client.write_through`). The others
-    as for `open`. Raises TableNotFoundError, TableRemovedError, LayoutError, PermissionError; with `writes` RemoteError, also where another
-    table is served.
+    with that: changes go through a channel to the daemon, and what was written is read (`memcache_shm.client.write_through`);
+    `timeout` is the limit of each wait for it in seconds. The others as for `open`. Raises TableNotFoundError, TableRemovedError,
+    LayoutError, PermissionError; with `writes` RemoteError, also where another table is served.
     """
     options: dict[str, Any] = {
         "serde": serde,
@@ -94,13 +95,14 @@ def attach(
         "ignore_exc": ignore_exc,
     }
     inputs.check_handling(serde, key_prefix, encoding)
+    timeout_s = inputs.check_timeout(timeout)
     if writes is not None:
         inputs.check_socket_path(writes, "writes")
         if not readonly:
             raise IllegalInputError("writes goes with readonly=True: who may write to the mapped table needs no daemon for it")
     table, state = registry.attach(name, readonly=readonly, user=user)
     if writes is not None:
-        return WriteThroughCache(table, state, writes, options)
+        return WriteThroughCache(table, state, writes, timeout_s, options)
     return Cache(table, name, state.directory, **options)
 
 

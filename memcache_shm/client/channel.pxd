@@ -12,6 +12,7 @@ cdef class Channel:
     cdef int _fd                # the socket's
     cdef object _socket
     cdef object _path
+    cdef int _pid               # of the process that connected
     cdef int64_t _timeout_ns    # -1: for ever; 0: calls do not wait
     cdef Patience _patience     # of a wait
     cdef int _waiting           # calls that use the memory without the GIL

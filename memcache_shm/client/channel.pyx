@@ -10,11 +10,12 @@ socket stays open: its end tells each side that the other is gone.
 import array
 import os
 import socket
+from contextlib import suppress
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport errno
+from libc.errno cimport EINVAL, EMFILE, errno
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
@@ -24,10 +25,11 @@ from memcache_shm.client.channel_waits cimport GONE, INTERRUPTED, LATE, READY, h
 from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, futex_wake
 from memcache_shm.storage.patience cimport init_patience, slept_too_early
 from memcache_shm.storage.rings cimport (
-    RING_USUAL, WAITS_BYTES, WAITS_ROOM, arrived, has_ended, is_ring_size, map_block, must_tell_room, must_wake, pull, push, say_closed,
-    shares_processor, unmap_block,
+    RING_MOST, RING_USUAL, WAITS_BYTES, WAITS_ROOM, arrived, is_over, is_ring_size, map_block, must_tell_room, must_wake, pull, push,
+    say_closed, shares_processor, unmap_block,
 )
 
+from memcache_shm.client.admission import denial, shown
 from memcache_shm.errors import IllegalInputError, RemoteError
 
 cdef enum:
@@ -43,16 +45,17 @@ cdef class Channel:
         self._bell = -1
         self._timeout_ns = -1
 
-    def __init__(self, path, timeout=None, *, size_t request_bytes=RING_USUAL, size_t reply_bytes=RING_USUAL):
+    def __init__(self, path, timeout=None, *, request_bytes=RING_USUAL, reply_bytes=RING_USUAL):
         """Connect to the daemon at the UNIX socket `path`; `timeout` in seconds as in `settimeout`. The sizes of the rings are powers of
         two from 4096 to 1048576. Raises OSError as socket.connect does, IllegalInputError, RemoteError when the daemon refuses or is
         none."""
-        if not is_ring_size(request_bytes) or not is_ring_size(reply_bytes):
+        if not all(0 < size <= RING_MOST and is_ring_size(size) for size in (request_bytes, reply_bytes)):
             raise IllegalInputError(f"a ring's size must be a power of two from 4096 to 1048576, not {request_bytes} and {reply_bytes}")
         if self._socket is not None:
             raise OSError(106, f"the channel was connected to {self._path} before; make another one")
         self._path = path
         self.settimeout(timeout)
+        self._pid = os.getpid()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.settimeout(timeout)
@@ -69,13 +72,15 @@ cdef class Channel:
         self._socket.sendall(b"channel %d %d\r\n" % (request_bytes, reply_bytes))
         line, descriptors = _receive_answer(self._socket)
         try:
-            if len(descriptors) != DESCRIPTORS or not line.startswith(b"CHANNEL "):
-                raise RemoteError(f"{self._path}: {_refusal(line)}")
+            if line.startswith(b"CHANNEL ") and len(descriptors) < DESCRIPTORS:
+                raise OSError(EMFILE, "no descriptors left for a channel's memory and bell; raise the limit (ulimit -n)", self._path)
+            if not line.startswith(b"CHANNEL "):
+                raise _refusal(f"channel:{self._path}", line)
             mapped = map_block(&self._end, descriptors[0])
             if mapped == -1:
                 raise OSError(errno, os.strerror(errno), self._path)
             if mapped:
-                raise RemoteError(f"{self._path}: what came for a channel is none of this version")
+                raise RemoteError(f"channel:{self._path}: what came for a channel is none of this version")
             self._bell = descriptors.pop()
         finally:
             for descriptor in descriptors:
@@ -115,8 +120,8 @@ cdef class Channel:
             return 0
         self._check_open()
         while True:
-            if has_ended(&self._end) or self._said_closed:
-                raise BrokenPipeError(32, f"the channel to {self._path} was closed")
+            if is_over(&self._end) or self._said_closed:
+                raise BrokenPipeError(32, "the channel was closed")
             taken = push(&self._end, src, size)
             if taken:
                 if must_wake(&self._end, WAITS_BYTES):
@@ -186,7 +191,7 @@ cdef class Channel:
         self._check_open()
         if count or wanted == 0:
             return count
-        ended = has_ended(&self._end)
+        ended = is_over(&self._end)
         count = arrived(&self._end)
         if count or ended:
             return count
@@ -236,7 +241,7 @@ cdef class Channel:
         if outcome == LATE:
             raise TimeoutError("timed out")
         if outcome == GONE:
-            raise ConnectionResetError(104, f"the worker at the other end of the channel to {self._path} is gone")
+            raise ConnectionResetError(104, "the worker at the other end of the channel is gone")
         return 0
 
     cdef int _wait_until(self, uint32_t bits, int64_t deadline_ns) except -1:
@@ -273,8 +278,8 @@ cdef class Channel:
         return 0
 
     cdef int _check_whole(self) except -1:
-        if self._end.broken:
-            raise ConnectionResetError(104, f"the rings of the channel to {self._path} are damaged")
+        if self._end.broken and not is_over(&self._end):
+            raise ConnectionResetError(104, "the rings of the channel are damaged")
         return 0
 
     # The rest of a socket
@@ -296,14 +301,17 @@ cdef class Channel:
     def shutdown(self, how):
         """As a socket's: with SHUT_WR or SHUT_RDWR nothing more is sent, and the server ends the channel when it has answered."""
         self._check_open()
-        if how in (socket.SHUT_WR, socket.SHUT_RDWR):
+        if how not in (socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR):
+            raise OSError(EINVAL, f"shutdown takes SHUT_RD, SHUT_WR or SHUT_RDWR, not {how!r}")
+        if how != socket.SHUT_RD:
             self._said_closed = True
             say_closed(&self._end)
             if must_wake(&self._end, WAITS_BYTES):
                 self._ring()
 
     def close(self):
-        """Idempotent. A call that waits in another thread ends with OSError. In a forked child it lets go of the parent's."""
+        """Idempotent. A call that waits in another thread ends with OSError. The channel ends, although forked children have descriptors
+        of it; by a child's `close` only the child lets go of it."""
         if self._closed:
             return
         self._closed = True
@@ -312,6 +320,9 @@ cdef class Channel:
         else:
             self._release()
         if self._socket is not None:
+            if self._pid == os.getpid():
+                with suppress(OSError):     # it was not connected, or has ended
+                    self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
 
     cdef void _release(self) noexcept:
@@ -344,11 +355,11 @@ def _receive_answer(sock):
     return line, descriptors.tolist()
 
 
-def _refusal(bytes line):
-    """What the daemon's answer means, in one line."""
-    words = line.partition(b"\n")[0].rstrip(b"\r").decode("ascii", "backslashreplace")
+def _refusal(where, bytes line):
+    """The error that the answer of the daemon at `where` means."""
     if not line:
-        return "the connection was closed at once; no memcache_shm daemon there, or one that speaks TLS only"
-    if words == "ERROR":
-        return "no channels there; a memcache_shm daemon of this version has them"
-    return words
+        return RemoteError(f"{where}: the connection was closed at once; no memcache_shm daemon there, or one that speaks TLS only")
+    words = line.partition(b"\n")[0].rstrip(b"\r")
+    if words == b"ERROR":
+        return RemoteError(f"{where}: no channels there; a memcache_shm daemon of this version has them")
+    return denial(where, words) or RemoteError(f"{where}: {shown(words)}")

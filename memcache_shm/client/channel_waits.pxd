@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, futex_wait_ns
 from memcache_shm.storage.patience cimport Patience, looked_in_vain, looked_long_enough, may_look, pass_time
 from memcache_shm.storage.rings cimport (
-    WAITS_BYTES, WAITS_ROOM, End, arrived, go_to_sleep, has_ended, room, shares_processor, stay_awake,
+    WAITS_BYTES, WAITS_ROOM, End, arrived, go_to_sleep, is_over, room, shares_processor, stay_awake,
 )
 
 cdef extern from "<poll.h>" nogil:
@@ -29,7 +29,7 @@ cdef enum Outcome:              # of a wait
 
 
 cdef inline bint is_ready(End *end, uint32_t bits) noexcept nogil:
-    if bits & WAITS_BYTES and (has_ended(end) or arrived(end)):
+    if bits & WAITS_BYTES and (is_over(end) or arrived(end)):
         return True
     return bits & WAITS_ROOM and room(end) or end.broken
 

@@ -2,20 +2,25 @@
 
     call -> take: the one used last, or a new one -> request, reply -> back on top of the pile
 
-So threads do not wait for each other. Requests without a reply (`noreply`) share one connection more, in their order. What comes after
-them on another connection, or is read from the mapped table, could be served before them; so every other call first waits until the
-server has done them: `mn` is sent behind them, whose reply comes when all before it is done.
+So threads do not wait for each other, unless the server refuses one more: then a call waits until one comes back. Of those that nobody
+uses a few are kept. Requests without a reply (`noreply`) share one, in their order. What comes after them on another connection, or is
+read from the mapped table, could be served before them; so every other call first waits until the server has done them: `mn` is sent
+behind them, whose reply comes when all before it is done. Then their connection goes back on the pile.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from queue import Empty, SimpleQueue
 from typing import Any, NoReturn, TypeVar
 
 from memcache_shm.client.addresses import Address, written
+from memcache_shm.client.admission import FullError
 from memcache_shm.client.refusals import failure
 from memcache_shm.client.wire import Connection, ConnectionLost
 from memcache_shm.errors import ClosedError, RemoteError
@@ -23,7 +28,9 @@ from memcache_shm.errors import ClosedError, RemoteError
 _BATCH_REQUESTS = 256  # their replies, even refusals, are less than any socket's buffer takes
 _BATCH_BYTES = 1 << 20
 _NOT_UNDERSTOOD = (b"CLIENT_ERROR", b"ERROR")  # the server may take for requests what follows
+IDLE_MOST = 8  # are kept; a burst of more calls at once makes the others anew
 T = TypeVar("T")
+_Mailbox = SimpleQueue[Connection | None]  # of a call that waits: a connection to use, or None: look again, something has changed
 
 
 class Connections:
@@ -40,12 +47,18 @@ class Connections:
         self._timeout_s = timeout_s
         self._verify = verify
         self._closed = False
+        self._open: set[Connection] = set()  # idle, under way or quiet; its methods are atomic
         self.begin()
         self._idle.append(self._connect())
         _all.add(self)
 
     def begin(self) -> None:
-        """Without any connection: at first, and in a forked child."""
+        """Without any connection: at first, and in a forked child, where closing them does not end the parent's."""
+        for connection in self._open:
+            connection.close()
+        self._open = set()
+        self._waiting: deque[_Mailbox] = deque()  # those that have waited longest first
+        self._handing = threading.Lock()  # of who changes `_waiting`
         self._idle: list[Connection] = []  # that used last at the end; its methods are atomic
         self._quiet: Connection | None = None  # for requests without a reply; of who has the lock
         self._lock = threading.Lock()
@@ -54,6 +67,8 @@ class Connections:
     def close(self) -> None:
         """Idempotent. A call that is under way is ended by its own reply."""
         self._closed = True
+        while self._waiting:
+            self._wake()
         with self._lock:
             self._drop_quiet()
         self._drop_idle()
@@ -65,12 +80,12 @@ class Connections:
             try:
                 result = use(connection, *args)
             except ConnectionLost:
-                connection.close()
+                self._drop(connection)
                 if not connection.proven:
                     raise
                 self._drop_idle()  # which have most probably gone with it
             except BaseException:
-                connection.close()
+                self._drop(connection)
                 raise
             else:
                 self._give_back(connection)
@@ -84,7 +99,7 @@ class Connections:
             if line.startswith(_NOT_UNDERSTOOD):
                 raise failure(self.where, line)
         except BaseException:
-            connection.close()
+            self._drop(connection)
             raise
         self._give_back(connection)
         return line
@@ -103,7 +118,7 @@ class Connections:
         try:
             pipeline(connection, batches(requests, _BATCH_BYTES), read_reply)
         except BaseException:
-            connection.close()
+            self._drop(connection)
             raise
         self._give_back(connection)
         return lines
@@ -115,7 +130,7 @@ class Connections:
                 self._settle()  # the server has closed it, or says what nobody asked for
                 self._drop_quiet()
             if self._quiet is None:
-                self._quiet = self._connect()
+                self._quiet = self._take_idle()
             self.unsettled = True
             try:
                 for batch in batches(requests, _BATCH_BYTES):
@@ -123,6 +138,7 @@ class Connections:
             except BaseException:
                 self._drop_quiet()
                 raise
+        self._wake()  # who waits for a connection may have this one, when it is settled
 
     def settle(self) -> None:
         """Wait until the server has done what was told. RemoteError: it may be lost."""
@@ -146,6 +162,8 @@ class Connections:
             self._drop_quiet()
             raise
         self.unsettled = False
+        connection, self._quiet = self._quiet, None
+        self._give_back(connection)
 
     def _take(self) -> Connection:
         if self.unsettled:
@@ -153,21 +171,97 @@ class Connections:
         try:
             return self._idle.pop()
         except IndexError:
-            return self._connect()
+            return self._find()
 
     def _take_idle(self) -> Connection:
         """One that the server has not closed, as far as can be known."""
         connection = self._take()
         while connection.proven and not connection.is_idle():
-            connection.close()
+            self._drop(connection)
             connection = self._take()
         return connection
 
     def _give_back(self, connection: Connection) -> None:
         connection.proven = True
         self._idle.append(connection)
+        if self._waiting:
+            self._hand_over()
+        elif len(self._idle) > IDLE_MOST:
+            self._drop_oldest()
         if self._closed:
             self._drop_idle()
+
+    def _find(self) -> Connection:
+        """A new connection; where the server has no more, one that comes back: who has waited longest gets it."""
+        limit_s = time.monotonic() + self._timeout_s
+        connection = None
+        try:
+            if not self._waiting:
+                connection = self._look()
+            while connection is None:
+                connection = self._wait(limit_s) or self._look()
+        except BaseException:
+            self._wake()  # the next one, which may have waited for this one
+            raise
+        return connection
+
+    def _look(self) -> Connection | None:
+        """What there is, or can be made. None: the server refuses, and others of these connections are open."""
+        if self.unsettled:
+            self.settle()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            try:
+                return self._connect()
+            except FullError:
+                if not self._open:
+                    raise
+                return None
+
+    def _wait(self, limit_s: float) -> Connection | None:
+        """What is given to this call; None: look again. RemoteError: nothing until `limit_s`, monotonic."""
+        mailbox = _Mailbox()
+        with self._handing:
+            self._waiting.append(mailbox)
+        try:
+            if not (self._idle or self.unsettled or self._closed) and self._open:  # else who could wake this one has done it before
+                return mailbox.get(timeout=max(limit_s - time.monotonic(), 0))
+        except Empty:
+            if self._leave(mailbox):
+                full = f"the server has no more (-c, --channels), and none of this object's came back within {self._timeout_s:g} s"
+                raise RemoteError(f"{self.where}: no connection for this call: {full}") from None
+        except BaseException:
+            given = None if self._leave(mailbox) else mailbox.get()
+            if given is not None:
+                self._give_back(given)
+            raise
+        return None if self._leave(mailbox) else mailbox.get()
+
+    def _leave(self, mailbox: _Mailbox) -> bool:
+        """Wait no longer. False: something is in the mailbox."""
+        with self._handing:
+            if mailbox not in self._waiting:
+                return False
+            self._waiting.remove(mailbox)
+            return True
+
+    def _hand_over(self) -> None:
+        """An idle connection to the call that has waited longest, if both are there."""
+        with self._handing:
+            if self._waiting and self._idle:
+                try:
+                    connection = self._idle.pop()
+                except IndexError:  # another call was faster
+                    return
+                self._waiting.popleft().put(connection)
+
+    def _wake(self) -> None:
+        """Let the call that has waited longest look again."""
+        if self._waiting:
+            with self._handing:
+                if self._waiting:
+                    self._waiting.popleft().put(None)
 
     def _connect(self) -> Connection:
         if self._closed:
@@ -179,16 +273,29 @@ class Connections:
         except BaseException:
             connection.close()
             raise
+        self._open.add(connection)
         return connection
+
+    def _drop(self, connection: Connection) -> None:
+        connection.close()
+        self._open.discard(connection)
+        self._wake()
 
     def _drop_idle(self) -> None:
         while self._idle:
-            self._idle.pop().close()
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        try:
+            connection = self._idle.pop(0)
+        except IndexError:  # another thread was faster
+            return
+        self._drop(connection)
 
     def _drop_quiet(self) -> None:
         """Under the lock."""
         if self._quiet is not None:
-            self._quiet.close()
+            self._drop(self._quiet)
             self._quiet = None
         self.unsettled = False
 

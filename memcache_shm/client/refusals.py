@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memcache_shm.client.wire import shown
+from memcache_shm.client.admission import shown
 from memcache_shm.errors import BusyError, IllegalInputError, MemcacheError, NoSpaceError, ReadOnlyError, RemoteError, TooLargeError
 
 # The beginning of the line; the error; what helps.

@@ -17,10 +17,11 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from memcache_shm.client.addresses import Address, given_address, written
+from memcache_shm.client.admission import shown
 from memcache_shm.client.changes import EVERYTHING
 from memcache_shm.client.inputs import refuse_key
 from memcache_shm.client.remote_feed import RemoteFeed, RemoteStream
-from memcache_shm.client.wire import Connection, ConnectionLost, shown
+from memcache_shm.client.wire import Connection, ConnectionLost
 from memcache_shm.errors import IllegalInputError, RemoteError
 
 DEFAULT_TIMEOUT_S = 5.0

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from memcache_shm.client.addresses import Address, given_address, written
+from memcache_shm.client.admission import denial, shown
 from memcache_shm.client.changes import Change, check_patterns, encode_pattern
 from memcache_shm.client.notices import NoticeReader
-from memcache_shm.client.wire import connect, reason, shown
+from memcache_shm.client.wire import connect, reason
 from memcache_shm.errors import FeedOffError, RemoteError
 
 SILENCE_S = 5.0  # no byte for so long: the daemon, its host or the way there is gone; it shows every second that it is alive
@@ -137,8 +138,9 @@ class RemoteStream:
             return RemoteError(f"{self.where}: the server does not know '{_word(command)}'; it is memcached, or an older memcache_shm")
         if line.startswith(b"SERVER_ERROR the feed is off"):
             return FeedOffError(f"{self.where}: {said.removeprefix('SERVER_ERROR ')}")
-        if line == b"CLIENT_ERROR unauthenticated":
-            return RemoteError(f"{self.where}: the server wants a login (-Y), which is not spoken here; on its host name the table instead")
+        denied = denial(self.where, line)
+        if denied is not None:
+            return denied
         if line.startswith((b"SERVER_ERROR ", b"CLIENT_ERROR ")):
             return RemoteError(f"{self.where}: {said.partition(' ')[2]}")
         return RemoteError(f"{self.where}: no memcached answers there, but {line[:60]!r}")

@@ -9,16 +9,16 @@ from types import TracebackType
 from typing import Protocol
 
 from memcache_shm.client.addresses import Address, ChannelAddress, socket_path, written
+from memcache_shm.client.admission import denial, shown
 from memcache_shm.client.channel import Channel
 from memcache_shm.errors import RemoteError
 
 _PIECE_BYTES = 1 << 16
 _LINE_MAX_BYTES = 2048  # as long as memcached's own limit; a reply's line has 250 of a key and some numbers
-_WORDS_MAX_BYTES = 500  # of a refusal
 _REMEDIES = {  # where a UNIX socket cannot be connected to
     errno.ENOENT: "a daemon makes it with -s PATH",
     errno.ECONNREFUSED: "no daemon listens there, start one with -s PATH",
-    errno.EACCES: "its owner lets others in with -a MODE",
+    errno.EACCES: "its owner lets others in with -a MASK",
 }
 
 
@@ -109,8 +109,9 @@ class Connection:
             line = self.line()
         except ConnectionLost:
             raise RemoteError(f"{self.where}: the connection was closed at once; no memcached there, or one that speaks TLS only") from None
-        if line == b"CLIENT_ERROR unauthenticated":
-            raise RemoteError(f"{self.where}: the server wants a login (-Y), which is not spoken here; on its host name the table instead")
+        denied = denial(self.where, line)
+        if denied is not None:
+            raise denied
         if not line.startswith(b"VERSION "):
             raise RemoteError(f"{self.where}: no memcached answers there, but {line[:60]!r}")
         return shown(line[len(b"VERSION ") :])
@@ -199,11 +200,6 @@ class Connection:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def shown(words: bytes) -> str:
-    """A server's words, what is no text in them escaped: they may go to a terminal, or into a log."""
-    return repr(words[:_WORDS_MAX_BYTES])[2:-1]
 
 
 def reason(error: OSError, timeout_s: float) -> str:

@@ -9,14 +9,13 @@ A change has been done when its reply has come, so what was written is read. One
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from memcache_shm.client.addresses import ChannelAddress
 from memcache_shm.client.cache import Cache
 from memcache_shm.client.connections import Connections
 from memcache_shm.client.handling import Handling
-from memcache_shm.client.remote import DEFAULT_TIMEOUT_S
 from memcache_shm.client.remote_changes import RemoteChanges
 from memcache_shm.client.remote_figures import read_figures
 from memcache_shm.client.types import Key
@@ -33,24 +32,37 @@ class WriteThroughCache(RemoteChanges, Cache):
     What the object's own calls wrote it reads, in every thread, once they have returned: with noreply, too.
     """
 
-    def __init__(self, table: Table, state: State, path: str, options: dict[str, Any]) -> None:
-        """`path` is the socket of the daemon that serves `table`; else RemoteError."""
+    def __init__(self, table: Table, state: State, path: str, timeout_s: float, options: dict[str, Any]) -> None:
+        """`path` is the socket of the daemon that serves `table`; else RemoteError. `timeout_s` is the limit of each wait for it."""
         Cache.__init__(self, table, state.name, state.directory, **options)
         self.path = path
+        self._timeout_s = timeout_s
         self._handling = Handling(**options)
-        self._connections = Connections(ChannelAddress(path), DEFAULT_TIMEOUT_S, _verifier(self))
+        self._connections = Connections(ChannelAddress(path), timeout_s, _verifier(self))
 
     def get(self, key: Key, default: Any = None) -> Any:
         """The value of `key`, or `default` when there is none."""
-        if self._connections.unsettled:
-            self._connections.settle()
+        if self._connections.unsettled and not self._is_settled():
+            return default
         return Cache.get(self, key, default)
 
     def gets(self, key: Key, default: Any = None, cas_default: Any = None) -> tuple[Any, Any]:
         """(value, CAS id) of `key`, or (`default`, `cas_default`)."""
-        if self._connections.unsettled:
-            self._connections.settle()
+        if self._connections.unsettled and not self._is_settled():
+            return default, cas_default
         return Cache.gets(self, key, default, cas_default)
+
+    def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
+        """The values of those of `keys` that are there."""
+        return Cache.get_many(self, keys) if self._is_settled() else {}
+
+    get_multi = get_many
+
+    def gets_many(self, keys: Iterable[Key]) -> dict[Key, tuple[Any, Any]]:
+        """(value, CAS id) of those of `keys` that are there."""
+        return Cache.gets_many(self, keys) if self._is_settled() else {}
+
+    gets_multi = gets_many
 
     def stats(self, *args: str) -> dict[bytes, Any]:
         """The table's figures, as `Cache.stats`."""
@@ -63,19 +75,27 @@ class WriteThroughCache(RemoteChanges, Cache):
         Cache.close(self)
 
     def __contains__(self, key: Key) -> bool:
-        if self._connections.unsettled:
-            self._connections.settle()
-        return Cache.__contains__(self, key)
+        return self._is_settled() and Cache.__contains__(self, key)
 
     def __len__(self) -> int:
         self._connections.settle()
         return Cache.__len__(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attach_again, (self.name, self.directory, self.path, self.options)
+        return _attach_again, (self.name, self.directory, self.path, self._timeout_s, self.options)
 
     def __repr__(self) -> str:
         return f"<memcache_shm.Cache {self.name!r} read-only, writes through {self.path!r}>"
+
+    def _is_settled(self) -> bool:
+        """Wait for what was sent with noreply, which a get is to find. False: it may be lost; with ignore_exc, else RemoteError."""
+        try:
+            self._connections.settle()
+        except RemoteError:
+            if not self._handling.ignore_exc:
+                raise
+            return False
+        return True
 
 
 def _verifier(cache: WriteThroughCache) -> Callable[[Connection], None]:
@@ -93,7 +113,7 @@ def _verifier(cache: WriteThroughCache) -> Callable[[Connection], None]:
     return verify
 
 
-def _attach_again(name: str, directory: str, path: str, options: dict[str, Any]) -> WriteThroughCache:
+def _attach_again(name: str, directory: str, path: str, timeout_s: float, options: dict[str, Any]) -> WriteThroughCache:
     """What unpickling calls, in another process as a rule."""
     table, state = registry.attach(name, readonly=True, directory=directory)
-    return WriteThroughCache(table, state, path, options)
+    return WriteThroughCache(table, state, path, timeout_s, options)

@@ -19,7 +19,7 @@ from memcache_shm.server.linux cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, POLLOUT, SCM_RIGHTS, SOCK_CLOEXEC,
     SOCK_NONBLOCK, SOL_SOCKET, accept4, close, cmsghdr, iovec, msghdr, poll, pollfd, recv, send, sendmsg,
 )
-from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquire64, store_release64
+from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, load_acquire64
 
 cdef enum:
     BATCH = 64                  # accepted before they are handed over
@@ -232,9 +232,7 @@ cdef class Acceptor:
             sent = self._send_late(which)
         for at in range(parcel.message.count):
             close(parcel.fds[at])
-        if sent:
-            store_release64(&figures.released, figures.released + parcel.message.count)
-        else:
+        if not sent:
             figures.handed -= parcel.message.count
             self._counters.daemon.dropped += parcel.message.count
         parcel.message.count = 0

@@ -22,6 +22,7 @@ cdef struct Channel:
     int bell                    # an eventfd, rung by the client when the worker sleeps. Never read: the client may have made that block
     uint32_t place              # in the list of those that are looked at, or NOWHERE
     bint gone                   # the client closed its socket, or died
+    uint64_t heard_ns           # when it was ready last, or watched first; monotonic clock, as of the round
 
 
 cdef class Channels:
@@ -35,6 +36,8 @@ cdef class Channels:
     cdef Patience patience      # how long to look before a sleep
     cdef uint64_t busy_ns       # when somebody was ready last, or went to sleep; monotonic clock
     cdef bint slept             # nothing has come since the sleep
+    cdef uint64_t weeded_ns     # when those that are silent were asked for their bells last
+    cdef bint leaving           # the worker is: what was not taken by then stays where it is
 
     cdef int open(self, Connection *c, uint64_t request_bytes, uint64_t reply_bytes) noexcept nogil
     cdef ssize_t receive(self, Connection *c, char *dst, size_t size) noexcept nogil
@@ -48,6 +51,8 @@ cdef class Channels:
     cdef bint all_share_processor(self) noexcept nogil
     cdef bint is_patient(self, uint64_t now_ns, bint shared) noexcept nogil
     cdef void note_ready(self, uint64_t now_ns) noexcept nogil
+    cdef void weed(self) noexcept nogil
+    cdef bint _fell_asleep(self, Connection *c) noexcept nogil
     cdef bint sleep(self, uint64_t now_ns) noexcept nogil
     cdef bint _admit(self) noexcept nogil
     cdef bint _make(self, Channel *channel, uint64_t request_bytes, uint64_t reply_bytes) noexcept nogil

@@ -31,11 +31,12 @@ from memcache_shm.server.linux cimport (
 from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, fence_full, futex_wake, load_acquire64, store_release64
 from memcache_shm.storage.patience cimport init_patience, looked_in_vain, looked_long_enough, may_look, slept_too_early
 from memcache_shm.storage.rings cimport (
-    WAITS_BYTES, WAITS_ROOM, End, arrived, go_to_sleep, has_ended, make_block, must_tell_room, must_wake, pull, push, room, say_closed,
-    shares_processor, stay_awake, unmap_block,
+    WAITS_BYTES, WAITS_ROOM, End, arrived, empty_block, go_to_sleep, has_ended, make_block, must_tell_room, must_wake, pull, push, room,
+    say_closed, shares_processor, stay_awake, unmap_block,
 )
 
 cdef enum:
+    SILENT_NS = 1000000         # without a byte, before a channel is no longer watched while others are busy
     DESCRIPTORS = 2             # that the client gets
     REPLY_MAX = 64              # bytes of its reply
     CONTROL_MAX = 64            # bytes of what is beside it
@@ -175,7 +176,8 @@ cdef class Channels:
         return got
 
     cdef ssize_t transmit(self, Connection *c, const char *src, size_t size) noexcept nogil:
-        """As send(2), without waiting. If not all was taken, the channel is watched."""
+        """As send(2), without waiting. If not all was taken, the channel is watched. One that is closing is `lagging` until its client has
+        taken everything, since the memory goes with it."""
         cdef Channel *channel = <Channel *> c.channel
         cdef size_t taken
         if channel.gone:
@@ -185,7 +187,8 @@ cdef class Channels:
             return _fail(EPROTO)
         if taken:
             _wake(&channel.end, WAITS_BYTES)
-        if taken < size:
+        c.lagging = c.closing and not self.leaving and room(&channel.end) < channel.end.outgoing.size
+        if taken < size or c.lagging:
             self.watch(c)
         return taken if taken or size == 0 else _fail(EAGAIN)
 
@@ -204,6 +207,8 @@ cdef class Channels:
         if channel.bell >= 0:
             epoll_ctl(self.epoll, EPOLL_CTL_DEL, channel.bell, NULL)
             close(channel.bell)
+        if channel.end.block != NULL and not self.leaving:
+            empty_block(&channel.end)
         unmap_block(&channel.end)
         free(channel)
 
@@ -212,6 +217,7 @@ cdef class Channels:
         cdef Channel *channel = <Channel *> c.channel
         if channel.place == NOWHERE:
             stay_awake(&channel.end)
+            channel.heard_ns = self.busy_ns
             channel.place = self.watched_count
             self.watched[channel.place] = c
             self.watched_count += 1
@@ -241,10 +247,12 @@ cdef class Channels:
     cdef bint is_ready(self, const Connection *c) noexcept nogil:
         """Whether a turn would get on, for one that waits for its client."""
         cdef Channel *channel = <Channel *> c.channel
+        cdef uint64_t wanted
         if c.flow == READING or c.flow == LISTENING:
             return arrived(&channel.end) != 0 or channel.end.broken or channel.gone or has_ended(&channel.end)
         if c.flow == BLOCKED:
-            return room(&channel.end) >= channel.end.outgoing.size // 2 or channel.end.broken or channel.gone
+            wanted = channel.end.outgoing.size if c.closing else channel.end.outgoing.size // 2
+            return room(&channel.end) >= wanted or channel.end.broken or channel.gone
         return False
 
     cdef bint any_ready(self) noexcept nogil:
@@ -271,22 +279,35 @@ cdef class Channels:
         looked_long_enough(&self.patience, now_ns - self.busy_ns)
         self.busy_ns = now_ns
 
-    cdef bint sleep(self, uint64_t now_ns) noexcept nogil:
-        """Ask for all bells. False: somebody became ready, and is watched on. (Who waits for something else than its client is watched
-        again when that is over.)"""
+    cdef bint _fell_asleep(self, Connection *c) noexcept nogil:
+        """Ask a channel for its bell, and watch it no longer. False: it became ready. Who waits for something else than its client is
+        watched again when that is over."""
+        cdef Channel *channel = <Channel *> c.channel
+        if c.flow == READING or c.flow == LISTENING or c.flow == BLOCKED:
+            go_to_sleep(&channel.end, WAITS_ROOM if c.flow == BLOCKED else WAITS_BYTES)
+            if self.is_ready(c):
+                stay_awake(&channel.end)
+                return False
+        self._forget(channel)
+        return True
+
+    cdef void weed(self) noexcept nogil:
+        """While others are busy: ask those for their bells that have long been silent, so that looking costs no more than they are."""
         cdef uint32_t at = self.watched_count
-        cdef Connection *c
-        cdef Channel *channel
+        if self.busy_ns - self.weeded_ns < SILENT_NS:
+            return
+        self.weeded_ns = self.busy_ns
         while at > 0:
             at -= 1
-            c = self.watched[at]
-            channel = <Channel *> c.channel
-            if c.flow == READING or c.flow == LISTENING or c.flow == BLOCKED:
-                go_to_sleep(&channel.end, WAITS_ROOM if c.flow == BLOCKED else WAITS_BYTES)
-                if self.is_ready(c):
-                    stay_awake(&channel.end)
-                    continue
-            self._forget(channel)
+            if <int64_t> (self.busy_ns - (<Channel *> self.watched[at].channel).heard_ns) >= SILENT_NS:
+                self._fell_asleep(self.watched[at])
+
+    cdef bint sleep(self, uint64_t now_ns) noexcept nogil:
+        """Ask for all bells. False: somebody became ready, and is watched on."""
+        cdef uint32_t at = self.watched_count
+        while at > 0:
+            at -= 1
+            self._fell_asleep(self.watched[at])
         if <int64_t> (now_ns - self.busy_ns) >= self.patience.look_ns:
             looked_in_vain(&self.patience)
         self.busy_ns = now_ns

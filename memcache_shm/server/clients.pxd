@@ -41,7 +41,7 @@ cdef class Clients(Crowd):
     cdef Queue listeners        # LISTENING connections
     cdef uint64_t tried_ms      # when these were tried last
 
-    cdef void adopt(self, int fd, int listener, uint64_t serial) noexcept nogil
+    cdef void adopt(self, int fd, int listener) noexcept nogil
     cdef void ready(self, Connection *c) noexcept nogil
     cdef void hear_channels(self) noexcept nogil
     cdef int patience_ms(self, int timeout_ms) noexcept nogil
@@ -59,7 +59,6 @@ cdef class Clients(Crowd):
     cdef void _end_of_input(self, Connection *c) noexcept nogil
     cdef void _run(self, Connection *c, Buffer *source) noexcept nogil
     cdef bint _next(self, Connection *c, Buffer *source) noexcept nogil
-    cdef bint _keep(self, Connection *c, Buffer *source) noexcept nogil
     cdef int _send(self, Connection *c) noexcept nogil
     cdef void _send_rest(self, Connection *c) noexcept nogil
     cdef bint _pour(self, Connection *c, Buffer *source, size_t *turn_size) noexcept nogil

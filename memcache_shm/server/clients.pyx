@@ -18,12 +18,13 @@ Every path ends in `_close`, or with the connection READING, BLOCKED, YIELDED, U
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, uint32_t
 from libc.string cimport memcpy, memset, strlen
 
 from memcache_shm.protocol.parser cimport next_request
 from memcache_shm.protocol.request cimport CLOSE, NEED_MORE, REPLY, Parser, Request
 from memcache_shm.server.buffers cimport Buffer, waiting
+from memcache_shm.server.channels cimport Channel
 from memcache_shm.server.clients cimport (
     ALL, DIRECT_NEED, FLUSH_SIZE, HEAVY_COST, INPUT_SIZE, LOOK_MS, NONE, REQUEST_COST, RETRY_MS,
     ROUND_COST, SOME, TURN_SIZE,
@@ -58,9 +59,9 @@ cdef class Clients(Crowd):
         if not executor.own.reserve(&self.input, INPUT_SIZE):
             raise MemoryError("no room for a worker's input buffer")
 
-    cdef void adopt(self, int fd, int listener, uint64_t serial) noexcept nogil:
+    cdef void adopt(self, int fd, int listener) noexcept nogil:
         """A new connection. Who connects has mostly sent something by now, so it gets a turn."""
-        cdef Connection *c = self._enter(fd, listener, serial)
+        cdef Connection *c = self._enter(fd, listener)
         if c != NULL:
             c.guest = self.guests.asks
             enqueue(&self.turns, c, UNREAD)
@@ -84,9 +85,11 @@ cdef class Clients(Crowd):
             at -= 1
             if self.channels.is_ready(self.channels.watched[at]):
                 any_ready = True
+                (<Channel *> self.channels.watched[at].channel).heard_ns = self.channels.busy_ns
                 self.ready(self.channels.watched[at])
         if any_ready:
             self.channels.note_ready(clock_ns(CLOCK_MONOTONIC))
+            self.channels.weed()
 
     cdef int patience_ms(self, int timeout_ms) noexcept nogil:
         """How long the loop may sleep; -1 for ever."""
@@ -181,7 +184,7 @@ cdef class Clients(Crowd):
         """A last turn for everyone; whoever has all its replies is closed, now and from now on."""
         cdef Connection *c = self.all
         cdef Connection *following
-        self.draining = True
+        self.draining = self.channels.leaving = True
         while c != NULL:
             following = c.next
             c.reason = CLOSED_BY_SHUTDOWN
@@ -239,6 +242,7 @@ cdef class Clients(Crowd):
         c.reason = CLOSED_NORMALLY
         if c.at_eof != NULL:
             self.executor.put(c.at_eof, strlen(c.at_eof))
+        if c.at_eof != NULL or c.channel != NULL:
             c.closing = True
             if self._send(c) == SOME:
                 return
@@ -265,7 +269,7 @@ cdef class Clients(Crowd):
         if c.subscriber != NULL and sent == ALL:
             self._add_news(c)
         turn_size += self.executor.out.end
-        if sent == ALL and (self.executor.out.end or c.lagging):
+        if sent == ALL and (self.executor.out.end or c.lagging or c.closing and c.channel != NULL):
             sent = self._send(c)
         cost = before - waiting(source) + turn_size + requests * REQUEST_COST
         c.heavy = requests == self.turn_requests or cost > HEAVY_COST
@@ -346,25 +350,6 @@ cdef class Clients(Crowd):
             c.reason = CLOSED_NORMALLY if got == 0 else CLOSED_BY_ERROR
             take_out(&self.listeners, c)
             self._close(c)
-
-    cdef bint _keep(self, Connection *c, Buffer *source) noexcept nogil:
-        """Bytes not yet used stay with the connection. False: out of memory."""
-        cdef size_t left = waiting(source)
-        if source == &c.input:
-            if left == 0:
-                self.pool.release(source)
-            return True
-        if left > c.input.cap:
-            self.pool.release(&c.input)
-        c.input.start = c.input.end = 0
-        if left == 0:
-            self.pool.release(&c.input)
-            return True
-        if not self._reserve(c, &c.input, left):
-            return False
-        memcpy(c.input.data, source.data + source.start, left)
-        c.input.end = left
-        return True
 
     cdef int _send(self, Connection *c) noexcept nogil:
         """Send the out buffer; what is not taken moves to the connection. Returns a Sent; the out buffer is empty then."""

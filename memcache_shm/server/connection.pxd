@@ -32,7 +32,6 @@ cdef struct Connection:
     uint64_t active_ms      # when bytes came or went last, monotonic clock
     void *channel           # a Channel (channels.pxd) that is its own: its bytes go through rings; NULL: through its socket
     void *stream            # its TlsStream, a reference that it owns; NULL: plain, or no byte came yet
-    uint64_t serial         # how many connections the worker got before it
     int fd
     uint32_t watched        # the events that epoll reports of it; 0: it is not in epoll
     uint8_t flow

@@ -14,7 +14,6 @@ cdef enum:
 cdef struct WorkerFigures:      # written by its worker only, unless said otherwise
     uint64_t handed             # connections given to it, by the supervisor only
     uint64_t closed             # connections it closed; handed - closed are open
-    uint64_t released           # connections handed to this very worker whose descriptor the supervisor closed on its side
     uint64_t bytes_read
     uint64_t bytes_written
     uint64_t cmd_meta
@@ -44,6 +43,7 @@ cdef struct WorkerFigures:      # written by its worker only, unless said otherw
     uint64_t losses             # times that somebody was told to have lost something
     uint64_t channels           # open at the moment, and
     uint64_t channels_opened    # ... ever
+    uint64_t spare[1]           # to whole cache lines
 
 
 cdef struct DaemonFigures:      # written by the supervisor only, unless said otherwise

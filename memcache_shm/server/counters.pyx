@@ -58,7 +58,6 @@ cdef class Counters:
         figures.closed = figures.handed
         figures.buffer_bytes = 0
         figures.subscribers = figures.patterns = figures.copies = figures.channels = 0
-        figures.released = 0
         figures.forgiven = figures.lost
         figures.up = 0
         figures.leaving = 0

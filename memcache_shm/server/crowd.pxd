@@ -23,9 +23,10 @@ cdef class Crowd:
     cdef Connection *all
     cdef Queue doomed           # DOOMED connections
 
-    cdef Connection *_enter(self, int fd, int listener, uint64_t serial) noexcept nogil
+    cdef Connection *_enter(self, int fd, int listener) noexcept nogil
     cdef bint _watch(self, Connection *c, unsigned int events) noexcept nogil
     cdef void _close_idle(self) noexcept nogil
+    cdef bint _keep(self, Connection *c, Buffer *source) noexcept nogil
     cdef bint _reserve(self, Connection *c, Buffer *buffer, size_t size) noexcept nogil
     cdef bint _doom_idlest(self, const Connection *other) noexcept nogil
     cdef void _doom(self, Connection *c) noexcept nogil

@@ -1,10 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """Who is connected to a worker: the list of its connections, what epoll reports of them, and the end of those who must go."""
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
 
-from memcache_shm.server.buffers cimport Buffer
+from memcache_shm.server.buffers cimport Buffer, waiting
 from memcache_shm.server.connection cimport BLOCKED, DOOMED, READING, Connection, enqueue
 from memcache_shm.server.events cimport CLOSED_IDLE
 from memcache_shm.server.executor cimport Executor
@@ -13,7 +14,6 @@ from memcache_shm.server.observing cimport saw_connection
 from memcache_shm.server.streams cimport cut_off
 from memcache_shm.server.subscriber cimport Subscriber
 from memcache_shm.server.transport cimport Transport
-from memcache_shm.storage.atomics cimport load_acquire64
 
 
 cdef inline size_t news_cap(const Connection *c) noexcept nogil:
@@ -32,7 +32,7 @@ cdef class Crowd:
         self.roster = executor.counters.roster
         self.epoll = epoll
 
-    cdef Connection *_enter(self, int fd, int listener, uint64_t serial) noexcept nogil:
+    cdef Connection *_enter(self, int fd, int listener) noexcept nogil:
         """A new connection; NULL and closed where memory is out or epoll full."""
         cdef Connection *c = <Connection *> calloc(1, sizeof(Connection))
         if c == NULL:
@@ -41,7 +41,6 @@ cdef class Crowd:
             return NULL
         c.fd = fd
         c.listener = <uint8_t> listener
-        c.serial = serial
         c.tls = self.transport.speaks_tls[listener]
         c.active_ms = self.now_ms
         c.next = self.all
@@ -87,6 +86,25 @@ cdef class Crowd:
                 self._doom(c)
             c = c.next
 
+    cdef bint _keep(self, Connection *c, Buffer *source) noexcept nogil:
+        """Bytes not yet used stay with the connection. False: out of memory."""
+        cdef size_t left = waiting(source)
+        if source == &c.input:
+            if left == 0:
+                self.pool.release(source)
+            return True
+        if left > c.input.cap:
+            self.pool.release(&c.input)
+        c.input.start = c.input.end = 0
+        if left == 0:
+            self.pool.release(&c.input)
+            return True
+        if not self._reserve(c, &c.input, left):
+            return False
+        memcpy(c.input.data, source.data + source.start, left)
+        c.input.end = left
+        return True
+
     cdef bint _reserve(self, Connection *c, Buffer *buffer, size_t size) noexcept nogil:
         """Room in a buffer of the connection. Where the pool is at its limit, those who have not moved for longest lose theirs, and are
         closed: who is slow on purpose must not keep others from being served. False: nobody else is to blame."""
@@ -119,7 +137,8 @@ cdef class Crowd:
     cdef void _close(self, Connection *c) noexcept nogil:
         """Free it. A YIELDED or WAITING connection is only closed by `close_all`; a LISTENING one is taken from its queue before.
 
-        Closing takes it out of epoll, unless the supervisor, which sent the descriptor, still holds its own: then by name.
+        It leaves epoll by name: closing does not take it out while another process holds the same socket, as the supervisor does that has
+        sent it, or a child that writes a backup.
         """
         if c.next != NULL:
             c.next.previous = c.previous
@@ -134,8 +153,7 @@ cdef class Crowd:
         self.roster.leave_seat(c.seat)
         self.pool.release(&c.input)
         self.pool.release(&c.output)
-        if load_acquire64(&self.figures.released) <= c.serial:
-            epoll_ctl(self.epoll, EPOLL_CTL_DEL, c.fd, NULL)
+        epoll_ctl(self.epoll, EPOLL_CTL_DEL, c.fd, NULL)
         close(c.fd)
         free(c)
         self.executor.out.end = 0

@@ -68,7 +68,6 @@ cdef class WorkerLoop:
     cdef int _link              # connections come through it; its end means: stop
     cdef int _stop              # readable means: stop
     cdef uint64_t _drain_ms     # how long slow clients may take their last replies
-    cdef uint64_t _adopted      # connections the supervisor sent so far
     cdef uint64_t _generation   # of the table it serves; the fork brought the first
     cdef object _renew_table    # Callable[[], None]: attach the table that took its place
     cdef DaemonFigures *_daemon
@@ -247,8 +246,7 @@ cdef class WorkerLoop:
             came = <int> ((header.cmsg_len - CMSG_LEN(0)) // sizeof(int))
             memcpy(fds, CMSG_DATA(header), came * sizeof(int))
         for at in range(came):
-            self._clients.adopt(fds[at], announced.listener[at], self._adopted + at)
-        self._adopted += announced.count
+            self._clients.adopt(fds[at], announced.listener[at])
         self._figures.closed += announced.count - came
         self._figures.lost += announced.count - came      # for want of descriptors
         return True

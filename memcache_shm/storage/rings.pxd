@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from memcache_shm.storage.atomics cimport (
-    exchange32, fence_full, load_acquire32, load_acquire64, load_relaxed32, store_release32, store_relaxed32,
+    exchange32, fence_full, load_acquire32, load_acquire64, load_relaxed32, load_relaxed64, store_release32, store_relaxed32,
 )
 
 cdef extern from "<sched.h>" nogil:
@@ -36,7 +36,7 @@ cdef struct Closed:             # other than 0: that side sends nothing more; by
 
 cdef struct Block:              # the head of the shared memory
     # line 0, by the maker before anybody else sees it
-    uint64_t magic
+    uint64_t magic              # 0: the block was emptied
     uint64_t request_bytes
     uint64_t reply_bytes
     uint64_t spare[5]
@@ -76,6 +76,7 @@ cdef bint is_ring_size(uint64_t size) noexcept nogil
 cdef int make_block(End *end, uint64_t request_bytes, uint64_t reply_bytes, int *fd) noexcept nogil
 cdef int map_block(End *end, int fd) noexcept nogil
 cdef void unmap_block(End *end) noexcept nogil
+cdef void empty_block(End *end) noexcept nogil
 cdef size_t pull(End *end, char *dst, size_t size) noexcept nogil
 cdef size_t push(End *end, const char *src, size_t size) noexcept nogil
 
@@ -108,6 +109,11 @@ cdef inline bint shares_processor(End *end) noexcept nogil:
 cdef inline bint has_ended(End *end) noexcept nogil:
     """Whether the other side sends nothing behind what arrives; ask this first, then `arrived`."""
     return load_acquire32(end.their_closed) != 0
+
+
+cdef inline bint is_over(End *end) noexcept nogil:
+    """The same for the client, whose server may have emptied the block since."""
+    return has_ended(end) or load_relaxed64(&end.block.magic) == 0
 
 
 cdef inline void say_closed(End *end) noexcept nogil:

@@ -18,7 +18,8 @@ that waits has filled the ring, so that moment comes. Whether it has come is ask
 pull copied, the producer may have filled the ring and gone to sleep.
 
 The other side is not trusted. The sizes and one's own places live in one's own memory, the other's place is checked against them, and the
-block cannot shrink (it is sealed): wrong contents bring wrong bytes, or `broken`, never an access outside the rings.
+block cannot shrink (it is sealed): wrong contents bring wrong bytes, or `broken`, never an access outside the rings. Memory belongs to
+who touches it first, so the server empties a block that it is done with.
 """
 
 from libc.string cimport memcpy, memset
@@ -34,6 +35,7 @@ cdef extern from "<sys/mman.h>" nogil:
         PROT_WRITE
         MAP_SHARED
         MADV_DONTDUMP
+        MADV_REMOVE
     void *MAP_FAILED
     int memfd_create(const char *name, unsigned int flags)
     void *mmap(void *at, size_t size, int protection, int flags, int fd, long offset)
@@ -129,8 +131,10 @@ cdef int map_block(End *end, int fd) noexcept nogil:
     cdef uint64_t request_bytes, reply_bytes
     if fstat(fd, &status) < 0:
         return -1
-    if status.st_size < DATA_AT or fcntl(fd, F_GET_SEALS) & SEALS != SEALS or _map(end, fd, 0, 0, False) < 0:
+    if status.st_size < DATA_AT or fcntl(fd, F_GET_SEALS) & SEALS != SEALS:
         return -2
+    if _map(end, fd, 0, 0, False) < 0:
+        return -1
     head = end.block[0]
     unmap_block(end)
     request_bytes, reply_bytes = head.request_bytes, head.reply_bytes
@@ -146,6 +150,11 @@ cdef void unmap_block(End *end) noexcept nogil:
     if end.block != NULL:
         munmap(end.block, end.bytes)
     memset(end, 0, sizeof(End))
+
+
+cdef void empty_block(End *end) noexcept nogil:
+    """Give the memory back, though the other side may keep its mapping for ever: it reads zeros from then on."""
+    madvise(end.block, end.bytes, MADV_REMOVE)
 
 
 cdef size_t pull(End *end, char *dst, size_t size) noexcept nogil:

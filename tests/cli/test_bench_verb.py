@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from support.terminal import Terminal
 from support.waiting import until
 
 import memcache_shm
-from memcache_shm.cli import bench_image
+from memcache_shm.cli import bench, bench_image
 from memcache_shm.cli.main import main
 from memcache_shm.client.addresses import written
 from memcache_shm.client.listing import list_tables
@@ -70,16 +73,51 @@ def test_json_of_some_doors(state_dir: Path, said: Said, no_leaks: None) -> None
     assert found["doors"]["unix"]["get_times_unix"] == 1.0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_amid(state_dir: Path, no_leaks: None, number: int) -> None:
-    """It ends by that, quietly, and its daemon is gone before."""
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """Where a process may make its temporary files; short, since a socket's path has 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="ms") as directory:
+        yield Path(directory)
+
+
+@pytest.mark.parametrize(("number", "again"), [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)])
+def test_a_signal_amid(state_dir: Path, temporary: Path, no_leaks: None, number: int, again: bool) -> None:
+    """It ends by that, quietly, and its daemon is gone before; no more signals, however many, keep it from that."""
     command = [sys.executable, "-m", "memcache_shm", "bench", "--seconds", "60"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    env = os.environ | {"TMPDIR": str(temporary)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
         until(lambda: any(table.items for table in list_tables()), "its daemon's table to be filled")
         process.send_signal(number)
+        while again and process.poll() is None:
+            process.send_signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.002)
         assert process.communicate(timeout=15) == ("", "")
     assert process.returncode == -number
-    assert list_tables() == []
+    assert (os.listdir(temporary), os.listdir(state_dir)) == ([], [])
+
+
+@pytest.mark.parametrize("when", ["start", "end"])
+def test_a_private_daemon_that_is_interrupted(state_dir: Path, temporary: Path, no_leaks: None, when: str) -> None:
+    """A signal that comes while it is started, or stopped, has to wait until nothing of it can be left."""
+    script = f"""if True:
+        import os, pathlib, signal, subprocess
+        from memcache_shm.ops.private_daemon import PrivateDaemon
+        def interrupted(*arguments, **options):
+            os.kill(os.getpid(), signal.SIGINT)
+            return rightly(*arguments, **options)
+        name = "__init__" if {when!r} == "start" else "wait"
+        rightly = getattr(subprocess.Popen, name)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        setattr(subprocess.Popen, name, interrupted)
+        try:
+            with PrivateDaemon(["16", "100"], 1):
+                print("served")
+        except KeyboardInterrupt:
+            print(*pathlib.Path({str(temporary)!r}).glob("*"), *pathlib.Path({str(state_dir)!r}).glob("*"))
+    """
+    said = subprocess.check_output([sys.executable, "-c", script], env=os.environ | {"TMPDIR": str(temporary)}, text=True, timeout=30)
+    assert said == ("\n" if when == "start" else "served\n\n")
 
 
 def test_progress_on_a_terminal(state_dir: Path, no_leaks: None) -> None:
@@ -91,7 +129,7 @@ def test_progress_on_a_terminal(state_dir: Path, no_leaks: None) -> None:
 
 def test_a_daemon_that_does_not_start(state_dir: Path, no_leaks: None) -> None:
     with pytest.raises(MemcacheError, match=r"did not start; it said: .*-m"):
-        PrivateDaemon(["-m", "nothing"], 1)
+        PrivateDaemon(["-m", "nothing"], 1).__enter__()
 
 
 def test_what_cannot_be(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,9 +137,33 @@ def test_what_cannot_be(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     for words, status in cases.items():
         assert main(["bench", *words]) == status
         assert re.fullmatch(r"memcache-shm: error: .+\n", said()[1])
+    monkeypatch.setattr(bench, "measure", lambda *arguments: pytest.fail("it measures first"))
+    for path, why in {"no/x.png": "there is no directory", ".": "it is a directory", "/proc/self/mounts/x": "there is no"}.items():
+        assert main(["bench", "--png", path]) == 1
+        assert re.match(f"memcache-shm: error: cannot write {re.escape(path)}: {why}", said()[1])
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", None)
+        assert main(["bench"]) == 1
+    assert "standard output is closed" in said()[1]
     monkeypatch.setitem(sys.modules, "PIL", None)
     assert main(["bench", "--png", "x.png"]) == 1
     assert "--png needs Pillow" in said()[1]
+
+
+def test_figures_come_before_their_picture(said: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What has become of FILE's place meanwhile costs the picture alone."""
+    place = tmp_path / "place"
+    place.mkdir()
+
+    def measure(*arguments: object) -> dict[str, Figures]:
+        place.rmdir()
+        return dict.fromkeys(DOORS, FIGURES)
+
+    monkeypatch.setattr(bench, "measure", measure)
+    assert main(["bench", "--png", str(place / "x.png")]) == 1
+    out, error = said()
+    assert re.search(r"^channel +10\.0 ", out, re.MULTILINE)
+    assert re.fullmatch(r"memcache-shm: error: cannot write .*/x\.png: No such file or directory\n", error)
 
 
 def test_help_teaches(said: Said) -> None:

@@ -6,10 +6,13 @@ import base64
 import json
 import os
 import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +21,11 @@ from support.scripted import VERSION, Scripted
 from support.servers import Daemon
 from support.tables import verb
 from support.terminal import Terminal
+from support.waiting import until
 
 import memcache_shm
 from memcache_shm.cli.main import main
+from memcache_shm.client.listing import list_tables
 from memcache_shm.client.wire import Connection, ConnectionLost
 from memcache_shm.errors import RemoteError
 from memcache_shm.ops import pipelining
@@ -186,6 +191,8 @@ def test_no_daemon(state_dir: object, said: Said) -> None:
         ("alone", "read", "1", "--json"): (2, "--json is no operation; options go before ID"),
         ("alone", "read", ""): (2, "Key is empty"),
         ("a,b", "read", "1"): (2, "ID: 'a,b' cannot name a table.*"),
+        ("127.0.0.1:11211", "read", "1"): (2, "ID: '127.0.0.1:11211' is no table of this host, .*write .*the PORT alone.*"),
+        ("channel:app", "read", "1"): (2, "'channel:app' is no address; write channel: and the path of .*"),
     }
     for words, (status, text) in cases.items():
         assert main(["client", *words]) == status, words
@@ -220,6 +227,31 @@ def test_help_teaches(said: Said) -> None:
     for word in ("insert KEY VALUE", "read KEY", "delete KEY", "ID", "--json", "exit status", "examples:"):
         assert word in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_examples_of_the_help(state_dir: Path, tmp_path: Path, said: Said, no_leaks: None) -> None:
+    """As they stand there, on a port and a socket of their own."""
+    with pytest.raises(SystemExit):
+        main(["client", "--help"])
+    lines = said()[0].partition("examples:\n")[2].splitlines()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    outputs = []
+    try:
+        for line in lines:
+            command = line.partition(" | jq")[0].replace("11211", port).replace("/tmp/cache.sock", f"{tmp_path}/s")
+            command = command.replace("memcache-shm", f"{shlex.quote(sys.executable)} -m memcache_shm")
+            outputs.append(subprocess.check_output(command, shell=True, text=True, timeout=30))
+    finally:
+        for table in list_tables():
+            assert table.pid
+            os.kill(table.pid, signal.SIGTERM)
+        until(lambda: not list_tables(), "the end of the daemon")
+    assert outputs[1:3] == [
+        "insert 1: stored\ninsert 2: stored\nread 1: 2\ndelete 2: deleted\n",
+        '{"operation": "read", "key": "1", "result": "found", "value": "2"}\n',
+    ]
+    assert outputs[3].splitlines()[-2:] == ["insert key100000: stored", "read key7: 7"]
 
 
 # Windows

@@ -321,3 +321,27 @@ def test_subscribing(daemon: Daemon) -> None:
             told = hearer.told()
             assert (told.kind, told.key, told.value) == ("set", b"k%d" % number, value)
     assert isinstance(hearer.sock, ChannelSocket)
+
+
+def test_a_close_beside_a_forked_child(daemon: Daemon) -> None:
+    """A child's leaves the channel to its parent; the parent's ends it, although the child lives and holds it."""
+    channel, other = (Channel(daemon.unix_path, 10.0) for _ in range(2))
+    until_read, until_written = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            channel.close()
+            os.close(until_written)
+            os.read(until_read, 1)
+        finally:
+            os._exit(0)
+    os.close(until_read)
+    with Client(daemon) as client:
+        other.close()
+        until(lambda: client.stats(b"shm")["shm_channels"] == "1", "the closed channel to end")
+        channel.sendall(b"mn\r\n")
+        assert read(channel, 4) == b"MN\r\n"
+        channel.close()
+        until(lambda: client.stats(b"shm")["shm_channels"] == "0", "the other one to end")
+    os.close(until_written)
+    os.waitpid(pid, 0)

@@ -17,7 +17,6 @@ from support.waiting import until
 
 import memcache_shm
 from memcache_shm import IllegalInputError, RemoteError
-from memcache_shm.client import write_through
 
 ANOTHER_USER = 65534  # nobody's uid, who needs no entry anywhere
 
@@ -108,10 +107,9 @@ def test_what_was_written_without_a_reply_is_read(daemon: Daemon, cache: memcach
         going_on.join()
 
 
-def test_a_worker_that_does_not_answer(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_does_not_answer(daemon: Daemon) -> None:
     """A read does not tell the old value for the new one, nor does it wait for ever."""
-    monkeypatch.setattr(write_through, "DEFAULT_TIMEOUT_S", 0.2)
-    with _attached(daemon) as cache:
+    with _attached(daemon, timeout=0.2) as cache:
         cache.set("key", b"old", noreply=True)
         assert cache.get("key") == b"old"
         with Stopped(daemon):
@@ -120,6 +118,24 @@ def test_a_worker_that_does_not_answer(daemon: Daemon, monkeypatch: pytest.Monke
                 cache.get("key")
             assert cache.get("key") == b"old", "said once"
         until(lambda: cache.get("key") == b"new", "the worker to do what was in the ring")
+
+
+@pytest.mark.parametrize(
+    ("read", "miss"),
+    [
+        (lambda cache: cache.get("key", 5), 5),
+        (lambda cache: cache.gets("key", 5, 6), (5, 6)),
+        (lambda cache: cache.get_many(["key", "other"]), {}),
+        (lambda cache: cache.gets_multi(["key", "other"]), {}),
+        (lambda cache: "key" in cache, False),
+    ],
+)
+def test_a_get_that_fails_is_a_miss(daemon: Daemon, read: Callable[[memcache_shm.Cache], object], miss: object) -> None:
+    with _attached(daemon, timeout=0.1, ignore_exc=True) as cache:
+        cache.set_many({"key": b"old", "other": b"old"})
+        with Stopped(daemon):
+            cache.set("key", b"new", noreply=True)
+            assert read(cache) == miss
 
 
 @pytest.mark.parametrize("noreply", [False, True])

@@ -9,7 +9,7 @@ import crowd
 import pytest
 from support.scripted import Scripted
 
-from memcache_shm.ops.private_daemon import DOORS
+from memcache_shm.ops.private_daemon import DOORS, PrivateDaemon
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -40,6 +40,31 @@ def test_a_wrong_reply(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
     assert "1 clients FAILED (--seed 1)" in out
     assert error.startswith("crowd: client 2: due was b'")
     assert len(error.splitlines()) == 1
+
+
+def test_more_clients_than_a_daemon_takes_by_itself(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], no_leaks: None
+) -> None:
+    """256 channels, that is."""
+    assert run(monkeypatch, "--clients", "260", "--keys", "1") == 0
+    assert capfd.readouterr().out.endswith("; no reply lost or swapped\n")
+
+
+def test_a_crowd_that_is_not_complete(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], no_leaks: None) -> None:
+    """It does not begin, and says so; the time from the machine's start is none that it took."""
+    monkeypatch.setattr(crowd, "PrivateDaemon", lambda options, workers: PrivateDaemon([*options, "--channels", "2"], workers))
+    assert run(monkeypatch, "--clients", "4", "--keys", "1") == 1
+    out, error = capfd.readouterr()
+    assert out == "4 clients, 1 keys each, channel: they did not begin; 4 clients FAILED\n"
+    assert "too many channels" in error
+    assert "Broken" not in error
+
+
+@pytest.mark.parametrize("words", [("--clients", "0"), ("--clients", "-1"), ("--keys", "0"), ("-t", "0"), ("--keys", "many")])
+def test_what_is_no_crowd(words: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, *words)
+    assert words[0] in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("replies", [b"HD O1\r\n", b"HD O1\r\nEN O2\r\nEN O2\r\n"], ids=["too few", "too many"])

@@ -86,8 +86,8 @@ def answers(channel: RawChannel, request: bytes, reply: bytes) -> bool:
 
 
 def is_ended(channel: RawChannel) -> bool:
-    """The server says so, and closes the socket."""
-    return until(lambda: channel.word(raw.SERVER_CLOSED) == 1, "its end", 1.0) and channel.sock.recv(1) == b""
+    """The server empties the block, and closes the socket."""
+    return until(lambda: channel.word(raw.MAGIC) == 0, "its end", 1.0) and channel.sock.recv(1) == b""
 
 
 def test_the_layout_is_what_these_tests_think(hostile: RawChannel) -> None:
