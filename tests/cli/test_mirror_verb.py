@@ -276,7 +276,7 @@ def test_on_a_terminal(source: tuple[str, memcache_shm.Cache]) -> None:
         terminal.expect("1 item; changes follow, Ctrl-C ends\r\n")
         cache.delete("key")
         terminal.expect(r"\x1b\[31mdelete\x1b\[0m key\r\n")
-        terminal.type("\x03")
+        terminal.interrupt()
         assert terminal.ends() == 0
         plain = re.sub(r"\x1b\[[\d;]*m", "", terminal.text)
         assert max(len(text.rstrip("\r")) for text in plain.split("\n")) <= 60

@@ -47,7 +47,9 @@ def test_a_session(target: str, tmp_path: Path) -> None:
         terminal.type("FIND none\r")
         terminal.expect(r"error:\x1b\[0m no key none\r\n")
         terminal.expect(PROMPT)
-        terminal.type("half a line\x03")
+        terminal.type("half a line")
+        terminal.expect("half a line")
+        terminal.interrupt()
         terminal.expect(PROMPT)
         terminal.type('ADD esc "\\x1b[31m"\rFIND esc\r')
         assert "\x1b[31m" not in terminal.expect(r'\n"\\x1b\[31m"\r\n').partition("FIND esc")[2]
@@ -148,10 +150,10 @@ def test_pages(daemon: Daemon, target: str, tmp_path: Path) -> None:
         page = terminal.expect(r"25 items\r\n")
         assert "key:024" in page
         terminal.expect(PROMPT)
-        for key in ("q", "\x03", "\x1b"):
+        for leave in (lambda: terminal.type("q"), terminal.interrupt, lambda: terminal.type("\x1b")):
             terminal.type("SHOW key:0*\r")
             terminal.expect(MORE)
-            terminal.type(key)
+            leave()
             assert "key" not in terminal.expect(r"10 items of 25\r\n")
             terminal.expect(PROMPT)
         terminal.type("SHOW key:02\r")
@@ -213,7 +215,7 @@ def test_watching(daemon: Daemon, target: str, tmp_path: Path) -> None:
         assert "other" not in terminal.expect(r"touch +user:1.*until \d\d:")
         client.ask(b"delete user:1")
         terminal.expect(r"delete +user:1\r\n")
-        terminal.type("\x03")
+        terminal.interrupt()
         terminal.expect(PROMPT)
         terminal.type("WATCH * 2\r")
         terminal.expect(r"\nwatching; Ctrl-C ends it\r\n")

@@ -231,5 +231,5 @@ def test_a_load_on_a_terminal_shows_how_far_it_is(saver: Callable[..., Daemon], 
         terminal.expect(r"restoring [^\r]*/table \[[#.]{24}\]")
         terminal.expect(r"8 items loaded from")
         terminal.expect(r"serving app")
-        terminal.type("\x03")
+        terminal.interrupt()
         assert terminal.ends() == 0

@@ -15,6 +15,8 @@ import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
+from support.waiting import until
+
 PATIENCE_S = 20.0
 
 
@@ -41,8 +43,18 @@ class Terminal:
         os.close(slave)
 
     def type(self, text: str) -> None:
-        """Keys; Enter is \\r, Ctrl-C is \\x03."""
+        """Keys; Enter is \\r. For Ctrl-C see `interrupt`."""
         os.write(self._master, text.encode())
+
+    def interrupt(self) -> None:
+        """Ctrl-C, when the program waits. Python notes a signal that comes right before a wait, and acts on it only when that wait is over:
+        readline's at the next key, which is none of the test's."""
+        until(self._is_asleep, f"the program to wait; behind {self.text[-200:]!r}", PATIENCE_S)
+        self.type("\x03")
+
+    def _is_asleep(self) -> bool:
+        with open(f"/proc/{self.process.pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] == "S"
 
     def expect(self, pattern: str) -> str:
         """Wait until the output goes on with what the pattern finds; everything up to its end that was not expected before."""
