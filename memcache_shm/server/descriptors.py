@@ -26,7 +26,8 @@ def raise_limit(connections: int, channels: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard) if hard != resource.RLIM_INFINITY else hard))
     except (ValueError, PermissionError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        log.warning("only %d descriptors allowed, %d wanted for %d connections", hard, wanted, connections)
+        wishes = f"{wanted} wanted for {connections} connections and {channels} channels"
+        log.warning("only %d descriptors allowed, %s; raise ulimit -n, or lower -c or --channels", hard, wishes)
 
 
 class DescriptorWatch:
