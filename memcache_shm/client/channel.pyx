@@ -25,8 +25,8 @@ from memcache_shm.client.channel_waits cimport GONE, INTERRUPTED, LATE, READY, h
 from memcache_shm.storage.atomics cimport CLOCK_MONOTONIC, clock_ns, futex_wake
 from memcache_shm.storage.patience cimport init_patience, slept_too_early
 from memcache_shm.storage.rings cimport (
-    RING_MOST, RING_USUAL, WAITS_BYTES, WAITS_ROOM, arrived, is_over, is_ring_size, map_block, must_tell_room, must_wake, pull, push,
-    say_closed, shares_processor, unmap_block,
+    RING_MOST, RING_USUAL, WAITS_BYTES, WAITS_ROOM, arrived, is_emptied, is_over, is_ring_size, map_block, must_tell_room, must_wake, pull,
+    push, say_closed, shares_processor, unmap_block,
 )
 
 from memcache_shm.client.admission import denial, shown
@@ -218,6 +218,8 @@ cdef class Channel:
 
     cdef size_t _pull(self, char *dst, size_t size) except? 0:
         cdef size_t count = pull(&self._end, dst, size)
+        if is_emptied(&self._end):      # meanwhile, perhaps: these may be zeros
+            raise ConnectionResetError(104, "the server ended the channel before its replies were taken")
         if must_tell_room(&self._end):
             self._ring()
         return count

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from memcache_shm.storage.atomics cimport (
-    exchange32, fence_full, load_acquire32, load_acquire64, load_relaxed32, load_relaxed64, store_release32, store_relaxed32,
+    exchange32, fence_acquire, fence_full, load_acquire32, load_acquire64, load_relaxed32, load_relaxed64, store_release32, store_relaxed32,
 )
 
 cdef extern from "<sched.h>" nogil:
@@ -111,9 +111,15 @@ cdef inline bint has_ended(End *end) noexcept nogil:
     return load_acquire32(end.their_closed) != 0
 
 
+cdef inline bint is_emptied(End *end) noexcept nogil:
+    """For the client: whether the server is done with the block; who asks after a pull knows whether its bytes are good."""
+    fence_acquire()
+    return load_relaxed64(&end.block.magic) == 0
+
+
 cdef inline bint is_over(End *end) noexcept nogil:
-    """The same for the client, whose server may have emptied the block since."""
-    return has_ended(end) or load_relaxed64(&end.block.magic) == 0
+    """As `has_ended`, for the client."""
+    return has_ended(end) or is_emptied(end)
 
 
 cdef inline void say_closed(End *end) noexcept nogil:

@@ -24,7 +24,7 @@ who touches it first, so the server empties a block that it is done with.
 
 from libc.string cimport memcpy, memset
 
-from memcache_shm.storage.atomics cimport store_relaxed32, store_release64
+from memcache_shm.storage.atomics cimport fence_release, store_relaxed32, store_relaxed64, store_release64
 from memcache_shm.storage.rings cimport DATA_AT, RING_LEAST, RING_MOST, Block, End, Ring, arrived, room, sched_getcpu
 
 cdef extern from "<sys/mman.h>" nogil:
@@ -153,7 +153,9 @@ cdef void unmap_block(End *end) noexcept nogil:
 
 
 cdef void empty_block(End *end) noexcept nogil:
-    """Give the memory back, though the other side may keep its mapping for ever: it reads zeros from then on."""
+    """Give the memory back, though the other side may keep its mapping for ever: it reads zeros from then on, the magic first."""
+    store_relaxed64(&end.block.magic, 0)
+    fence_release()
     madvise(end.block, end.bytes, MADV_REMOVE)
 
 

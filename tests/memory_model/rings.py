@@ -23,6 +23,8 @@ PLACES |= {
     "must_tell_room: exchange": ACQ_REL,
     "say_closed: flag": RELEASE,
     "has_ended: flag": ACQUIRE,
+    "empty_block: fence": RELEASE,
+    "is_emptied: fence": ACQUIRE,
 }
 RULES |= {
     "must_wake: whatever was taken",
@@ -172,3 +174,21 @@ def end_of_the_stream(code: Code) -> Iterator[str]:
 
     memory: Memory = {"head": 0, "tail": 0, "cell 0": GARBAGE, "closed": 0}
     return judged(memory, [producer, consumer], [], wrong)
+
+
+@scenario
+def emptied_amid_a_copy(code: Code) -> Iterator[str]:
+    """Who has copied zeros of a block that is being emptied hears of it."""
+
+    def server() -> Steps:
+        yield Store("magic", 0)
+        yield from code.fence("empty_block: fence")
+        yield Store("cell 0", 0)
+
+    def client() -> Steps:
+        piece = yield Load("cell 0")
+        yield from code.fence("is_emptied: fence")
+        return piece, (yield Load("magic"))
+
+    memory: Memory = {"magic": 1, "cell 0": "piece"}
+    return judged(memory, [server, client], [], lambda o: "zeros for a piece" if o.results[1] == (0, 1) else None)

@@ -64,6 +64,8 @@ NEEDED = {
     "must_tell_room: fence": "asleep_for_room",
     "say_closed: flag": "end_of_the_stream",
     "has_ended: flag": "end_of_the_stream",
+    "empty_block: fence": "emptied_amid_a_copy",
+    "is_emptied: fence": "emptied_amid_a_copy",
 }
 
 # Either of the two suffices; without both the scenario goes wrong.
@@ -188,7 +190,7 @@ MODELLED = {
     "holding": {"agree_on_flush": 1},
     "rings": {
         "arrived": 1, "room": 1, "has_ended": 1, "say_closed": 1, "go_to_sleep": 1, "must_wake": 2, "must_tell_room": 2,
-        "pull": 1, "push": 1,
+        "pull": 1, "push": 1, "empty_block": 1, "is_emptied": 1,
     },
     "locks": {"inherit": 2, "claim": 2, "owner_state": 1, "try_once": 3, "spin": 1, "give_up": 1, "hold": 1, "ready": 1, "give": 1},
 }  # fmt: skip
