@@ -54,6 +54,7 @@ cdef class Channels:
     cdef void weed(self) noexcept nogil
     cdef bint _fell_asleep(self, Connection *c) noexcept nogil
     cdef bint sleep(self, uint64_t now_ns) noexcept nogil
+    cdef void _show(self, Connection *c, bint opened) noexcept nogil
     cdef bint _admit(self) noexcept nogil
     cdef bint _make(self, Channel *channel, uint64_t request_bytes, uint64_t reply_bytes) noexcept nogil
     cdef void _release(self, Channel *channel) noexcept nogil

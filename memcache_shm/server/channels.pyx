@@ -114,16 +114,21 @@ cdef class Channels:
             channel.client = c
             channel.bell = -1
             channel.place = NOWHERE
+            self._show(c, True)         # first: whoever has heard of it may look
             if self._make(channel, request_bytes, reply_bytes):
                 c.channel = channel
                 c.watched = EPOLLIN
-                if c.seat != NULL:
-                    c.seat.channel = True
-                self.figures.channels_opened += 1
                 return OPENED
+            self._show(c, False)
             self._release(channel)
         store_release64(&self.figures.channels, self.figures.channels - 1)
         return NO_MEANS
+
+    cdef void _show(self, Connection *c, bint opened) noexcept nogil:
+        """That it has a channel, or has none after all."""
+        self.figures.channels_opened += 1 if opened else -1
+        if c.seat != NULL:
+            c.seat.channel = opened
 
     cdef bint _admit(self) noexcept nogil:
         """Count one more. False: the daemon has as many as it may; two workers that count at the same time may both hear so."""
