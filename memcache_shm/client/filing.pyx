@@ -106,30 +106,26 @@ cdef int _keep_name(const char *directory) noexcept nogil:
     return problem
 
 
-cdef int _write_file(const char *temporary, const char *path, const char *directory, const char *data, size_t size) noexcept nogil:
-    """The child's work. 0 or the error number; then there is no temporary file."""
-    cdef int descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o666)
-    cdef int problem
-    if descriptor < 0:
-        return errno
-    problem = _write_all(descriptor, data, size)
+cdef int _write_file(
+    int descriptor, const char *temporary, const char *path, const char *directory, const char *data, size_t size
+) noexcept nogil:
+    """The child's work. 0 or the error number. Only who waits for the child removes the temporary file: that it is gone shall tell."""
+    cdef int problem = _write_all(descriptor, data, size)
     if problem == 0 and fsync(descriptor) != 0:
         problem = errno
     if close(descriptor) != 0 and problem == 0:
         problem = errno
     if problem == 0 and rename(temporary, path) != 0:
         problem = errno
-    if problem:
-        unlink(temporary)
-        return problem
-    return _keep_name(directory)
+    return problem or _keep_name(directory)
 
 
 def write_in_child(bytes temporary not None, bytes path not None, bytes data not None):
     """Fork a child that writes `data` to `path`: whole, or not at all; its pid, at once.
 
     The file is written as `temporary`, which must not exist and is in the same directory, and renamed when it is on the disk. The child's
-    exit status is 0, or the number of its error; who kills it finds `temporary`. Raises OSError when the kernel refuses a child.
+    exit status is 0, or the number of its error. It is there before the child is: whatever ends that, there is `temporary`, or the whole
+    file has got its name. Raises OSError when `temporary` cannot be made or the kernel refuses a child; then there is none.
     """
     cdef bytes parent = os.path.dirname(path) or b"."
     cdef const char *temporary_name = PyBytes_AS_STRING(temporary)
@@ -139,18 +135,25 @@ def write_in_child(bytes temporary not None, bytes path not None, bytes data not
     cdef size_t size = <size_t>PyBytes_GET_SIZE(data)
     cdef sigset_t every, before
     cdef pid_t pid
-    cdef int problem
+    cdef int descriptor, problem
     if b"\0" in temporary or b"\0" in path:
         raise ValueError("a path has no NUL")
+    descriptor = open(temporary_name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o666)
+    if descriptor < 0:
+        problem = errno
+        raise OSError(problem, os.strerror(problem))
     with nogil:
         sigfillset(&every)
         pthread_sigmask(SIG_BLOCK, &every, &before)     # no handler of ours may run in the child
         pid = fork()
         if pid == 0:
             _set_signals()
-            _exit(_write_file(temporary_name, name, directory, content, size))
+            _exit(_write_file(descriptor, temporary_name, name, directory, content, size))
         problem = errno
+        close(descriptor)
+        if pid < 0:
+            unlink(temporary_name)
         pthread_sigmask(SIG_SETMASK, &before, NULL)
     if pid < 0:
-        raise OSError(problem, os.strerror(problem))
+        raise OSError(problem, f"no child process to write it: {os.strerror(problem)}")
     return pid

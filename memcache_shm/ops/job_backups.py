@@ -53,7 +53,7 @@ class BackupWriters:
     def write(self, path: str, content: Callable[[], bytes]) -> None:
         """Start a child that writes to `path` what `content` gives once there is a place for the child.
 
-        Raises StoppedError, OSError when the kernel refuses a child, and what `content` raises.
+        Raises StoppedError, OSError when there can be no file or no child, and what `content` raises.
         """
         with self._place():
             data = content()
@@ -95,17 +95,21 @@ class BackupWriters:
         self._free(len(ended))
 
     def _judge(self, child: _Child, ending: Ending) -> None:
-        if ending.status == 0:
-            self.written += 1
+        if ending.status == 0 or (not self._removed(child.temporary) and ending.by_signal):
+            self.written += 1  # if killed: after the whole file got its name
             return
         why = f"its child was {ending.how}" if ending.by_signal else os.strerror(os.WEXITSTATUS(ending.status))
         self._report.failure(f"{child.path}: backup not written: {why}")
+
+    def _removed(self, temporary: str) -> bool:
+        """Remove what a child left that did not end well; False: it has left nothing."""
         try:
-            os.unlink(child.temporary)
+            os.unlink(temporary)
         except FileNotFoundError:
-            return  # as a rule: only who was killed leaves it
+            return False
         except OSError as problem:
-            self._report.failure(f"{child.temporary}: cannot be removed: {problem.strerror}")
+            self._report.failure(f"{temporary}: cannot be removed: {problem.strerror}")
+        return True
 
     def stop(self) -> None:
         """No more children: who waits for a place gets StoppedError."""

@@ -140,7 +140,7 @@ class Job:
         try:
             self._means.backups.write(path, lambda: pair_lines(self._means.snapshot()))
         except OSError as problem:
-            raise MemcacheError(f"{path}: no child process to write it: {problem.strerror}") from None
+            raise MemcacheError(f"{path}: backup not written: {problem.strerror}") from None
 
     def _help(self, command: Help) -> None:
         try:

@@ -101,16 +101,16 @@ def stop_and_kill(watched: Watched, kills: int) -> None:
 
 
 def test_backups_wait_for_a_place(jobs: JobDirectory, no_leaks: None, state_dir: Path) -> None:
-    """Four that are stopped are all there are; a killed one makes place, and is told."""
+    """Four that are stopped are all there are; a killed one makes place, and is told, unless its file was there already."""
     kills = 5
     with jobs.started(THREADS, MOST) as process:
         watched = Watched(process)
         stop_and_kill(watched, kills)
         _, errors = process.communicate(timeout=60)
     assert watched.most == MOST
-    assert process.returncode == 1
     missing = told_as_killed(errors)
-    assert len(missing) == kills
+    assert len(missing) <= kills
+    assert process.returncode == (1 if missing else 0)
     check_files(jobs, missing)
 
 
@@ -128,8 +128,7 @@ def kill_at_random(jobs: JobDirectory, rand: random.Random) -> int:
     told = told_as_killed(errors)
     assert len(told) <= killed, "some had ended before"
     assert process.returncode == (1 if told else 0)
-    # A file whose child was killed may be there all the same, whole: when that came after it got its name.
-    check_files(jobs, told - jobs.results.keys())
+    check_files(jobs, told)
     for name in jobs.results:
         if name.endswith(".bck"):
             (jobs.path / name).unlink()
