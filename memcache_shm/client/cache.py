@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from memcache_shm.client.attached import Attached
+from memcache_shm.client.feed import AttachedFeed
 from memcache_shm.client.subscription import Subscription, wait_for
 from memcache_shm.client.types import Key
 from memcache_shm.errors import IllegalInputError, NoSpaceError, TooLargeError
@@ -89,11 +90,11 @@ class Cache(Attached):
         the prefix.) Changes by every door are told, of this process, too. Keys come as bytes without `key_prefix`, values through `serde`.
         Raises ReadOnlyError (listen through a daemon: `memcache_shm.Mirror`), FeedOffError, IllegalInputError.
         """
-        return Subscription(self, patterns)
+        return Subscription(AttachedFeed(self, patterns), self.options["serde"])
 
     def wait_for(self, key: Key, timeout: float | None = None, default: Any = None) -> Any:
         """The value of `key`, as soon as it is there; `default` when it does not come within `timeout` seconds. Raises as `subscribe`."""
-        return wait_for(self, key, timeout, default)
+        return wait_for(self, key, timeout, default, lambda: AttachedFeed(self, (key,)))
 
     # The table as a whole
 

@@ -22,6 +22,7 @@ from typing import Any, NoReturn, TypeVar
 from memcache_shm.client.addresses import Address, written
 from memcache_shm.client.admission import FullError
 from memcache_shm.client.refusals import failure
+from memcache_shm.client.remote_feed import RemoteFeed, RemoteStream
 from memcache_shm.client.wire import Connection, ConnectionLost
 from memcache_shm.errors import ClosedError, RemoteError
 
@@ -46,7 +47,7 @@ class Connections:
         self._address = address
         self._timeout_s = timeout_s
         self._verify = verify
-        self._closed = False
+        self.closed = False
         self._open: set[Connection] = set()  # idle, under way or quiet; its methods are atomic
         self.begin()
         self._idle.append(self._connect())
@@ -66,7 +67,7 @@ class Connections:
 
     def close(self) -> None:
         """Idempotent. A call that is under way is ended by its own reply."""
-        self._closed = True
+        self.closed = True
         while self._waiting:
             self._wake()
         with self._lock:
@@ -140,6 +141,14 @@ class Connections:
                 raise
         self._wake()  # who waits for a connection may have this one, when it is settled
 
+    def subscribe(self, patterns: Sequence[bytes]) -> RemoteStream:
+        """The changes of some keys, on a connection that is none of these. Raises as `RemoteFeed.subscribe`."""
+        if self.closed:
+            self._refuse_closed()
+        if self._verify is not None:
+            self.read(Connection.ask_line, b"mn\r\n")
+        return RemoteFeed(self._address, self._timeout_s).subscribe(patterns)
+
     def settle(self) -> None:
         """Wait until the server has done what was told. RemoteError: it may be lost."""
         with self._lock:
@@ -188,7 +197,7 @@ class Connections:
             self._hand_over()
         elif len(self._idle) > IDLE_MOST:
             self._drop_oldest()
-        if self._closed:
+        if self.closed:
             self._drop_idle()
 
     def _find(self) -> Connection:
@@ -225,7 +234,7 @@ class Connections:
         with self._handing:
             self._waiting.append(mailbox)
         try:
-            if not (self._idle or self.unsettled or self._closed) and self._open:  # else who could wake this one has done it before
+            if not (self._idle or self.unsettled or self.closed) and self._open:  # else who could wake this one has done it before
                 return mailbox.get(timeout=max(limit_s - time.monotonic(), 0))
         except Empty:
             if self._leave(mailbox):
@@ -264,7 +273,7 @@ class Connections:
                     self._waiting.popleft().put(None)
 
     def _connect(self) -> Connection:
-        if self._closed:
+        if self.closed:
             self._refuse_closed()
         connection = Connection(self._address, self._timeout_s)
         try:

@@ -21,11 +21,10 @@ from memcache_shm.client.changes import SYNCED, Change
 from memcache_shm.client.feed import AttachedFeed
 from memcache_shm.client.mirrored import MirroredItems
 from memcache_shm.client.remote_feed import SILENCE_S, RemoteFeed
+from memcache_shm.client.retrying import pauses
 from memcache_shm.errors import MemcacheError, ReadOnlyError
 
 _READ_S = 0.1  # between two looks at the clock, and whether it is to end
-_RETRY_FIRST_S = 0.05
-_RETRY_MOST_S = 2.0
 _log = logging.getLogger(__name__)
 
 
@@ -116,7 +115,7 @@ class Keeper:
             self.in_step.clear()
 
     def _keep(self) -> None:
-        retry_s = _RETRY_FIRST_S
+        to_wait = pauses()
         while not self._ending.is_set():
             try:
                 with self._connect() as stream:
@@ -124,13 +123,12 @@ class Keeper:
             except Exception as problem:  # noqa: BLE001  # whatever it is, the thread must not end with it: nobody would notice
                 known = isinstance(problem, MemcacheError | OSError)
                 if self.in_step.is_set() or not known:
-                    retry_s = _RETRY_FIRST_S
+                    to_wait = pauses()
                     _log.log(logging.WARNING if known else logging.ERROR, "mirror: %s; trying again", problem, exc_info=not known)
                 self.in_step.clear()
                 self.problem = problem
                 self.settled.set()
-            self._ending.wait(retry_s)
-            retry_s = min(retry_s * 2, _RETRY_MOST_S)
+            self._ending.wait(next(to_wait))
 
     def _follow(self, stream: Stream) -> None:
         """Apply and tell what comes."""

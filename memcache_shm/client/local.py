@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 from memcache_shm.client.changes import EVERYTHING
+from memcache_shm.client.feed import AttachedFeed
 from memcache_shm.client.raw import RawTable
 from memcache_shm.client.subscription import Subscription
 from memcache_shm.storage import registry
@@ -25,7 +26,7 @@ class LocalTable(RawTable):
 
     def watch(self, prefix: bytes) -> Subscription:
         """The changes from now on of keys that begin with `prefix`. Raises as `Cache.subscribe`."""
-        return Subscription(self, (prefix + EVERYTHING,))
+        return Subscription(AttachedFeed(self, (prefix + EVERYTHING,)))
 
     def count(self) -> int:
         """The number of items."""

@@ -5,6 +5,7 @@ LOST <from> <to>
 SYNCED <position>
 ALIVE <position>
 MN                                                         the answer to a sign of life (meta no-op)
+OK, or CLIENT_ERROR sync not allowed                       the answer to `sync` amid a subscription
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from memcache_shm.errors import RemoteError
 _LINE_MAX_BYTES = 2048
 _VALUE_MAX_BYTES = 1 << 31
 _GONE = {b"delete": "delete", b"expire": "expire", b"evict": "evict", b"touch": "touch"}  # kinds that come without a value
+_ANSWERS = (b"MN", b"OK", b"CLIENT_ERROR sync not allowed")  # which tell no change
 _new: Callable[[type[Change], tuple[object, ...]], Change] = tuple.__new__  # past the checks of Change's own
 
 
@@ -94,5 +96,5 @@ def _read_other(words: list[bytes], changes: list[Change]) -> None:
         changes.append(Change(SYNCED, None, last=int(words[1])))
     elif words[0] == b"ALIVE":
         changes.append(Change(ALIVE, None, last=int(words[1])))
-    elif words != [b"MN"]:
+    elif b" ".join(words) not in _ANSWERS:
         raise ValueError

@@ -4,7 +4,7 @@ What is not as in `pymemcache.Client`: errors are those of `memcache_shm.Cache`;
 that did not fit, and stores the others; an object serves any number of threads, works on in forked children, can be pickled; after `close`
 a call raises ClosedError. What is not as in `Cache`: with noreply nothing is waited for, so errors of storing are not told; append and
 prepend return False also where old and new together would be too large, as memcached's reply does not tell (NOT_STORED); `stats` tells of
-the daemon; there is no `subscribe` and no `wait_for`.
+the daemon; `subscribe` and `wait_for` need a daemon of this package.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from memcache_shm.client.handling import Handling
 from memcache_shm.client.refusals import failure
 from memcache_shm.client.remote_changes import RemoteChanges
 from memcache_shm.client.remote_figures import read_figures
+from memcache_shm.client.remote_listening import RemoteListening
 from memcache_shm.client.remote_values import Value, read_values
 from memcache_shm.client.texts import key_word
 from memcache_shm.client.types import Key
@@ -30,7 +31,7 @@ _BATCH_BYTES = 1 << 13  # of requests whose replies may be of any length: less t
 _MISSING = object()
 
 
-class RemoteCache(RemoteChanges):
+class RemoteCache(RemoteChanges, RemoteListening):
     """A table behind a stream. Made by `memcache_shm.connect`.
 
     Calls raise RemoteError when the server cannot be reached, does not answer in time, or the connection is lost amid a change; the next

@@ -10,6 +10,7 @@ For one key, later changes carry a state at least as new. After `lost` all comes
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 from collections import deque
@@ -45,7 +46,7 @@ class RemoteFeed:
         return RemoteStream(self.address, self.timeout_s, b"sync", asks=False)
 
     def subscribe(self, patterns: Sequence[str | bytes] = ()) -> RemoteStream:
-        """The changes of some keys (none: all). What `lost` stands for is not told again."""
+        """The changes of some keys (none: all). What `lost` stands for is not told again, unless `sync` is sent."""
         encoded = [encode_pattern(pattern, True, b"") for pattern in check_patterns(tuple(patterns))]
         return RemoteStream(self.address, self.timeout_s, b"subscribe " + b" ".join(encoded), asks=True)
 
@@ -62,6 +63,8 @@ class RemoteStream:
         self._ready: deque[Change] = deque()  # for the iterator
         self._asks = asks
         self._closed = False
+        self._reading = False
+        self._pid = os.getpid()
         self._stream = connect(address, timeout_s)
         try:
             self._begin(command, timeout_s)
@@ -72,6 +75,15 @@ class RemoteStream:
 
     def read(self, limit_s: float) -> list[Change]:
         """The changes that have come, waiting up to `limit_s` for the first; none if none came, or after `close`. Raises RemoteError."""
+        self._reading = True
+        try:
+            return self._read(limit_s)
+        finally:
+            self._reading = False
+            if self._closed:
+                self._stream.close()
+
+    def _read(self, limit_s: float) -> list[Change]:
         end_s = time.monotonic() + limit_s
         while not self._closed:
             if self._ready:
@@ -87,12 +99,23 @@ class RemoteStream:
                 break
         return []
 
+    def send(self, request: bytes) -> None:
+        """To be answered by changes. RemoteError."""
+        try:
+            self._stream.send(request)
+        except OSError as error:
+            raise RemoteError(f"{self.where}: connection lost ({reason(error, 0)})") from None
+
     def close(self) -> None:
-        """End it; a `read` of another thread returns."""
+        """End it; a `read` of another thread returns, and closes the stream: it must not read what has got the descriptor next. A forked
+        child only lets go of it."""
         self._closed = True
-        with contextlib.suppress(OSError):  # the other side was faster
-            self._stream.shutdown(socket.SHUT_RDWR)
-        self._stream.close()
+        owned = self._pid == os.getpid()
+        if owned:
+            with contextlib.suppress(OSError):  # the other side was faster
+                self._stream.shutdown(socket.SHUT_RDWR)
+        if not owned or not self._reading:
+            self._stream.close()
 
     def __iter__(self) -> RemoteStream:
         return self
@@ -172,10 +195,7 @@ class RemoteStream:
             raise RemoteError(f"{self.where}: no sign of life for {SILENCE_S:g} s, connection lost")
         self._silent_s = self._silent_s or now_s
         self._due_s = now_s + _ASK_S
-        try:
-            self._stream.send(b"mn\r\n")
-        except OSError as error:
-            raise RemoteError(f"{self.where}: connection lost ({reason(error, 0)})") from None
+        self.send(b"mn\r\n")
 
 
 def _word(command: bytes) -> str:

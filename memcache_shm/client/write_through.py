@@ -2,6 +2,7 @@
 
     get, gets, get_many ... -----------------------------------> mapping, read-only
     set, delete, incr, gat ... --> channel --> worker ---------> the same table
+    subscribe, wait_for <--------- channel <-- worker              (who listens to the feed of a mapped table has to write there)
 
 A change has been done when its reply has come, so what was written is read. One without a reply (`noreply`) is waited for by the next read.
 """
@@ -18,6 +19,7 @@ from memcache_shm.client.connections import Connections
 from memcache_shm.client.handling import Handling
 from memcache_shm.client.remote_changes import RemoteChanges
 from memcache_shm.client.remote_figures import read_figures
+from memcache_shm.client.remote_listening import RemoteListening
 from memcache_shm.client.types import Key
 from memcache_shm.client.wire import Connection
 from memcache_shm.errors import RemoteError
@@ -26,7 +28,7 @@ from memcache_shm.storage.statefile import State
 from memcache_shm.storage.table import Table
 
 
-class WriteThroughCache(RemoteChanges, Cache):
+class WriteThroughCache(RemoteChanges, RemoteListening, Cache):
     """Made by `memcache_shm.attach` with `writes`. Reads raise what `Cache`'s do, changes what `RemoteCache`'s do.
 
     What the object's own calls wrote it reads, in every thread, once they have returned: with noreply, too.

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
-"""`sync`: the client gets a copy of the table, and then every change, for as long as it stays.
+"""`sync`: the client gets a copy of the table, and then every change, for as long as it stays. (One that subscribes: retelling.pyx.)
 
     listen; again and again: what has changed, then a few items of the walk; at its end, once all that was told which had changed until
     then: SYNCED
@@ -21,6 +21,7 @@ from memcache_shm.protocol.notices cimport NOTICE_MAX, lost_line
 from memcache_shm.protocol.replies cimport NUMBER_LINE_MAX, number_line
 from memcache_shm.protocol.request cimport OP_SYNC, Parser, Request
 from memcache_shm.server.executor cimport Executor, handle
+from memcache_shm.server.handlers.retelling cimport retell
 from memcache_shm.server.handlers.subscribing cimport say_why
 from memcache_shm.server.news cimport NO_MEMORY, is_outdated, put_change, put_item
 from memcache_shm.server.streams cimport FILLED_IDLE, FILLED_LAST, FILLED_LATER, FILLED_MORE, STREAM_BYTES, Stream
@@ -302,13 +303,15 @@ cdef void _sync(Executor self, Parser *parser, const Request *request) noexcept 
     if self.client == NULL or not self.allows_dump:
         self.say(request, b"CLIENT_ERROR sync not allowed\r\n")
         return
+    if self.client.subscriber != NULL:
+        retell(self, request)
+        return
     result = new_copy(self, &copy)
     if result != OK:
         say_why(self, request, result)
         return
     self.figures.copies += 1
     self.client.outflow = copy
-    self.subscribers.leave(self.client)     # a copy hears of every change
     self.say(request, b"OK\r\n")
 
 
