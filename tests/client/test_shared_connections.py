@@ -44,6 +44,7 @@ def run(threads: list[threading.Thread]) -> None:
 
 def test_few_are_kept(daemon_with: Callable[..., Daemon]) -> None:
     daemon = daemon_with("-m", "16", workers=2)
+    daemon.flush()
     with Client(daemon) as client, memcache_shm.connect(f"channel:{daemon.unix_path}", timeout=20) as cache:
         before = len(os.listdir("/proc/self/fd"))
         threads = [threading.Thread(target=cache.get, args=("key",)) for _ in range(THREADS)]

@@ -1,10 +1,10 @@
-"""Waiting for a key."""
+"""Waiting for a key, by an attached cache, by one behind a stream, and by one that reads the mapping and writes through the daemon."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 import memcache_shm
 
 Cache = memcache_shm.Cache
+by_each_door = pytest.mark.parametrize("opened", ["attached", "tcp", "channel", "write-through"], indirect=True)
 
 
 def soon(call: object, *args: object) -> threading.Timer:
@@ -21,67 +22,80 @@ def soon(call: object, *args: object) -> threading.Timer:
 
 
 @pytest.fixture
-def reader(cache: Cache) -> Iterator[Cache]:
-    with memcache_shm.attach("test", readonly=True) as reader:
-        yield reader
+def door(opened: Callable[..., Cache]) -> Cache:
+    """An empty cache, by each door."""
+    return opened()
 
 
-def test_what_is_there_comes_at_once(cache: Cache, reader: Cache) -> None:
+@by_each_door
+def test_what_is_there_comes_at_once(door: Cache) -> None:
+    door.set("key", b"value")
+    assert door.wait_for("key") == b"value"
+    assert door.wait_for("key", 0) == b"value"
+
+
+def test_a_reader_waits_for_what_is_there(cache: Cache) -> None:
     cache.set("key", b"value")
-    assert cache.wait_for("key") == b"value"
-    assert cache.wait_for("key", 0) == b"value"
-    assert reader.wait_for(b"key", 0) == b"value"
+    with memcache_shm.attach("test", readonly=True) as reader:
+        assert reader.wait_for(b"key", 0) == b"value"
 
 
-def test_what_comes_later(cache: Cache) -> None:
+@by_each_door
+def test_what_comes_later(door: Cache) -> None:
     began_s = time.monotonic()
-    timer = soon(cache.set, "key", b"value")
-    assert cache.wait_for("key", 20) == b"value"
+    timer = soon(door.set, "key", b"value")
+    assert door.wait_for("key", 20) == b"value"
     assert time.monotonic() - began_s < 5
     timer.join()
 
 
-def test_default_after_the_time(cache: Cache) -> None:
+@by_each_door
+def test_default_after_the_time(door: Cache) -> None:
     began_s = time.monotonic()
-    assert cache.wait_for("key", 0.2) is None
-    assert cache.wait_for("key", timeout=0.2, default="none") == "none"
+    assert door.wait_for("key", 0.2) is None
+    assert door.wait_for("key", timeout=0.2, default="none") == "none"
     assert 0.4 <= time.monotonic() - began_s < 5
-    assert cache.wait_for("key", 0, 7) == 7
+    assert door.wait_for("key", 0, 7) == 7
 
 
-def test_other_keys_do_not_matter(cache: Cache) -> None:
+@by_each_door
+def test_other_keys_do_not_matter(door: Cache) -> None:
     over = threading.Event()
 
     def write() -> None:
         number = 0
         while not over.is_set():
-            cache.set(f"key{number % 100}", b"x")
+            door.set(f"key{number % 100}", b"x")
             number += 1
 
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        assert cache.wait_for("key", 0.5) is None
-        timer = soon(cache.set, "key", b"value")
-        assert cache.wait_for("key", 20) == b"value"
+        assert door.wait_for("key", 0.5) is None
+        timer = soon(door.set, "key", b"value")
+        assert door.wait_for("key", 20) == b"value"
         timer.join()
     finally:
         over.set()
         writer.join()
 
 
-def test_one_that_is_gone_again_has_not_come(cache: Cache) -> None:
+@by_each_door
+def test_one_that_is_gone_again_has_not_come(door: Cache) -> None:
     def come_and_go() -> None:
-        cache.set("key", b"value", expire=-1)
-        cache.delete("key")
+        door.set("key", b"value", expire=-1)
+        door.delete("key")
 
     timer = soon(come_and_go)
-    assert cache.wait_for("key", 0.5) in (None, b"value")
+    assert door.wait_for("key", 0.5) in (None, b"value")
     timer.join()
-    assert cache.wait_for("key", 0.1) is None
+    assert door.wait_for("key", 0.1) is None
 
 
-def test_serde_prefix_and_odd_keys(cache: Cache) -> None:
+@by_each_door
+def test_serde_prefix_and_odd_keys(opened: Callable[..., Cache]) -> None:
+    cache = opened()
+
     class Upper:
         def serialize(self, key: object, value: str) -> tuple[bytes, int]:
             return value.encode(), 1
@@ -89,7 +103,7 @@ def test_serde_prefix_and_odd_keys(cache: Cache) -> None:
         def deserialize(self, key: object, value: bytes, flags: int) -> str:
             return value.decode().upper()
 
-    mine = memcache_shm.attach("test", key_prefix=b"mine:", serde=Upper())
+    mine = opened(key_prefix=b"mine:", serde=Upper())
     timer = soon(mine.set, "key", "value")
     assert mine.wait_for("key", 20) == "VALUE"
     timer.join()

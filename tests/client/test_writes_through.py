@@ -69,8 +69,6 @@ def test_reads_come_from_the_mapping(daemon: Daemon, cache: memcache_shm.Cache) 
         assert "key" in cache
         assert len(cache) == 1
     assert repr(cache) == f"<memcache_shm.Cache {daemon.name!r} read-only, writes through {daemon.unix_path!r}>"
-    with pytest.raises(memcache_shm.ReadOnlyError):
-        cache.subscribe()
 
 
 def test_ids_of_the_mapping_are_the_daemons(cache: memcache_shm.Cache) -> None:

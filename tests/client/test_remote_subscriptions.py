@@ -1,0 +1,377 @@
+"""Subscriptions of a cache object over a stream, beside those of an attached one; and what is particular: connections that are lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.hearing import Picture, hear_until, pairs
+from support.scripted import VERSION, Scripted
+from support.servers import Daemon, Memcached
+from support.waiting import until
+
+import memcache_shm
+from memcache_shm import Change, RemoteCache, Subscription
+
+Cache = memcache_shm.Cache
+LIMIT_S = 20.0
+BEGIN = (b"subscribe key\r\n", b"OK 1\r\n")
+by_each_door = pytest.mark.parametrize("opened", ["attached", "tcp", "channel", "write-through"], indirect=True)
+
+
+class Json:
+    """A serde as pymemcache has them."""
+
+    def serialize(self, key: object, value: object) -> tuple[bytes, int]:
+        return json.dumps(value).encode(), 7
+
+    def deserialize(self, key: object, value: bytes, flags: int) -> object:
+        return json.loads(value) if flags == 7 else value
+
+
+def hear(sub: Subscription, count: int) -> list[Change]:
+    heard = [sub.get(LIMIT_S) for _ in range(count)]
+    assert None not in heard
+    return [change for change in heard if change is not None]
+
+
+# As an attached one
+
+
+@by_each_door
+def test_every_kind(opened: Callable[..., Cache]) -> None:
+    cache = opened()
+    with cache.subscribe("key") as sub:
+        cache.set("key", b"value", expire=1000, flags=5)
+        (stored,) = hear(sub, 1)
+        assert stored[:4] == ("set", b"key", b"value", 5)
+        assert b"%d" % stored.cas == cache.gets("key")[1]
+        cache.touch("key", 2000)
+        (touched,) = hear(sub, 1)
+        assert touched == stored._replace(kind="touch", value=None, exptime=touched.exptime)
+        assert 990 <= touched.exptime - stored.exptime <= 1010
+        cache.delete("key")
+        assert hear(sub, 1) == [Change("delete", b"key", cas=stored.cas)]
+        cache.set("other", b"1")
+        cache.flush_all()
+        cache.set("key", b"after")
+        assert pairs(hear(sub, 2)) == [("flush", None), ("set", b"key")]
+        assert sub.get(0) is None
+        assert sub.get(0.05) is None
+
+
+@by_each_door
+def test_patterns_prefix_and_serde(opened: Callable[..., Cache]) -> None:
+    cache, mine = opened(), opened(key_prefix="mine:", serde=Json())
+    with mine.subscribe("a*", "b") as sub, mine.subscribe() as everything:
+        cache.set("a1", b"other")
+        cache.set("mine:c", b"as it is")
+        mine.set("a1", {"n": 1})
+        mine.set("b", [2])
+        assert {change.key: change.value for change in hear(sub, 2)} == {b"a1": {"n": 1}, b"b": [2]}
+        assert {change.key: change.value for change in hear(everything, 3)} == {b"a1": {"n": 1}, b"b": [2], b"c": b"as it is"}
+        cache.set("mine:b", b"no json", flags=7)
+        with pytest.raises(json.JSONDecodeError):
+            sub.get(LIMIT_S)
+        mine.delete("b")
+        assert pairs(hear(sub, 1)) == [("delete", b"b")]
+
+
+@by_each_door
+def test_what_is_no_pattern(opened: Callable[..., Cache]) -> None:
+    cache = opened(key_prefix="p")
+    for pattern in ("a b", "x" * 250, b"nul\0", "ключ", ["a*"], None):
+        with pytest.raises(memcache_shm.IllegalInputError):
+            cache.subscribe(pattern)  # type: ignore[arg-type]
+    with pytest.raises(memcache_shm.IllegalInputError):
+        cache.wait_for("a b", 0)
+    with opened(allow_unicode_keys=True).subscribe("ключ*") as sub:
+        opened(allow_unicode_keys=True).set("ключ1", b"1")
+        assert pairs(hear(sub, 1)) == [("set", "ключ1".encode())]
+
+
+@by_each_door
+@pytest.mark.parametrize("what", ["subscription", "cache"])
+def test_closing_ends_who_waits(opened: Callable[..., Cache], what: str) -> None:
+    own = opened()
+    sub = own.subscribe("key")
+    heard: list[object] = []
+    threads = [threading.Thread(target=lambda: heard.extend(sub)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    threads[0].join(0.15)  # they are waiting by then, or about to
+    assert all(thread.is_alive() for thread in threads)
+    (sub if what == "subscription" else own).close()
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
+    assert heard == list(sub) == []
+    with pytest.raises(memcache_shm.ClosedError):
+        sub.get(0)
+    sub.close()
+
+
+@by_each_door
+def test_threads_share_what_comes(opened: Callable[..., Cache]) -> None:
+    cache = opened()
+    heard: list[list[Change]] = [[], [], []]
+    with cache.subscribe("key*") as sub:
+        threads = [threading.Thread(target=lambda mine=mine: mine.extend(sub)) for mine in heard]  # type: ignore[misc]
+        for thread in threads:
+            thread.start()
+        for number in range(40):  # fewer than the feed holds
+            cache.set(f"key{number}", b"x")
+        until(lambda: sum(map(len, heard)) == 40, "all to be told")
+        sub.close()
+        for thread in threads:
+            thread.join()
+    assert sorted(change.key or b"" for mine in heard for change in mine) == sorted(b"key%d" % number for number in range(40))
+
+
+@by_each_door
+def test_cancelled_waits_lose_nothing(opened: Callable[..., Cache]) -> None:
+    cache = opened()
+
+    async def work() -> None:
+        heard: list[Change] = []
+        with cache.subscribe("key*") as sub:
+            over = threading.Event()
+
+            def write() -> None:
+                for number in range(500):
+                    cache.set(f"key{number}", b"x")
+                    over.wait(0.0005)  # so that there are waits between the changes
+                    until(lambda: len(heard) > number - 30, "the others to be told", every_s=0.0005)  # noqa: B023  # called at once
+
+            writer = threading.Thread(target=write)
+            writer.start()
+            while len(heard) < 500:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    heard.append(await asyncio.wait_for(anext(sub), 0.0005))
+            writer.join()
+            task = asyncio.ensure_future(anext(sub))
+            await asyncio.sleep(0)
+            sub.close()
+            with pytest.raises(StopAsyncIteration):
+                await task
+        assert {change.key for change in heard} == {b"key%d" % number for number in range(500)}
+
+    asyncio.run(asyncio.wait_for(work(), LIMIT_S))
+
+
+# Connections
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    with Daemon("-m", "64", "-I", "1m") as daemon:
+        yield daemon
+
+
+@pytest.fixture(params=["tcp", "channel"])
+def remote(request: pytest.FixtureRequest, daemon: Daemon) -> Iterator[RemoteCache]:
+    """An empty cache behind a daemon that has one worker, which may be killed."""
+    with memcache_shm.connect(f"channel:{daemon.unix_path}" if request.param == "channel" else f"{daemon.host}:{daemon.port}") as remote:
+        remote.flush_all()
+        yield remote
+
+
+def kill_worker(daemon: Daemon) -> None:
+    (worker,) = daemon.workers
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: daemon.workers not in ([worker], []), "another worker")
+
+
+def heard_until(sub: Subscription, key: bytes, value: bytes) -> Picture:
+    """What the changes come to, up to that one."""
+    picture = Picture()
+    for change in hear_until(sub, lambda change: change[:3] == ("set", key, value), "the last change"):
+        picture.take(change)
+    return picture
+
+
+def test_a_killed_worker(daemon: Daemon, remote: RemoteCache, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(5):
+        remote.set(f"key{number}", b"%d" % number)
+    remote.set("other", b"x")
+    with remote.subscribe("key*") as sub:
+        remote.delete("key0")
+        assert pairs(hear(sub, 1)) == [("delete", b"key0")]
+        for _ in range(2):
+            kill_worker(daemon)
+            heard = hear(sub, 5)
+            assert heard[0] == Change("lost", None)
+            assert {change.key: change.value for change in heard[1:]} == {b"key%d" % number: b"%d" % number for number in range(1, 5)}
+        remote.set("key1", b"after")
+        assert [change[:3] for change in hear(sub, 1)] == [("set", b"key1", b"after")]
+    assert "connection lost" in caplog.text
+    assert "connecting again" in caplog.text
+
+
+def test_a_daemon_that_is_started_anew(tmp_path: Path) -> None:
+    """Its path leads to another table after a while."""
+    path = str(tmp_path / "s")
+    with Daemon("-m", "16", "-s", path):
+        cache = memcache_shm.connect(f"channel:{path}")
+        sub = cache.subscribe("key*")
+        cache.set("key1", b"old")
+        assert pairs(hear(sub, 1)) == [("set", b"key1")]
+    assert sub.get(0.3) is None
+    with Daemon("-m", "16", "-s", path), memcache_shm.connect(path) as anew:
+        anew.set("key2", b"new")
+        picture = heard_until(sub, b"key2", b"new")
+        assert picture.lost == 1
+        assert picture.values == {b"key2": b"new"}
+        cache.set("key3", b"by the old object")
+        assert pairs(hear(sub, 1)) == [("set", b"key3")]
+    cache.close()
+    assert list(sub) == []
+
+
+def test_who_falls_behind_is_told_what_there_is(remote: RemoteCache) -> None:
+    value = b"x" * 100_000
+    with remote.subscribe("key*") as sub:
+        remote.set("gone", b"x")
+        remote.set("key100", b"goes")
+        remote.delete("key100")
+        for number in range(300):
+            remote.set(f"key{number % 100}", value)
+        remote.set("other", b"x")
+        before = remote.stats("shm")[b"shm_lost"]
+        assert before > 0
+        remote.set("key0", b"last")
+        picture = heard_until(sub, b"key0", b"last")
+
+        def is_complete() -> bool:
+            for change in iter(lambda: sub.get(0), None):
+                picture.take(change)
+            return picture.values == {b"key%d" % n: value if n else b"last" for n in range(100)}
+
+        until(is_complete, "all that is there")
+        assert picture.lost
+        remote.set("key1", b"more")
+        assert [change[:3] for change in hear(sub, 1)] == [("set", b"key1", b"more")]
+
+
+def test_parent_and_forked_child_both_hear_all(remote: RemoteCache) -> None:
+    with remote.subscribe("key*") as sub:
+        remote.set("key1", b"before")
+        assert pairs(hear(sub, 1)) == [("set", b"key1")]
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                status = 0 if pairs(hear(sub, 2)) == [("lost", None), ("set", b"key1")] else 2
+                remote.set("key2", b"by the child")
+                status = status or (0 if pairs(hear(sub, 1)) == [("set", b"key2")] else 3)
+                sub.close()
+            finally:
+                os._exit(status)
+        assert pairs(hear(sub, 1)) == [("set", b"key2")]
+        assert os.waitpid(pid, 0)[1] == 0
+        remote.set("key3", b"after")
+        assert pairs(hear(sub, 1)) == [("set", b"key3")]
+
+
+def test_forked_while_threads_wait(remote: RemoteCache) -> None:
+    with remote.subscribe("key*") as sub:
+        heard: list[Change] = []
+        threads = [threading.Thread(target=lambda: heard.extend(sub)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for _ in range(5):
+            pid = os.fork()
+            if pid == 0:
+                status = 1
+                try:
+                    status = 0 if hear(sub, 1) == [Change("lost", None)] else 2
+                finally:
+                    os._exit(status)
+            assert os.waitpid(pid, 0)[1] == 0
+        remote.set("key", b"value")
+        until(lambda: pairs(heard) == [("set", b"key")], "the parent to be told")
+        sub.close()
+        for thread in threads:
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+def test_one_that_is_forgotten_connects_no_more() -> None:
+    def is_connecting() -> bool:
+        return "memcache_shm-reconnect" in [thread.name for thread in threading.enumerate()]
+
+    def lose_connection() -> None:
+        sub = cache.subscribe("key")
+        server.wait_for_close()
+        until(lambda: sub.get(0) is None and is_connecting(), "a thread that connects")
+
+    with Scripted([VERSION], [BEGIN]) as server, memcache_shm.connect(server.address, timeout=0.2) as cache:
+        lose_connection()
+        gc.collect()
+        until(lambda: not is_connecting(), "its end")
+
+
+def test_reading_and_writing_through(daemon: Daemon) -> None:
+    with memcache_shm.attach(daemon.name, readonly=True, writes=daemon.unix_path) as cache, cache.subscribe("key") as sub:
+        cache.set("key", b"value")
+        (change,) = hear(sub, 1)
+        assert b"%d" % change.cas == cache.gets("key")[1]
+        kill_worker(daemon)
+        assert pairs(hear(sub, 2)) == [("lost", None), ("set", b"key")]
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("call", [lambda cache: cache.subscribe("key"), lambda cache: cache.wait_for("no")], ids=["subscribe", "wait_for"])
+def test_refusals(call: Callable[[Any], object], daemon_with: Callable[..., Daemon], memcached_with: Callable[..., Memcached]) -> None:
+    off = daemon_with("-m", "64", "--feed", "0")
+    with memcache_shm.connect(off.unix_path) as cache, pytest.raises(memcache_shm.FeedOffError, match=f"^{off.unix_path}: .*--feed SIZE$"):
+        call(cache)
+    barred = daemon_with("-m", "64", "-W")
+    with memcache_shm.connect(barred.unix_path) as cache, pytest.raises(memcache_shm.RemoteError, match="subscribe commands not allowed"):
+        call(cache)
+    memcached = memcached_with()
+    where = f"{memcached.host}:{memcached.port}"
+    with memcache_shm.connect(where) as cache, pytest.raises(memcache_shm.RemoteError, match=f"^{where}: .* does not know 'subscribe'"):
+        call(cache)
+
+
+def test_a_login_is_wanted_and_nobody_is_there() -> None:
+    miss = (b"get no\r\n", b"END\r\n")
+    login = (b"subscribe no\r\n", b"CLIENT_ERROR unauthenticated\r\n")
+    with Scripted([VERSION, miss], [login]) as server, memcache_shm.connect(server.address) as cache:
+        with pytest.raises(memcache_shm.RemoteError, match="wants a login"):
+            cache.wait_for("no")
+    with Scripted([VERSION]) as server:
+        cache = memcache_shm.connect(server.address)
+        address = server.address
+    with pytest.raises(memcache_shm.RemoteError, match=f"^{address}: Connection refused$"):
+        cache.subscribe("key")
+    cache.close()
+    with pytest.raises(memcache_shm.ClosedError):
+        cache.subscribe("key")
+
+
+def test_a_successor_without_a_feed_and_one_without_lists() -> None:
+    """The first is an error until there is a feed again; by the second only a loss is told."""
+    off = (b"subscribe key\r\n", b"SERVER_ERROR the feed is off; start the daemon with --feed SIZE\r\n")
+    refused = (b"sync\r\n", b"CLIENT_ERROR sync not allowed\r\nNOTIFY delete key 0 0 0 5\r\n")
+    talks = [VERSION], [BEGIN], [off], [BEGIN, refused, (b"mn\r\n", b"MN\r\n"), (b"mn\r\n", Scripted.SILENCE)]
+    with Scripted(*talks) as server, memcache_shm.connect(server.address) as cache, cache.subscribe("key") as sub:
+        with pytest.raises(memcache_shm.FeedOffError, match="--feed SIZE"):
+            sub.get(LIMIT_S)
+        heard: list[Change] = []
+        while len(heard) < 2:
+            with contextlib.suppress(memcache_shm.FeedOffError):
+                heard += hear(sub, 1)
+        assert heard == [Change("lost", None), Change("delete", b"key", cas=5)]
