@@ -20,8 +20,9 @@ class Change(NamedTuple):
     expire    the same, since its time was over; told when that is noticed
     evict     the same, for want of room
     flush     everything is gone (flush_all)
-    lost      what lay between the positions `first` and `last` of the feed was not told: forget what you know of any key. An attached
-              subscription and a mirror get all that is there anew, by themselves; over a socket a plain `subscribe` does not
+    lost      what lay between the positions `first` and `last` of the feed was not told (0 and 0: a connection was lost): forget what you
+              know of any key. A subscription and a mirror get all that is there anew, by themselves; a stream of `RemoteFeed.subscribe`
+              does not
 
     `exptime` is unix time in whole seconds, 0 for never. `key` is None for flush and lost.
     """

@@ -122,7 +122,7 @@ class SubscribedFeed:
         except RemoteError as error:
             stream.close()
             if not self.closed:
-                _log.warning("subscription: %s; connecting again", error)
+                _log.warning("subscription: %s; connecting again", str(error))  # the error itself would keep this object
                 self._connect_anew()
 
     def _take(self, change: Change, stream: RemoteStream) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import os
+import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -329,6 +330,45 @@ def test_reading_and_writing_through(daemon: Daemon) -> None:
         assert pairs(hear(sub, 2)) == [("lost", None), ("set", b"key")]
 
 
+def test_writers_that_are_faster_and_workers_that_die(daemon: Daemon, remote: RemoteCache) -> None:
+    """Whatever was lost on the way, it comes to what the table holds."""
+    over = threading.Event()
+
+    def write() -> None:
+        with memcache_shm.attach(daemon.name) as cache:
+            chance = random.Random(1)
+            while not over.is_set():
+                key = f"key{chance.randrange(300)}"
+                if chance.random() < 0.2:
+                    cache.delete(key)
+                else:
+                    cache.set(key, b"%d" % chance.randrange(10**6) * chance.randrange(300))
+
+    picture = Picture()
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        with remote.subscribe() as sub:
+            for _ in range(3):
+                kill_worker(daemon)
+                for _ in range(1000):
+                    picture.take(sub.get(LIMIT_S) or pytest.fail("nothing came"))
+            over.set()
+            writer.join()
+            found = remote.get_many([f"key{number}" for number in range(300)])
+
+            def is_complete() -> bool:
+                for change in iter(lambda: sub.get(0), None):
+                    picture.take(change)
+                return picture.values == {key.encode(): value for key, value in found.items()}
+
+            until(is_complete, "all to be told")
+            assert picture.lost >= 3
+    finally:
+        over.set()
+        writer.join()
+
+
 # Refusals
 
 
@@ -349,9 +389,12 @@ def test_refusals(call: Callable[[Any], object], daemon_with: Callable[..., Daem
 def test_a_login_is_wanted_and_nobody_is_there() -> None:
     miss = (b"get no\r\n", b"END\r\n")
     login = (b"subscribe no\r\n", b"CLIENT_ERROR unauthenticated\r\n")
-    with Scripted([VERSION, miss], [login]) as server, memcache_shm.connect(server.address) as cache:
-        with pytest.raises(memcache_shm.RemoteError, match="wants a login"):
-            cache.wait_for("no")
+    with (
+        Scripted([VERSION, miss], [login]) as server,
+        memcache_shm.connect(server.address) as cache,
+        pytest.raises(memcache_shm.RemoteError, match="wants a login"),
+    ):
+        cache.wait_for("no")
     with Scripted([VERSION]) as server:
         cache = memcache_shm.connect(server.address)
         address = server.address
