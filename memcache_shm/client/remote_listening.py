@@ -22,8 +22,8 @@ class RemoteListening:
     def subscribe(self, *patterns: Key) -> Subscription:
         """What changes from now on: iterate over it (`for` or `async for`), or `get` the next `Change`.
 
-        `patterns` are keys, or prefixes with ``*`` at their end; none: every key. As `Cache.subscribe`, on a connection of its own, which is
-        made anew when it is lost. Raises IllegalInputError, FeedOffError, and RemoteError: nobody answers, or a memcached, or it refuses
+        `patterns` are keys, or prefixes with ``*`` at their end; none: every key. As `Cache.subscribe`, on a connection of its own, made
+        anew when it is lost. Raises IllegalInputError, FeedOffError, and RemoteError: nobody answers, or a memcached, or it refuses
         (``-W``).
         """
         return Subscription(self._listen(patterns), self._handling.serde)
