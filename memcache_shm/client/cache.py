@@ -88,7 +88,7 @@ class Cache(Attached):
 
         `patterns` are keys, or prefixes with ``*`` at their end; none: every key. (A key that itself ends in ``*`` is told to who asks for
         the prefix.) Changes by every door are told, of this process, too. Keys come as bytes without `key_prefix`, values through `serde`.
-        Raises ReadOnlyError (listen through a daemon: `memcache_shm.Mirror`), FeedOffError, IllegalInputError.
+        Raises ReadOnlyError (listen through a daemon: `connect`, or `attach` with `writes`), FeedOffError, IllegalInputError.
         """
         return Subscription(AttachedFeed(self, patterns), self.options["serde"])
 

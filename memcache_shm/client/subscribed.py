@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -47,7 +48,7 @@ class SubscribedFeed:
         self._pid = os.getpid()
         self._ready: deque[Change] = deque()  # received, to be told; its methods are atomic
         self._receiving = threading.Lock()  # of who receives
-        self._connected = threading.Event()  # the thread that connects is at its end
+        self._connected = threading.Event()  # by the thread; `close` has no part in it, since a handler may call that amid a wait
         self._problem: MemcacheError | None = None  # why it cannot be listened to, other than that nobody is there
         self._asked = False  # for all that is there, not all of which has come
         self._again = False  # something was lost since
@@ -89,7 +90,6 @@ class SubscribedFeed:
         self.closed = True
         if self._stream is not None:
             self._stream.close()
-        self._connected.set()
 
     def resume(self, stream: RemoteStream | None, problem: MemcacheError | None) -> bool:
         """Of the thread that connects: go on with `stream`; None: `problem` is why there is none. False: try again later."""
@@ -163,12 +163,15 @@ def _reconnect(
     connections: Connections,
     patterns: Sequence[bytes],
     some_pauses: Iterator[float],
-    over: threading.Event,
+    connected: threading.Event,
 ) -> None:
     """The thread that lives while there is no connection, and no longer than the feed."""
     for pause_s in some_pauses:
-        if over.wait(pause_s):
+        time.sleep(pause_s)
+        feed = forgettable()
+        if feed is None or feed.closed:
             return
+        del feed
         stream = problem = None
         try:
             stream = connections.subscribe(patterns)
@@ -180,6 +183,6 @@ def _reconnect(
                 stream.close()
             return
         if feed.resume(stream, problem):
-            over.set()
+            connected.set()
             return
         del feed
