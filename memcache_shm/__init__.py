@@ -10,14 +10,9 @@
 `python -m memcache_shm --help` is the daemon.
 """
 
-from memcache_shm.client import channel_sockets
-from memcache_shm.client.api import attach, connect, open, unlink
-from memcache_shm.client.cache import Cache
-from memcache_shm.client.changes import Change
-from memcache_shm.client.mirror import Mirror
-from memcache_shm.client.mirrored import Item
-from memcache_shm.client.remote_cache import RemoteCache
-from memcache_shm.client.subscription import Subscription
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from memcache_shm.errors import (
     BusyError,
     ClosedError,
@@ -34,6 +29,16 @@ from memcache_shm.errors import (
     TooLargeError,
 )
 from memcache_shm.version import __version__
+
+if TYPE_CHECKING:
+    from memcache_shm.client import channel_sockets
+    from memcache_shm.client.api import attach, connect, open, unlink
+    from memcache_shm.client.cache import Cache
+    from memcache_shm.client.changes import Change
+    from memcache_shm.client.mirror import Mirror
+    from memcache_shm.client.mirrored import Item
+    from memcache_shm.client.remote_cache import RemoteCache
+    from memcache_shm.client.subscription import Subscription
 
 __all__ = [
     "BusyError",
@@ -62,3 +67,29 @@ __all__ = [
     "open",
     "unlink",
 ]
+
+_HOMES = {  # of what is imported when it is asked for: the daemon needs none of it, and a program some
+    "Cache": "cache",
+    "Change": "changes",
+    "Item": "mirrored",
+    "Mirror": "mirror",
+    "RemoteCache": "remote_cache",
+    "Subscription": "subscription",
+    "attach": "api",
+    "channel_sockets": "channel_sockets",
+    "connect": "api",
+    "open": "api",
+    "unlink": "api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = import_module(f"memcache_shm.client.{_HOMES[name]}")
+    found = globals()[name] = home if name == _HOMES[name] else getattr(home, name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

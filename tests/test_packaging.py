@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import fnmatch
 import importlib
 import importlib.machinery
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import memcache_shm
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -57,6 +61,19 @@ def test_module_imports(path: Path) -> None:
     module = importlib.import_module(module_of(path))
     assert module.__file__ is not None
     assert module.__file__.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES))
+
+
+def test_package_imports_what_is_asked_for() -> None:
+    """A daemon starts without the clients; every public name is there all the same, and what is none is told as ever."""
+    seen = (
+        "import sys, memcache_shm as m;"
+        "assert not any(name.startswith('memcache_shm.client') for name in sys.modules);"
+        "assert set(m.__all__) <= set(dir(m)) and not hasattr(m, 'attache');"
+        "print({name: getattr(m, name).__name__ for name in m.__all__ if name != '__version__'})"
+    )
+    told = ast.literal_eval(subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True).stdout)
+    assert {name: text.rpartition(".")[2] for name, text in told.items()} == {name: name for name in told}
+    assert told.keys() == set(memcache_shm.__all__) - {"__version__"}
 
 
 @pytest.mark.parametrize("path", [path for path in cython_sources() if visible_from_python(path)], ids=module_of)

@@ -144,12 +144,16 @@ def test_a_full_socket_gets_none_and_is_served_on(daemon: Daemon) -> None:
         fcntl.ioctl(sock.fileno(), termios.FIONREAD, unread)
         return unread[0] // len(b"MN\r\n")
 
+    def waits() -> bool:
+        return "conn_mwrite" in observer.stats(b"conns").values()
+
     def ask_unheard(sock: socket.socket, count: int) -> int:
         """How many replies came, one by one, before the worker waits for the client."""
         for number in range(count):
             sock.sendall(b"mn\r\n")
-            until(lambda: come(sock) > number or "conn_mwrite" in observer.stats(b"conns").values(), "a reply or a wait", 10.0, 0.0001)
-            if come(sock) == number:
+            sent = number + 1
+            until(lambda sent=sent: come(sock) == sent or waits(), "a reply, or a wait for the client", 10.0, 0.0001)
+            if come(sock) < sent:
                 return number
         return count
 

@@ -155,6 +155,8 @@ def fill_in(send: bytes, captured: dict[bytes, bytes]) -> bytes:
 def matches(expect: bytes, got: bytes, captured: dict[bytes, bytes]) -> bool:
     """Whether `got` is what is expected; remembers the numbers that {cas:NAME} stands for."""
     parts = _CAPTURE.split(expect)
+    if len(parts) == 1:
+        return got == expect  # it may be long, as a pattern would be
     names = parts[1::2]
     pattern = b"".join(rb"(\d+)" if index % 2 else re.escape(part) for index, part in enumerate(parts))
     match = re.fullmatch(pattern, got, re.DOTALL)
