@@ -277,9 +277,12 @@ cdef class Clients(Crowd):
         self.executor.shrink()
         if sent == NONE or self.executor.failed or not self._keep(c, source):
             self._close(c)
-        elif sent == SOME:
-            pass
-        elif self.executor.blocked:
+        elif sent == ALL:
+            self._await_more(c, more)
+
+    cdef void _await_more(self, Connection *c, bint more) noexcept nogil:
+        """The end of a turn whose replies are all sent: for what the connection waits now. `more`: it had something left to do."""
+        if self.executor.blocked:
             self._watch(c, 0)       # a hangup cannot be awaited away, and takes nothing back that was asked before it
             enqueue(&self.waiters, c, WAITING)
         elif more:
