@@ -34,9 +34,9 @@ def said_of(fifo: str) -> bytes:
 
 
 def test_jobs_are_heard_and_sessions_go_on_after_them(tmp_path: Path, fifo: str, no_leaks: None, state_dir: Path) -> None:
-    jobs = JobDirectory(tmp_path / "jobs", {"one": b"WRITE [(a,1)(b,1)]\nWAIT 1000\nWRITE [(a,2)]\nDELETE [b]\n"})
+    jobs = JobDirectory(tmp_path / "jobs", {"one": b"WRITE [(a,1)(b,1)]\nWAIT 2000\nWRITE [(a,2)]\nDELETE [b]\n"})
     with jobs.started(4, 2, "--fifo", fifo) as process:
-        until(lambda: (jobs.path / "one.out").exists() and jobs.out("one"), "the job to wait")
+        until(lambda: jobs.so_far("one"), "the job to wait")
         with PipeUser(fifo).connected() as user:
             assert user.subscribe(b"a") == 1
             assert user.subscribe(b"b") == 1
@@ -61,7 +61,7 @@ def test_failed_jobs_show_in_the_exit_status(tmp_path: Path, fifo: str, no_leaks
     jobs = JobDirectory(tmp_path / "jobs", {"one": b"READ [%b]\nREAD [a]\n" % (b"k" * 251)})
     with jobs.started(1, 1, "--fifo", fifo) as process:
         with PipeUser(until(lambda: is_ready(fifo) and fifo, "the registration pipe")).connected() as user:
-            until(lambda: (jobs.path / "one.out").exists() and jobs.out("one"), "the job to end")
+            until(lambda: jobs.so_far("one"), "the job to end")
             assert user.disconnect() == 0
         assert process.stderr is not None
         assert f"{jobs.path}/one.job:1: a key has".encode() in process.stderr.readline()
@@ -89,7 +89,7 @@ def test_sigusr1_ends_the_sessions_and_not_the_run(tmp_path: Path, fifo: str, no
             with PipeUser(fifo).connected() as user:
                 process.send_signal(signal.SIGUSR1)
                 assert user.ends()
-            until(lambda: b"KVSERROR" in jobs.out("one"), "the job to end")
+            until(lambda: b"KVSERROR" in jobs.so_far("one"), "the job to end")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=20)
     assert process.returncode == 0
@@ -97,9 +97,9 @@ def test_sigusr1_ends_the_sessions_and_not_the_run(tmp_path: Path, fifo: str, no
 
 def test_killed_server_of_pipes_comes_again_after_the_jobs(tmp_path: Path, fifo: str, no_leaks: None, state_dir: Path) -> None:
     """Not before: a process with threads forks no interpreter. Who registers meanwhile waits."""
-    jobs = JobDirectory(tmp_path / "jobs", {"one": b"WAIT 1000\nREAD [a]\n"})
+    jobs = JobDirectory(tmp_path / "jobs", {"one": b"WAIT 2000\nREAD [a]\n"})
     with jobs.started(1, 1, "--fifo", fifo) as process:
-        until(lambda: (jobs.path / "one.out").exists() and jobs.out("one"), "the job to wait")
+        until(lambda: jobs.so_far("one"), "the job to wait")
         (child,) = offspring(process.pid)
         os.kill(child, signal.SIGKILL)
         until(lambda: not offspring(process.pid), "it to be reaped")
@@ -116,7 +116,7 @@ def test_killed_server_of_pipes_comes_again_after_the_jobs(tmp_path: Path, fifo:
 def test_stop_amid_jobs_ends_the_sessions(tmp_path: Path, fifo: str, no_leaks: None, state_dir: Path) -> None:
     jobs = JobDirectory(tmp_path / "jobs", {"one": b"WAIT 100000\n"})
     with jobs.started(1, 1, "--fifo", fifo) as process:
-        until(lambda: (jobs.path / "one.out").exists() and jobs.out("one"), "the job to wait")
+        until(lambda: jobs.so_far("one"), "the job to wait")
         with PipeUser(fifo).connected() as user:
             process.send_signal(signal.SIGTERM)
             assert user.ends()
@@ -128,7 +128,7 @@ def test_stop_amid_jobs_ends_the_sessions(tmp_path: Path, fifo: str, no_leaks: N
 def test_another_run_may_have_the_directory_while_pipes_are_served(tmp_path: Path, fifo: str, no_leaks: None, state_dir: Path) -> None:
     jobs = JobDirectory(tmp_path / "jobs", {"one": b"READ [a]\n"})
     with jobs.started(1, 1, "--fifo", fifo) as process:
-        until(lambda: (jobs.path / "one.out").exists() and jobs.out("one"), "the job to end")
+        until(lambda: jobs.so_far("one"), "the job to end")
         until(lambda: jobs.run(1, 1).returncode == 0, "the directory to be free")
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0

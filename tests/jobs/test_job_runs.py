@@ -147,7 +147,7 @@ def test_tables_of_runs_that_live_stay(tmp_path: Path, no_leaks: None, state_dir
     waiting = JobDirectory(tmp_path / "waiting", {"one": b"WRITE [(a,b)]\nWAIT 100000\n"})
     jobs = JobDirectory(tmp_path / "jobs", {"one": b"READ [a]\n"})
     with waiting.started(1, 1) as process:
-        until(lambda: (waiting.path / "one.out").exists() and waiting.out("one"), "the job to wait")
+        until(lambda: waiting.so_far("one"), "the job to wait")
         assert jobs.run(1, 1).returncode == 0
         (table,) = names(state_dir)
         with memcache_shm.attach(table) as cache:
@@ -184,7 +184,7 @@ def test_one_run_a_directory(killed: int, backing: JobDirectory, state_dir: Path
 
 
 def test_table_that_is_removed_ends_the_jobs(tmp_path: Path, no_leaks: None, state_dir: Path) -> None:
-    jobs = JobDirectory(tmp_path / "jobs", {"one": b"READ [a]\n", "two": b"READ [a]\nWAIT 1000\nSHOW\nSHOW\n"})
+    jobs = JobDirectory(tmp_path / "jobs", {"one": b"READ [a]\n", "two": b"READ [a]\nWAIT 2000\nSHOW\nSHOW\n"})
     with memcache_shm.open("app", memory="4m"), jobs.started(2, 1, "--name", "app") as process:
         outs = jobs.path / "one.out", jobs.path / "two.out"
         until(lambda: all(path.exists() and path.stat().st_size for path in outs), "one job to end and the other to wait")

@@ -31,6 +31,10 @@ class JobDirectory:
     def out(self, name: str) -> bytes:
         return (self.path / f"{name}.out").read_bytes()
 
+    def so_far(self, name: str) -> bytes:
+        """The output of a job that may not have begun."""
+        return self.out(name) if (self.path / f"{name}.out").exists() else b""
+
     def backup(self, name: str, number: int) -> bytes:
         return (self.path / f"{name}-{number}.bck").read_bytes()
 
