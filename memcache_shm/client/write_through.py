@@ -32,12 +32,12 @@ class WriteThroughCache(RemoteChanges, Cache):
     What the object's own calls wrote it reads, in every thread, once they have returned: with noreply, too.
     """
 
-    def __init__(self, table: Table, state: State, path: str, timeout_s: float, options: dict[str, Any]) -> None:
+    def __init__(self, table: Table, state: State, path: str, timeout_s: float, handling: Handling) -> None:
         """`path` is the socket of the daemon that serves `table`; else RemoteError. `timeout_s` is the limit of each wait for it."""
-        Cache.__init__(self, table, state.name, state.directory, **options)
+        Cache.__init__(self, table, state.name, state.directory, **handling.options)
         self.path = path
         self._timeout_s = timeout_s
-        self._handling = Handling(**options)
+        self._handling = handling
         self._connections = Connections(ChannelAddress(path), timeout_s, _verifier(self))
 
     def get(self, key: Key, default: Any = None) -> Any:
@@ -116,4 +116,4 @@ def _verifier(cache: WriteThroughCache) -> Callable[[Connection], None]:
 def _attach_again(name: str, directory: str, path: str, timeout_s: float, options: dict[str, Any]) -> WriteThroughCache:
     """What unpickling calls, in another process as a rule."""
     table, state = registry.attach(name, readonly=True, directory=directory)
-    return WriteThroughCache(table, state, path, timeout_s, options)
+    return WriteThroughCache(table, state, path, timeout_s, Handling(**options))
