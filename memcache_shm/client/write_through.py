@@ -17,7 +17,7 @@ from memcache_shm.client.cache import Cache
 from memcache_shm.client.connections import Connections
 from memcache_shm.client.handling import Handling
 from memcache_shm.client.remote_changes import RemoteChanges
-from memcache_shm.client.remote_figures import read_figures
+from memcache_shm.client.remote_figures import served_uuid
 from memcache_shm.client.types import Key
 from memcache_shm.client.wire import Connection
 from memcache_shm.errors import RemoteError
@@ -106,8 +106,7 @@ def _verifier(cache: WriteThroughCache) -> Callable[[Connection], None]:
         owner = forgettable()
         if owner is None:
             return
-        served = read_figures(connection, b"stats shm\r\n").get(b"shm_uuid")
-        if served != owner.attached_table.uuid.encode("ascii"):
+        if served_uuid(connection) != owner.attached_table.uuid:
             raise RemoteError(f"writes: the daemon at {owner.path} serves another table than {owner.name!r}; give the socket of that one's")
 
     return verify
