@@ -34,15 +34,6 @@ SEAL_SEAL, SEAL_SHRINK, SEAL_GROW, SEAL_WRITE = 1, 2, 4, 8
 
 
 @pytest.fixture
-def daemon(daemon_with: Callable[..., Daemon]) -> Iterator[Daemon]:
-    daemon = daemon_with("-m", "64")
-    daemon.flush()
-    workers = daemon.workers
-    yield daemon
-    assert daemon.workers == workers
-
-
-@pytest.fixture
 def unix(daemon: Daemon) -> Iterator[socket.socket]:
     with daemon.connect("unix") as sock:
         yield sock
