@@ -250,10 +250,7 @@ cdef class Clients(Crowd):
 
     cdef void _run(self, Connection *c, Buffer *source) noexcept nogil:
         """A turn: the requests in `source`, answered by as few sends as their size allows."""
-        cdef size_t turn_size = 0
-        cdef size_t before = waiting(source)
-        cdef size_t requests = 0
-        cdef size_t cost
+        cdef size_t before = waiting(source), turn_size = 0, requests = 0, cost
         cdef int sent = ALL
         cdef bint more = c.outflow != NULL or waiting(source) >= c.need
         self.executor.client = c
