@@ -97,11 +97,12 @@ cdef int leave(View *v, Target *t, int result) noexcept nogil:
 
 
 cdef void balance(View *v, Shard *s, uint64_t pinned, uint64_t stored) noexcept nogil:
-    """One split when the buckets are full on average, merges, more for a large record, when they are sparse."""
+    """One split when the buckets are full on average, merges, more for a large record, when they are sparse. No split unless a record
+    was stored: what a removal freed is for the next record, which the index might leave without room."""
     cdef uint32_t n = bucket_count(v, s), merges = <uint32_t> min(MERGES_A_CHANGE + stored // 1024, <uint64_t> MOST_MERGES)
     cdef uint32_t _merge
     if s.control.records * 2 > <uint64_t> n * BUCKET_FILL_HALVES:
-        if n < v.max_buckets:
+        if n < v.max_buckets and stored:
             if n % CHUNK_BUCKETS == 0:
                 reserve_index(v, s, CHUNK_BYTES // s.index.granule_bytes, 64 // s.index.granule_bytes, pinned)
             else:

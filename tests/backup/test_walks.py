@@ -55,7 +55,7 @@ def test_another_server_in_its_place(other: bytes, here: Path) -> None:
 def test_the_same_server_again(here: Path) -> None:
     """What it tells of its start may differ by a second."""
     again = (ASK, RUN % (7, 104, 1_700_000_005))
-    with Scripted([VERSION, STATS, STATS, DUMP], [VERSION, again, (GET, b"VA 1 f0 c5")], [VERSION, again, ITEM]) as server:
+    with Scripted([VERSION, STATS, STATS, DUMP, (GET, b"VA 1 f0 c5")], [VERSION, again, ITEM]) as server:
         result = verb("backup", server.address, str(here / "b"))
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("1 item, ")

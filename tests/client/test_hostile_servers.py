@@ -221,7 +221,8 @@ def test_random_memory(seed: int, calls: list[str]) -> None:
 
     with server(act) as path:
         try:
-            with Channel(path, 0.01) as channel:
+            with Channel(path, 5.0) as channel:
+                channel.settimeout(0.01)
                 for call in calls:
                     with contextlib.suppress(OSError):
                         if call == "send":
