@@ -10,6 +10,7 @@ import socket
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -135,11 +136,14 @@ def test_a_full_socket_gets_none_and_is_served_on(daemon: Daemon) -> None:
         fcntl.ioctl(sock.fileno(), termios.FIONREAD, unread)
         return unread[0] // len(b"MN\r\n")
 
+    def is_answered_or_waits(sock: socket.socket, number: int) -> bool:
+        return come(sock) > number or "conn_mwrite" in observer.stats(b"conns").values()
+
     def ask_unheard(sock: socket.socket, count: int) -> int:
         """How many replies came, one by one, before the worker waits for the client."""
         for number in range(count):
             sock.sendall(b"mn\r\n")
-            until(lambda: come(sock) > number or "conn_mwrite" in observer.stats(b"conns").values(), "a reply or a wait", 10.0, 0.0001)
+            until(partial(is_answered_or_waits, sock, number), "a reply or a wait", 10.0, 0.0001)
             if come(sock) == number:
                 return number
         return count
