@@ -56,7 +56,7 @@ CHANNELS = [
         SIDES,
         tests=CALLS,
     ),
-    Mutation("channel: any block is taken", RINGS, "fcntl(fd, F_GET_SEALS) & SEALS != SEALS or ", "", SIDES, tests=HOSTILE_SERVERS),
+    Mutation("channel: any block is taken", RINGS, " or fcntl(fd, F_GET_SEALS) & SEALS != SEALS:\n", ":\n", SIDES, tests=HOSTILE_SERVERS),
     Mutation(
         "channel: a block's size is believed",
         RINGS,
@@ -69,8 +69,8 @@ CHANNELS = [
     Mutation(
         "channel: a client that leaves its replies is kept",
         SERVER,
-        "room(&channel.end) >= channel.end.outgoing.size // 2 or channel.end.broken or channel.gone\n",
-        "room(&channel.end) >= channel.end.outgoing.size // 2 or channel.end.broken\n",
+        "room(&channel.end) >= wanted or channel.end.broken or channel.gone\n",
+        "room(&channel.end) >= wanted or channel.end.broken\n",
         SIDES[1:2],
         tests=DEATHS,
     ),

@@ -22,7 +22,9 @@ _TOLD = """    if feed != 0:
 _NOTE_MARK = "    note(v, t.shard, OP_MARK, t.place.slot, t.place.slot[0], sizes.state, 0)\n"
 
 FEED = [
-    Mutation("feed: repair tells nothing", "recovery.pyx", "            tell(v, s)\n", "", ("recovery",), ("set, new", "delete"), (), True),
+    Mutation(
+        "feed: repair tells nothing", "recovery.pyx", "            tell(v, s)\n", "", ("recovery",), ("set, new", "delete"), listened=True
+    ),
     Mutation(
         "feed: the event is not in the intent",
         RECOVERY,
@@ -30,8 +32,7 @@ FEED = [
         "",
         PUBLISHING,
         ("set, new", "set, expired"),
-        (),
-        True,
+        listened=True,
     ),
     Mutation(
         "feed: told before the change is published",
@@ -40,10 +41,9 @@ FEED = [
         _PUBLISH.replace("    store_release64(slot", _TOLD + "    store_release64(slot"),
         PUBLISHING,
         ("set, new", "delete"),
-        (),
-        True,
+        listened=True,
     ),
-    Mutation("feed: told only by repair", RECOVERY, _TOLD, "", PUBLISHING, ("set, new",), (), True),
+    Mutation("feed: told only by repair", RECOVERY, _TOLD, "", PUBLISHING, ("set, new",), listened=True),
     Mutation(
         "feed: an expiry is told as an eviction",
         "evict.pyx",
@@ -51,8 +51,7 @@ FEED = [
         "FEED_EVICT)\n",
         ("evict",),
         ("reaping",),
-        (),
-        True,
+        listened=True,
     ),
     Mutation(
         "feed: what was flushed is told to go",
@@ -61,8 +60,7 @@ FEED = [
         "    if r == NULL:\n        return 0\n    sizes",
         ("evict",),
         ("reaping, flushed",),
-        (),
-        True,
+        listened=True,
     ),
 ]
 INTENTS = [

@@ -106,6 +106,15 @@ def daemon_with(_isolation: None) -> Iterator[Callable[..., Daemon]]:
         daemon.stop()
 
 
+@pytest.fixture
+def daemon(daemon_with: Callable[..., Daemon]) -> Iterator[Daemon]:
+    """The usual one, with an empty table and one worker, which the test may not harm. (Modules whose tests need another have their own.)"""
+    daemon = daemon_with("-m", "64")
+    daemon.flush()
+    with daemon.unharmed():
+        yield daemon
+
+
 @pytest.fixture(scope="session")
 def certificate(_isolation: None) -> Iterator[Certificate]:
     """For localhost, made for this run."""

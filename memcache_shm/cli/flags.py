@@ -96,7 +96,7 @@ def _add_listening(group: argparse._ArgumentGroup) -> None:
     group.add_argument("-Z", "--enable-ssl", dest="tls", action="store_true", help="TLS on TCP; needs -o ssl_chain_cert=FILE")
 
 
-def _add_table(group: argparse._ArgumentGroup) -> None:
+def _add_capacity(group: argparse._ArgumentGroup) -> None:
     group.add_argument("shape", nargs="*", metavar="NUM_ELEMENTS ELEMENT_SIZE", help="instead of -m and -I: this many items of this size")
     group.add_argument(
         "-m",
@@ -114,6 +114,10 @@ def _add_table(group: argparse._ArgumentGroup) -> None:
         metavar="SIZE",
         help="largest value in bytes, or with k, m, g (default 1m; from 1k to 1024m)",
     )
+
+
+def _add_table(group: argparse._ArgumentGroup) -> None:
+    _add_capacity(group)
     group.add_argument(
         "-M",
         "--disable-evictions",

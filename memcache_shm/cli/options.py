@@ -6,7 +6,8 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from memcache_shm.cli import arguments, extended, flags
 from memcache_shm.cli.extended import Extended
@@ -25,7 +26,10 @@ _ADDRESSES_MAX = 100  # a name may stand for two; the accept loop numbers its li
 
 @dataclass(frozen=True)
 class Options:
-    """What the words of the command line come to. Paths are absolute where the daemon goes into the background."""
+    """What the words of the command line come to. Paths are absolute where the daemon goes into the background.
+
+    What `parse` does not work out itself is what the flag of the same name (its dest) was given.
+    """
 
     endpoints: tuple[Endpoint, ...]  # empty: no TCP
     unix_path: str | None
@@ -69,44 +73,23 @@ def parse(words: Sequence[str], commands: str) -> Options:
     """The options meant by `words`; `commands` lists the verbs for the help. Raises UsageError; exits after -h, -i and -V."""
     space = flags.parser(commands).parse_args(arguments.split_words(words))
     told = extended.parse(space.extended)
-    return Options(
-        endpoints=_endpoints(space),
-        unix_path=_path(space, space.unix_path),
-        unix_mask=space.unix_mask,
-        backlog=space.backlog,
-        tls=_tls(space, told),
-        geometry=table_geometry(space),
-        evict=space.evict,
-        name=space.name,
-        keep=space.keep,
-        mode=space.mode,
-        max_connections=space.max_connections,
-        channels=space.channels,
-        workers=space.workers,
-        requests_per_event=space.requests_per_event,
-        lock_memory=space.lock_memory,
-        stuck_s=space.stuck_s,
-        daemon=space.daemon,
-        pid_path=_path(space, space.pid_path),
-        user=space.user,
-        core_dumps=space.core_dumps,
-        verbosity=space.verbosity,
-        allow_shutdown=space.allow_shutdown,
-        allow_flush=space.allow_flush,
-        allow_dump=space.allow_dump,
-        allow_watch=space.allow_watch,
-        use_cas=space.use_cas,
-        delimiter=space.delimiter,
-        auth_file=_path(space, space.auth_file),
-        extended=told,
-        save_path=_path(space, space.save_path),
-        save_every_s=_save_every_s(space),
-        backup_dir=_backup_dir(space),
-        leader=_leader(space),
-        follow_writable=space.follow_writable,
-        fifo_path=fifo_path(space),
-        fifo_sessions=space.fifo_sessions or flags.FIFO_SESSIONS,
-    )
+    meant: dict[str, Any] = {
+        "endpoints": _endpoints(space),
+        "unix_path": _path(space, space.unix_path),
+        "tls": _tls(space, told),
+        "geometry": table_geometry(space),
+        "pid_path": _path(space, space.pid_path),
+        "auth_file": _path(space, space.auth_file),
+        "extended": told,
+        "save_path": _path(space, space.save_path),
+        "save_every_s": _save_every_s(space),
+        "backup_dir": _backup_dir(space),
+        "leader": _leader(space),
+        "fifo_path": fifo_path(space),
+        "fifo_sessions": space.fifo_sessions or flags.FIFO_SESSIONS,
+    }
+    as_given = {field.name: getattr(space, field.name) for field in fields(Options) if field.name not in meant}
+    return Options(**meant, **as_given)
 
 
 def _save_every_s(space: argparse.Namespace) -> int:
@@ -159,10 +142,10 @@ def _tls(space: argparse.Namespace, told: Extended) -> TlsOptions | None:
         return None
     if "chain_cert" not in told.tls:
         raise UsageError("-Z: needs a certificate; name its file with -o ssl_chain_cert=FILE")
-    fields = dict(told.tls)
-    for name in fields.keys() & {"chain_cert", "key", "ca_cert"}:
-        fields[name] = _path(space, fields[name])
-    return TlsOptions(**fields)
+    files = dict(told.tls)
+    for name in files.keys() & {"chain_cert", "key", "ca_cert"}:
+        files[name] = _path(space, files[name])
+    return TlsOptions(**files)
 
 
 def _endpoints(space: argparse.Namespace) -> tuple[Endpoint, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from memcache_shm.client import inputs
 from memcache_shm.client.addresses import lasting_address
@@ -47,22 +46,12 @@ def open(
 
     The other arguments are pymemcache's, which see `memcache_shm.client.cache`.
     """
-    inputs.check_handling(serde, key_prefix, encoding)
+    handling = Handling(serde, key_prefix, default_noreply, allow_unicode_keys, encoding, ignore_exc)
     inputs.check_mode(mode)
     unspecified = memory is max_item is elements is element_size is feed is None
     geometry = _geometry(memory, max_item, elements, element_size, feed)
     table, state = registry.open_or_create(name, geometry, any_geometry=unspecified, mode=mode, evict=evict)
-    return Cache(
-        table,
-        name,
-        state.directory,
-        serde=serde,
-        key_prefix=key_prefix,
-        default_noreply=default_noreply,
-        allow_unicode_keys=allow_unicode_keys,
-        encoding=encoding,
-        ignore_exc=ignore_exc,
-    )
+    return Cache(table, name, state.directory, **handling.options)
 
 
 def attach(
@@ -87,23 +76,15 @@ def attach(
     `timeout` is the limit of each wait for it in seconds. The others as for `open`. Raises TableNotFoundError, TableRemovedError,
     LayoutError, PermissionError; with `writes` RemoteError, also where another table is served.
     """
-    options: dict[str, Any] = {
-        "serde": serde,
-        "key_prefix": key_prefix,
-        "default_noreply": default_noreply,
-        "allow_unicode_keys": allow_unicode_keys,
-        "encoding": encoding,
-        "ignore_exc": ignore_exc,
-    }
-    inputs.check_handling(serde, key_prefix, encoding)
+    handling = Handling(serde, key_prefix, default_noreply, allow_unicode_keys, encoding, ignore_exc)
     timeout_s = inputs.check_timeout(timeout)
     path = None if writes is None else inputs.check_socket_path(writes, "writes")
     if path is not None and not readonly:
         raise IllegalInputError("writes goes with readonly=True: who may write to the mapped table needs no daemon for it")
     table, state = registry.attach(name, readonly=readonly, user=user)
     if path is not None:
-        return WriteThroughCache(table, state, path, timeout_s, options)
-    return Cache(table, name, state.directory, **options)
+        return WriteThroughCache(table, state, path, timeout_s, handling)
+    return Cache(table, name, state.directory, **handling.options)
 
 
 def connect(

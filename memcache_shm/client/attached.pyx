@@ -136,7 +136,7 @@ cdef class Attached(Reading):
         cdef Found found
         cdef Key view
         _owner = self.view(key, &view)
-        value = self.fetch_waiting(&view, &found, True, _integer(expire, "expire"))
+        value = self.fetch_waiting(&view, &found, True, _integer(expire, "expire"), 0)
         if value is None:
             return default
         if self.serde is not None:
@@ -148,7 +148,7 @@ cdef class Attached(Reading):
         cdef Found found
         cdef Key view
         _owner = self.view(key, &view)
-        value = self.fetch_waiting(&view, &found, True, _integer(expire, "expire"))
+        value = self.fetch_waiting(&view, &found, True, _integer(expire, "expire"), 0)
         if value is None:
             return default, cas_default
         if self.serde is not None:

@@ -1,4 +1,5 @@
-"""How a cache object over a stream treats keys and values: what `Reading` does for an attached one, with the same rules."""
+"""pymemcache's options, checked in one place; and how a cache object over a stream treats keys and values by them: as `Reading` does for an
+attached one, with the same rules."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from memcache_shm.client.types import Key, Serde
 
 
 class Handling:
-    """pymemcache's options, and what they do. Methods raise IllegalInputError, TypeError for what is no key at all."""
+    """The options, and what they do. Raises as `inputs.check_handling`; methods: IllegalInputError, TypeError for what is no key at all."""
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
-from memcache_shm.client.addresses import source_address
+from memcache_shm.client.addresses import lasting_address, source_address
 from memcache_shm.client.api import attach
 from memcache_shm.client.changes import SYNCED, Change
 from memcache_shm.client.feed import AttachedFeed
@@ -66,11 +66,11 @@ class AttachedStream:
 
 
 def opener(source: str) -> Callable[[], Stream]:
-    """What connects to `source`: a table's NAME, HOST:PORT or a socket's path. IllegalInputError."""
+    """What connects to `source`: a table's NAME, HOST:PORT, a socket's path or a channel; from any directory later. IllegalInputError."""
     address = source_address(source)
     if address is None:
         return lambda: AttachedStream(source)
-    return RemoteFeed(address, SILENCE_S).sync
+    return RemoteFeed(lasting_address(address), SILENCE_S).sync
 
 
 class Keeper:

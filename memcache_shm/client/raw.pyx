@@ -5,14 +5,14 @@
 commands store under base64 names), and looking changes neither who is evicted next nor the figures of `stats`.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t
-from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcmp, memset
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp
 
 from memcache_shm.client.attached cimport Attached
-from memcache_shm.client.reading cimport Key
+from memcache_shm.client.reading cimport KEY_MAX, Key
 from memcache_shm.storage.results cimport NO_COUNT, NO_TRACE, NOT_FOUND, OK, RETIRED, Found
 from memcache_shm.storage.table cimport Table
 from memcache_shm.storage.walk cimport Batch, next_batch
@@ -21,28 +21,8 @@ from memcache_shm.client import inputs
 from memcache_shm.errors import TableRemovedError
 
 cdef enum:
-    KEY_MAX = 250
     BUCKETS_A_LOOK = 65536  # that a walk passes before it looks for signals: some milliseconds
-    NO_MEMORY = -2          # beside the table's own results
     GO_ON = -3              # nothing wanted so far
-
-
-cdef int _peek(Table table, Key *key, Found *found, char **buffer) noexcept nogil:
-    """Find and copy into `buffer` (grown as needed, the caller frees it). Returns the table's result or NO_MEMORY."""
-    cdef char *grown
-    cdef int result
-    memset(found, 0, sizeof(Found))
-    found.omit = NO_TRACE | NO_COUNT
-    while True:
-        result = table.find(found, key.data, key.size, True)
-        if result != OK:
-            return result
-        grown = <char *>realloc(buffer[0], <size_t>found.vlen + 1)
-        if grown != NULL:
-            buffer[0] = grown
-            table.copy(found, grown)
-        if table.confirm(found):
-            return OK if grown != NULL else NO_MEMORY
 
 
 cdef class RawTable(Attached):
@@ -62,24 +42,9 @@ cdef class RawTable(Attached):
         """The value of `key`, or `default` when there is none; no use of it."""
         cdef Found found
         cdef Key view
-        cdef Table table
-        cdef char *buffer = NULL
-        cdef bint renewed = False
-        cdef int result
         _owner = self.view(key, &view)
-        try:
-            while True:
-                table = self.live()
-                with nogil:
-                    result = _peek(table, &view, &found, &buffer)
-                if result == OK:
-                    return PyBytes_FromStringAndSize(buffer, found.vlen)
-                if result == NO_MEMORY:
-                    raise MemoryError
-                if self.settle(table, result, &renewed) == NOT_FOUND:
-                    return default
-        finally:
-            free(buffer)
+        value = self.fetch_waiting(&view, &found, False, 0, NO_TRACE | NO_COUNT)
+        return default if value is None else value
 
     def keys(self, bytes prefix=b""):
         """An iterator over the keys that begin with `prefix`, in no order: each that stays meanwhile once, others once or not.

@@ -56,7 +56,7 @@ cdef class Reading:
 
     cdef object view(self, object key, Key *view)
     cdef bytes fetch(self, Key *key, Found *found)
-    cdef bytes fetch_waiting(self, Key *key, Found *found, bint touch, int64_t exptime)
+    cdef bytes fetch_waiting(self, Key *key, Found *found, bint touch, int64_t exptime, int omit)
     cdef Table live(self)
     cdef Table current(self)
     cdef int settle(self, Table table, int result, bint *renewed) except -1

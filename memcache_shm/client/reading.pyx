@@ -172,7 +172,7 @@ cdef class Reading:
             if result == NOT_FOUND:
                 return None
             if result != OK:
-                return self.fetch_waiting(key, found, False, 0)
+                return self.fetch_waiting(key, found, False, 0, 0)
             try:
                 value = PyBytes_FromStringAndSize(NULL, found.vlen)
             except MemoryError:
@@ -189,8 +189,8 @@ cdef class Reading:
             if valid:
                 return value
 
-    cdef bytes fetch_waiting(self, Key *key, Found *found, bint touch, int64_t exptime):
-        """As `fetch`, without the GIL and ready to wait; the new expiry is set first with `touch`."""
+    cdef bytes fetch_waiting(self, Key *key, Found *found, bint touch, int64_t exptime, int omit):
+        """As `fetch`, without the GIL and ready to wait; the new expiry is set first with `touch`. `omit`: as in Found."""
         cdef Table table
         cdef char *buffer = NULL
         cdef bint renewed = False
@@ -199,6 +199,7 @@ cdef class Reading:
             while True:
                 table = self.live()
                 memset(found, 0, sizeof(Found))
+                found.omit = omit
                 with nogil:
                     result = _read_waiting(table, key, found, touch, exptime, &buffer)
                 if result == OK:

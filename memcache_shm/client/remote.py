@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from memcache_shm.client.addresses import Address, given_address, written
@@ -21,6 +21,7 @@ from memcache_shm.client.admission import shown
 from memcache_shm.client.changes import EVERYTHING
 from memcache_shm.client.inputs import refuse_key
 from memcache_shm.client.remote_feed import RemoteFeed, RemoteStream
+from memcache_shm.client.remote_figures import read_figures
 from memcache_shm.client.wire import Connection, ConnectionLost
 from memcache_shm.errors import IllegalInputError, RemoteError
 
@@ -34,7 +35,6 @@ _STARTS_FAR_S = 2  # by which what a server tells of its start differs from one 
 PLAIN_KEY = re.compile(rb"[^\x00-\x20\x7f]+")
 _DUMPED = re.compile(rb"key=(\S+)")
 _VALUE = re.compile(rb"VA (\d{1,10})(?: .*)?")
-_FIGURE = re.compile(rb"STAT (\w+) (\d{1,18})")
 T = TypeVar("T")
 
 
@@ -112,7 +112,7 @@ class RemoteTable:
     def count(self) -> int:
         """The number of items."""
         count = self._figures().get(b"curr_items")
-        if count is None:
+        if not isinstance(count, int):
             raise RemoteError(f"{self.name}: the server does not tell how many items it has")
         return count
 
@@ -187,7 +187,7 @@ class RemoteTable:
     def _connected(self) -> Connection:
         connection = Connection(self.address, self.timeout_s)
         try:
-            if self._run is not None and not self._run.is_same(_run_of(self._read_figures(connection))):
+            if self._run is not None and not self._run.is_same(_run_of(read_figures(connection, b"stats\r\n"))):
                 raise RemoteError(f"{self.name}: the connection was lost, and another server answers there now, or it was started anew")
         except BaseException:
             connection.close()
@@ -241,26 +241,16 @@ class RemoteTable:
         found = self.read_value(connection)
         return None if found is None else found[1]
 
-    def _figures(self) -> dict[bytes, int]:
-        """The whole numbers of `stats`, by their names."""
+    def _figures(self) -> dict[bytes, Any]:
+        """What `stats` tells."""
         for last in (False, True):
             try:
                 with self._exchange(b"") as connection:
-                    return self._read_figures(connection)
+                    return read_figures(connection, b"stats\r\n")
             except ConnectionLost:
                 if last:
                     raise
         raise AssertionError("unreachable")
-
-    def _read_figures(self, connection: Connection) -> dict[bytes, int]:
-        connection.send(b"stats\r\n")
-        figures = {}
-        while (line := connection.line()) != b"END":
-            if not line.startswith(b"STAT "):
-                raise self.refusal(line)
-            if match := _FIGURE.fullmatch(line):
-                figures[match[1]] = int(match[2])
-        return figures
 
     def dump(self, order: bytes = b"all") -> Iterator[bytes]:
         """The lines of a dump of keys: of memcached by its LRU lists ("all"), or by its hash table ("hash"). RemoteError.
@@ -293,10 +283,11 @@ class RemoteTable:
         return self.refusal(reply)
 
 
-def _run_of(figures: dict[bytes, int]) -> _Run:
-    if not figures.keys() >= {b"pid", b"time", b"uptime"}:
+def _run_of(figures: dict[bytes, Any]) -> _Run:
+    pid, time_s, uptime_s = (figures.get(name) for name in (b"pid", b"time", b"uptime"))
+    if not isinstance(pid, int) or not isinstance(time_s, int) or not isinstance(uptime_s, int):
         return _Run(0, 0)
-    return _Run(figures[b"pid"], figures[b"time"] - figures[b"uptime"])
+    return _Run(pid, time_s - uptime_s)
 
 
 def key_words(key: bytes) -> tuple[bytes, bytes]:

@@ -38,12 +38,11 @@ _KINDS: dict[bytes, Callable[[bytes], Any]] = {  # whole numbers where not said 
 
 def read_figures(connection: Connection, request: bytes) -> dict[bytes, Any]:
     """Send `request`, a stats command; what it tells under its names, and items of a dump by their keys. IllegalInputError:
-    it knows no such group. RemoteError."""
+    it knows no such group. Raises what `failure` gives, RemoteError mostly."""
     figures = {}
     line = connection.ask_line(request)
     while line not in _LAST:
-        if line == b"ERROR":
-            group = shown(request[len(b"stats") :].strip())
+        if line == b"ERROR" and (group := shown(request[len(b"stats") :].strip())):
             raise IllegalInputError(f"{connection.where}: stats: the server knows no group {group!r}")
         word, _, rest = line.partition(b" ")
         if word not in (b"STAT", b"ITEM"):
@@ -52,6 +51,15 @@ def read_figures(connection: Connection, request: bytes) -> dict[bytes, Any]:
         figures[name] = _figure(name, value) if word == b"STAT" else value
         line = connection.line()
     return figures
+
+
+def served_uuid(connection: Connection) -> str | None:
+    """Of the table that the server has; None where it does not tell, as a memcached. Raises as `read_figures`."""
+    try:
+        uuid: bytes | None = read_figures(connection, b"stats shm\r\n").get(b"shm_uuid")
+    except IllegalInputError:
+        return None
+    return None if uuid is None else shown(uuid)
 
 
 def _figure(name: bytes, value: bytes) -> Any:

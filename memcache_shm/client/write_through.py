@@ -18,7 +18,7 @@ from memcache_shm.client.cache import Cache
 from memcache_shm.client.connections import Connections
 from memcache_shm.client.handling import Handling
 from memcache_shm.client.remote_changes import RemoteChanges
-from memcache_shm.client.remote_figures import read_figures
+from memcache_shm.client.remote_figures import served_uuid
 from memcache_shm.client.remote_listening import RemoteListening
 from memcache_shm.client.types import Key
 from memcache_shm.client.wire import Connection
@@ -34,12 +34,12 @@ class WriteThroughCache(RemoteChanges, RemoteListening, Cache):
     What the object's own calls wrote it reads, in every thread, once they have returned: with noreply, too.
     """
 
-    def __init__(self, table: Table, state: State, path: str, timeout_s: float, options: dict[str, Any]) -> None:
+    def __init__(self, table: Table, state: State, path: str, timeout_s: float, handling: Handling) -> None:
         """`path` is the socket of the daemon that serves `table`; else RemoteError. `timeout_s` is the limit of each wait for it."""
-        Cache.__init__(self, table, state.name, state.directory, **options)
+        Cache.__init__(self, table, state.name, state.directory, **handling.options)
         self.path = path
         self._timeout_s = timeout_s
-        self._handling = Handling(**options)
+        self._handling = handling
         self._connections = Connections(ChannelAddress(path), timeout_s, _verifier(self))
 
     def get(self, key: Key, default: Any = None) -> Any:
@@ -108,8 +108,7 @@ def _verifier(cache: WriteThroughCache) -> Callable[[Connection], None]:
         owner = forgettable()
         if owner is None:
             return
-        served = read_figures(connection, b"stats shm\r\n").get(b"shm_uuid")
-        if served != owner.attached_table.uuid.encode("ascii"):
+        if served_uuid(connection) != owner.attached_table.uuid:
             raise RemoteError(f"writes: the daemon at {owner.path} serves another table than {owner.name!r}; give the socket of that one's")
 
     return verify
@@ -118,4 +117,4 @@ def _verifier(cache: WriteThroughCache) -> Callable[[Connection], None]:
 def _attach_again(name: str, directory: str, path: str, timeout_s: float, options: dict[str, Any]) -> WriteThroughCache:
     """What unpickling calls, in another process as a rule."""
     table, state = registry.attach(name, readonly=True, directory=directory)
-    return WriteThroughCache(table, state, path, timeout_s, options)
+    return WriteThroughCache(table, state, path, timeout_s, Handling(**options))

@@ -18,6 +18,7 @@ from memcache_shm.client.api import attach
 from memcache_shm.client.changes import Change
 from memcache_shm.client.copying import Copier
 from memcache_shm.client.remote_feed import RemoteFeed, RemoteStream
+from memcache_shm.client.remote_figures import served_uuid
 from memcache_shm.client.wire import Connection
 from memcache_shm.errors import (
     BusyError,
@@ -109,10 +110,8 @@ class _Follower:
 
     def _refuse_itself(self, table: Table) -> None:
         with Connection(self._leader, _ANSWER_S) as connection:
-            connection.send(b"stats shm\r\n")
-            while (line := connection.line()).startswith(b"STAT "):
-                if line == f"STAT shm_uuid {table.uuid}".encode():
-                    raise _IsItself
+            if served_uuid(connection) == table.uuid:
+                raise _IsItself
 
     def _pause(self) -> None:
         """Longer each time until a copy is complete; not all followers of a leader come back in the same moment."""

@@ -58,6 +58,7 @@ cdef class Clients(Crowd):
     cdef Buffer *_input_for(self, Connection *c) noexcept nogil
     cdef void _end_of_input(self, Connection *c) noexcept nogil
     cdef void _run(self, Connection *c, Buffer *source) noexcept nogil
+    cdef void _await_more(self, Connection *c, bint more) noexcept nogil
     cdef bint _next(self, Connection *c, Buffer *source) noexcept nogil
     cdef int _send(self, Connection *c) noexcept nogil
     cdef void _send_rest(self, Connection *c) noexcept nogil

@@ -250,10 +250,7 @@ cdef class Clients(Crowd):
 
     cdef void _run(self, Connection *c, Buffer *source) noexcept nogil:
         """A turn: the requests in `source`, answered by as few sends as their size allows."""
-        cdef size_t turn_size = 0
-        cdef size_t before = waiting(source)
-        cdef size_t requests = 0
-        cdef size_t cost
+        cdef size_t before = waiting(source), turn_size = 0, requests = 0, cost
         cdef int sent = ALL
         cdef bint more = c.outflow != NULL or waiting(source) >= c.need
         self.executor.client = c
@@ -277,9 +274,12 @@ cdef class Clients(Crowd):
         self.executor.shrink()
         if sent == NONE or self.executor.failed or not self._keep(c, source):
             self._close(c)
-        elif sent == SOME:
-            pass
-        elif self.executor.blocked:
+        elif sent == ALL:
+            self._await_more(c, more)
+
+    cdef void _await_more(self, Connection *c, bint more) noexcept nogil:
+        """The end of a turn whose replies are all sent: for what the connection waits now. `more`: it had something left to do."""
+        if self.executor.blocked:
             self._watch(c, 0)       # a hangup cannot be awaited away, and takes nothing back that was asked before it
             enqueue(&self.waiters, c, WAITING)
         elif more:

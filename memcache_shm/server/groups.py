@@ -22,6 +22,16 @@ Lines = Iterator[tuple[str, object]]
 
 #: Items that `age` is an estimate from.
 _SAMPLE = 1024
+#: memcached's figures of a class, in its order; those that are not worked out are 0.
+_ITEM_FIGURES = (
+    *("number", "number_hot", "number_warm", "number_cold", "age_hot", "age_warm", "age", "mem_requested"),
+    *("evicted", "evicted_nonzero", "evicted_time", "outofmemory", "tailrepairs", "reclaimed"),
+    *("expired_unfetched", "evicted_unfetched", "evicted_active", "crawler_reclaimed", "crawler_items_checked", "lrutail_reflocked"),
+    *("moves_to_cold", "moves_to_warm", "moves_within_lru", "direct_reclaims"),
+    *("hits_to_hot", "hits_to_warm", "hits_to_cold", "hits_to_temp"),
+)
+#: Of these, those that the daemon counts under the same name.
+_ITEM_COUNTERS = ("reclaimed", "expired_unfetched", "evicted_unfetched", "crawler_reclaimed", "crawler_items_checked")
 
 
 def item_lines(figures: Figures, table: Table) -> Lines:
@@ -34,36 +44,18 @@ def item_lines(figures: Figures, table: Table) -> Lines:
     if not number:
         return
     hot = min(figures["shm_new_records"], number)
-    values = {
+    values = dict.fromkeys(_ITEM_FIGURES, 0) | {
         "number": number,
         "number_hot": hot,
         "number_warm": number - hot,
-        "number_cold": 0,
-        "age_hot": 0,
-        "age_warm": 0,
         "age": oldest_idle_s(table, random.random(), _SAMPLE),
         "mem_requested": figures["bytes"],
         "evicted": figures["evictions"],
-        "evicted_nonzero": 0,
-        "evicted_time": 0,
         "outofmemory": figures["store_no_memory"],
-        "tailrepairs": 0,
-        "reclaimed": figures["reclaimed"],
-        "expired_unfetched": figures["expired_unfetched"],
-        "evicted_unfetched": figures["evicted_unfetched"],
-        "evicted_active": 0,
-        "crawler_reclaimed": figures["crawler_reclaimed"],
-        "crawler_items_checked": figures["crawler_items_checked"],
-        "lrutail_reflocked": 0,
-        "moves_to_cold": 0,
-        "moves_to_warm": 0,
-        "moves_within_lru": 0,
         "direct_reclaims": figures["evictions"],
-        "hits_to_hot": 0,
         "hits_to_warm": figures["get_hits"],
-        "hits_to_cold": 0,
-        "hits_to_temp": 0,
     }
+    values |= {name: figures[name] for name in _ITEM_COUNTERS}
     for name, value in values.items():
         yield f"items:1:{name}", value
 

@@ -26,28 +26,26 @@ cdef struct Wanted:             # what several runs are to carry
     uint32_t shortest           # granules of a run that is worth its link
 
 
-cdef uint32_t next_used(Arena *a, uint32_t at, uint32_t end) noexcept nogil:
-    """First granule in use in [at, end), or end."""
+cdef inline uint32_t next_bit(Arena *a, uint32_t at, uint32_t end, uint64_t flipped) noexcept nogil:
+    """First granule in [at, end) whose bit is set once those of `flipped` are turned over in each word, or end."""
     cdef uint64_t w
     while at < end:
-        w = a.bitmap[at >> 6] >> (at & 63)
+        w = (a.bitmap[at >> 6] ^ flipped) >> (at & 63)
         if w != 0:
             at += <uint32_t> __builtin_ctzll(w)
             return at if at < end else end
         at = (at | 63) + 1
     return end
+
+
+cdef uint32_t next_used(Arena *a, uint32_t at, uint32_t end) noexcept nogil:
+    """First granule in use in [at, end), or end."""
+    return next_bit(a, at, end, 0)
 
 
 cdef uint32_t next_free(Arena *a, uint32_t at, uint32_t end) noexcept nogil:
     """First free granule in [at, end), or end."""
-    cdef uint64_t w
-    while at < end:
-        w = ~a.bitmap[at >> 6] >> (at & 63)
-        if w != 0:
-            at += <uint32_t> __builtin_ctzll(w)
-            return at if at < end else end
-        at = (at | 63) + 1
-    return end
+    return next_bit(a, at, end, ~<uint64_t> 0)
 
 
 cdef uint32_t free_start(Arena *a, uint32_t at, uint32_t low) noexcept nogil:

@@ -151,8 +151,9 @@ cdef inline uint64_t promoted(uint64_t word) noexcept nogil:
     return (word & ~(<uint64_t> 3 << USES_AT)) | (<uint64_t> 1 << PROVEN_AT) | (<uint64_t> 1 << USES_AT)
 
 
-cdef uint64_t *visit_new(View *v, Shard *s, uint32_t bucket, uint64_t pinned, uint32_t *unused) noexcept nogil:
-    """Let the used ones of a bucket's new items become proven; the slot of the oldest of the others (so many are unused), or NULL."""
+cdef uint64_t *oldest_unused(View *v, Shard *s, uint32_t bucket, bint proven, uint64_t pinned, uint32_t *unused) noexcept nogil:
+    """The slot of the oldest of a bucket's new (or proven) items that are unused (so many there are), or NULL. New ones that were used
+    become proven."""
     cdef uint64_t *oldest = NULL
     cdef uint64_t w, most = 0
     cdef uint32_t i
@@ -161,11 +162,12 @@ cdef uint64_t *visit_new(View *v, Shard *s, uint32_t bucket, uint64_t pinned, ui
     while p.slots != NULL:
         for i in range(p.n):
             w = p.slots[i]
-            if word_kind(w) != KIND_ENTRY or is_proven(w) or word_granule(w) == pinned:
+            if word_kind(w) != KIND_ENTRY or is_proven(w) != proven or word_granule(w) == pinned:
                 continue
             if uses_of(w):
-                store_release64(p.slots + i, promoted(w))
-                s.control.news -= 1
+                if not proven:
+                    store_release64(p.slots + i, promoted(w))
+                    s.control.news -= 1
                 continue
             unused[0] += 1
             if oldest == NULL or age_of(v, s, w) > most:
@@ -189,30 +191,6 @@ cdef void use_up(Shard *s, uint32_t bucket) noexcept nogil:
                 store_release64(p.slots + i, w - (<uint64_t> 1 << USES_AT))
         if not walk_on(s, &p):
             break
-
-
-cdef uint64_t *visit_proven(View *v, Shard *s, uint32_t bucket, uint64_t pinned, uint32_t *unused) noexcept nogil:
-    """The slot of the oldest of a bucket's proven items without a use left (so many there are), or NULL; when no other is left, all
-    lose one use."""
-    cdef uint64_t *oldest = NULL
-    cdef uint64_t w, most = 0
-    cdef uint32_t i
-    cdef Path p
-    walk(s, bucket, &p)
-    while p.slots != NULL:
-        for i in range(p.n):
-            w = p.slots[i]
-            if word_kind(w) != KIND_ENTRY or not is_proven(w) or uses_of(w) or word_granule(w) == pinned:
-                continue
-            unused[0] += 1
-            if oldest == NULL or age_of(v, s, w) > most:
-                oldest = p.slots + i
-                most = age_of(v, s, w)
-        if not walk_on(s, &p):
-            break
-    if unused[0] <= 1:
-        use_up(s, bucket)
-    return oldest
 
 
 cdef uint64_t *any_item(View *v, Shard *s, uint64_t pinned, uint32_t *bucket) noexcept nogil:
@@ -245,12 +223,17 @@ cdef void look_ahead(Shard *s, uint32_t bucket) noexcept nogil:
 
 
 cdef uint64_t *visit(View *v, Shard *s, int which, uint64_t pinned, uint32_t *bucket) noexcept nogil:
-    """What the hand of a class finds in its bucket, or NULL. It moves on when there is nothing, or the older half has gone."""
+    """What the hand of a class finds in its bucket, or NULL. It moves on when there is nothing, or the older half has gone.
+
+    When it leaves no proven item unused, all of the bucket lose one use.
+    """
     cdef uint32_t b = s.control.hands[which] >> LEFT_BITS, left = s.control.hands[which] & LEFT_MASK, unused = 0
     cdef uint64_t *slot
     if b >= bucket_count(v, s):
         b = left = 0
-    slot = visit_new(v, s, b, pinned, &unused) if which == NEW else visit_proven(v, s, b, pinned, &unused)
+    slot = oldest_unused(v, s, b, which == PROVEN, pinned, &unused)
+    if which == PROVEN and unused <= 1:
+        use_up(s, b)
     if left == 0:
         left = min(unused // 2, <uint32_t> LEFT_MASK)
     left = left - 1 if left > 0 and slot != NULL else 0

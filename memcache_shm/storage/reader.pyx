@@ -62,6 +62,15 @@ cdef inline bint same_record(Found *f) noexcept nogil:
     return load_relaxed64(&(<Record *> f.record).version) == f.stamp
 
 
+cdef inline void take_fields(Found *f, Record *r, Sizes sizes) noexcept nogil:
+    """What a record tells besides its value."""
+    f.flags = r.flags
+    f.expiry = load_relaxed32(&r.expiry)
+    f.vlen = value_length(sizes)
+    f.version = cas_id(r, sizes, f.stamp)
+    f.state = sizes.state
+
+
 cdef int look(View *v, Shard *s, Found *f, const char *key, size_t klen) noexcept nogil:
     """One pass over the key's path: HIT with `f` filled, NOT_FOUND (to be confirmed), or AGAIN."""
     cdef uint64_t pattern = entry_pattern(f.hash), mask = pattern_mask()
@@ -94,11 +103,7 @@ cdef int look(View *v, Shard *s, Found *f, const char *key, size_t klen) noexcep
                 if not f.locked and not same_record(f):
                     return AGAIN                # replaced while we looked: it may have been the key's
                 continue
-            f.flags = r.flags
-            f.expiry = load_relaxed32(&r.expiry)
-            f.vlen = value_length(sizes)
-            f.version = cas_id(r, sizes, f.stamp)
-            f.state = sizes.state
+            take_fields(f, r, sizes)
             return HIT
         if not follow(s, &p, w):
             break

@@ -56,17 +56,9 @@ def said(capsys: pytest.CaptureFixture[str]) -> Said:
     return read
 
 
-@pytest.fixture
-def daemon(daemon_with: Callable[..., Daemon]) -> Daemon:
-    """One with an empty table."""
-    daemon = daemon_with("-m", "64")
-    daemon.flush()
-    return daemon
-
-
-@pytest.mark.parametrize("identity", ["name", "port", "path", "channel"])
+@pytest.mark.parametrize("identity", ["name", "port", "unix", "channel"])
 def test_operations_in_their_order(daemon: Daemon, identity: str, said: Said) -> None:
-    written = {"name": daemon.name, "port": str(daemon.port), "path": daemon.unix_path, "channel": f"channel:{daemon.unix_path}"}
+    written = daemon.addresses | {"name": daemon.name, "port": str(daemon.port)}
     assert main(["client", written[identity], *USUAL]) == 0
     assert said() == (TOLD, "")
     with memcache_shm.attach(daemon.name) as cache:

@@ -43,8 +43,7 @@ def target(request: pytest.FixtureRequest, daemon_with: Callable[..., Daemon], m
         return f"{server.host}:{server.port}"
     daemon = daemon_with("-m", "64")
     daemon.flush()
-    names = {"attached": daemon.name, "tcp": f"{daemon.host}:{daemon.port}", "unix": daemon.unix_path}
-    return (names | {"channel": f"channel:{daemon.unix_path}"})[request.param]
+    return (daemon.addresses | {"attached": daemon.name})[request.param]
 
 
 def test_commands(target: str) -> None:

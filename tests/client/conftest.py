@@ -43,12 +43,11 @@ def opened(request: pytest.FixtureRequest, daemon_with: Callable[..., Daemon]) -
             return
         daemon = daemon_with("-m", "1", "-I", "64k", workers=2)
         daemon.flush()
-        addresses = {"tcp": f"{daemon.host}:{daemon.port}", "unix": daemon.unix_path, "channel": f"channel:{daemon.unix_path}"}
 
         def give(**options: Any) -> Any:
             if door == "write-through":
                 return stack.enter_context(memcache_shm.attach(daemon.name, readonly=True, writes=daemon.unix_path, **options))
-            return stack.enter_context(memcache_shm.connect(addresses[door], **options))
+            return stack.enter_context(memcache_shm.connect(daemon.addresses[door], **options))
 
         yield give
 
@@ -59,6 +58,4 @@ def source(request: pytest.FixtureRequest, daemon_with: Callable[..., Daemon]) -
     daemon = daemon_with("-m", "16", workers=2)
     with memcache_shm.attach(daemon.name) as cache:
         cache.flush_all()
-        addresses = {"attached": daemon.name, "tcp": f"{daemon.host}:{daemon.port}", "unix": daemon.unix_path}
-        addresses["channel"] = f"channel:{daemon.unix_path}"
-        yield addresses[request.param], cache
+        yield (daemon.addresses | {"attached": daemon.name})[request.param], cache

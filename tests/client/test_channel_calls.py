@@ -27,15 +27,6 @@ SOON_S = 0.05
 
 
 @pytest.fixture
-def daemon(daemon_with: Callable[..., Daemon]) -> Iterator[Daemon]:
-    daemon = daemon_with("-m", "64")
-    daemon.flush()
-    workers = daemon.workers
-    yield daemon
-    assert daemon.workers == workers
-
-
-@pytest.fixture
 def channel(daemon: Daemon) -> Iterator[Channel]:
     with Channel(daemon.unix_path, 10.0, request_bytes=4096, reply_bytes=4096) as channel:
         yield channel

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,22 @@ def test_broken_off_amid_a_notice() -> None:
             assert dict(mirror.items()) == {b"c": b"x", b"b": b"y"}
             assert mirror.item("b") == Item(b"y", 7, 0, 5)
         assert pairs(heard) == [("set", b"c"), ("set", b"b"), ("set", b"b"), ("delete", b"a")]
+
+
+@pytest.mark.parametrize("form", ["./s", "channel:./s"])
+def test_a_relative_path_lasts(form: str, tmp_path: Path, state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leads to the same socket when the daemon comes again after the process has gone to another directory."""
+    (tmp_path / "daemon").mkdir()
+    options = ("--name", "app", "-m", "2", "-s", str(tmp_path / "daemon" / "s"))
+    monkeypatch.chdir(tmp_path / "daemon")
+    with ExitStack() as stack:
+        with Daemon(*options):
+            mirror = stack.enter_context(Mirror(form))
+            monkeypatch.chdir(tmp_path)
+        until(lambda: not mirror.in_step, "the mirror to miss its source")
+        with Daemon(*options):
+            assert mirror.wait_in_step(10)
+            assert mirror.source == form
 
 
 def test_the_daemon_restarts(tmp_path: Path, state_dir: Path, caplog: pytest.LogCaptureFixture) -> None:

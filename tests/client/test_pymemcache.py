@@ -69,7 +69,7 @@ def client_class(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         daemon = request.getfixturevalue("daemon_with")("-m", "16")
         if door == "write-through":
             return memcache_shm.attach(daemon.name, readonly=True, writes=daemon.unix_path, **options)
-        return memcache_shm.connect(daemon.unix_path if door == "unix" else f"channel:{daemon.unix_path}", **options)
+        return memcache_shm.connect(daemon.addresses[door], **options)
 
     monkeypatch.setattr(theirs, "Client", make)
     return make

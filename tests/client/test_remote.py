@@ -34,8 +34,7 @@ def server(request: pytest.FixtureRequest, daemon_with: Callable[..., Daemon]) -
         return
     daemon = daemon_with("-m", "64")
     daemon.flush()
-    addresses = {"tcp": f"{daemon.host}:{daemon.port}", "unix": daemon.unix_path, "channel": f"channel:{daemon.unix_path}"}
-    yield daemon, addresses[request.param]
+    yield daemon, daemon.addresses[request.param]
 
 
 def test_everything_there_is(server: tuple[Server, str]) -> None:

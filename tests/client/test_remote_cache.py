@@ -31,7 +31,7 @@ def address(request: pytest.FixtureRequest, daemon_with: Callable[..., Daemon]) 
     """Of an empty daemon with two workers."""
     daemon = daemon_with("-m", "64", workers=2)
     daemon.flush()
-    return {"tcp": f"{daemon.host}:{daemon.port}", "unix": daemon.unix_path, "channel": f"channel:{daemon.unix_path}"}[request.param]
+    return daemon.addresses[request.param]
 
 
 @pytest.fixture
@@ -386,9 +386,8 @@ def test_a_bad_key_among_many(cache: RemoteCache) -> None:
 def test_what_was_told_is_read(address: str) -> None:
     """Each worker in turn is stopped: it may be the one that was told, and the other would answer at once."""
     with Daemon("64", "64", workers=2) as daemon:
-        kind = address.partition(":")[0]
-        own = f"channel:{daemon.unix_path}" if kind == "channel" else daemon.unix_path if "/" in address else f"{daemon.host}:{daemon.port}"
-        with memcache_shm.connect(own) as cache:
+        door = "tcp" if "/" not in address else "channel" if address.startswith("channel:") else "unix"
+        with memcache_shm.connect(daemon.addresses[door]) as cache:
             cache.set("key", b"0", noreply=True)
             assert cache.get("key") == b"0"
             for number, worker in enumerate(daemon.workers, 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,16 +25,6 @@ def resident_bytes(pid: int) -> int:
 
 def sockets_of(pid: int) -> int:
     return sum(path.readlink().name.startswith("socket:") for path in Path(f"/proc/{pid}/fd").iterdir())
-
-
-@pytest.fixture
-def daemon(daemon_with: Callable[..., Daemon]) -> Iterator[Daemon]:
-    """One worker with an empty table; it must be the same process afterwards."""
-    daemon = daemon_with("-m", "64")
-    daemon.flush()
-    workers = daemon.workers
-    yield daemon
-    assert daemon.workers == workers
 
 
 def test_2000_connections_where_1000_are_allowed() -> None:

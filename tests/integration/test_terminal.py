@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,13 +29,6 @@ CLASSIC_REPLIES = (
 SIMPLE = ("SET name 5", "Alice", "GET name", "GET absent", "SET name 0", "PUT name", "DELETE name", "DELETE name", "QUIT")
 SIMPLE_REPLIES = ("OK", "OK 5", "Alice", "ERR NOT_FOUND", "ERR INVALID_SIZE", "ERR INVALID_COMMAND", "OK 1", "OK 0")
 SESSIONS = pytest.mark.parametrize(("typed", "replies"), [(CLASSIC, CLASSIC_REPLIES), (SIMPLE, SIMPLE_REPLIES)], ids=["classic", "simple"])
-
-
-@pytest.fixture
-def daemon(daemon_with: Callable[..., Daemon]) -> Daemon:
-    daemon = daemon_with("-m", "64")
-    daemon.flush()
-    return daemon
 
 
 @SESSIONS

@@ -253,6 +253,21 @@ def test_descriptors_suffice_for_c(place: Path) -> None:
             assert int(re.findall(r"Max open files +(\d+)", limits)[0]) >= 1128
 
 
+@pytest.mark.parametrize(
+    ("channels", "told"), [(22, ""), (23, "only 300 descriptors allowed, 301 wanted for 150 connections and 23 channels; ")]
+)
+def test_too_few_descriptors_are_told(place: Path, channels: int, told: str) -> None:
+    """The daemon takes as many as it may have, says what that is not enough for, and serves."""
+    powerless = ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"] if ROOT else []  # root raises any limit
+    within = [*powerless, "prlimit", "--nofile=256:300"]
+    with Daemon("-c", "150", "--channels", str(channels), within=within) as daemon, Client(daemon, "channel") as client:
+        assert client.ask(b"mn") == b"MN"
+        expected = [f"memcache-shm: {told}raise ulimit -n, or lower -c or --channels"] if told else []
+        assert [line for line in daemon.lines if "descriptors" in line] == expected
+        for pid in (daemon.pid, *daemon.workers):
+            assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (300, 300)
+
+
 def test_memory_is_locked_or_that_is_told() -> None:
     """A process without the right to lock so much serves all the same."""
     with Daemon("-k") as daemon, Client(daemon) as client:

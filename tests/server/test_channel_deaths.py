@@ -23,15 +23,6 @@ Ready = Callable[[], None]
 
 
 @pytest.fixture
-def daemon(daemon_with: Callable[..., Daemon]) -> Iterator[Daemon]:
-    daemon = daemon_with("-m", "64")
-    daemon.flush()
-    workers = daemon.workers
-    yield daemon
-    assert daemon.workers == workers
-
-
-@pytest.fixture
 def own_daemon() -> Iterator[Daemon]:
     """One whose workers may die."""
     with Daemon("-m", "64") as daemon:

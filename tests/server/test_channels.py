@@ -10,6 +10,7 @@ import socket
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,15 +32,6 @@ TOO_MANY = b"SERVER_ERROR too many channels (--channels)\r\n"
 SHORT = b"SERVER_ERROR no descriptor or memory for a channel\r\n"
 F_GET_SEALS, F_ADD_SEALS = 1034, 1033  # <linux/fcntl.h>
 SEAL_SEAL, SEAL_SHRINK, SEAL_GROW, SEAL_WRITE = 1, 2, 4, 8
-
-
-@pytest.fixture
-def daemon(daemon_with: Callable[..., Daemon]) -> Iterator[Daemon]:
-    daemon = daemon_with("-m", "64")
-    daemon.flush()
-    workers = daemon.workers
-    yield daemon
-    assert daemon.workers == workers
 
 
 @pytest.fixture
@@ -144,16 +136,15 @@ def test_a_full_socket_gets_none_and_is_served_on(daemon: Daemon) -> None:
         fcntl.ioctl(sock.fileno(), termios.FIONREAD, unread)
         return unread[0] // len(b"MN\r\n")
 
-    def waits() -> bool:
-        return "conn_mwrite" in observer.stats(b"conns").values()
+    def is_answered_or_waits(sock: socket.socket, number: int) -> bool:
+        return come(sock) > number or "conn_mwrite" in observer.stats(b"conns").values()
 
     def ask_unheard(sock: socket.socket, count: int) -> int:
         """How many replies came, one by one, before the worker waits for the client."""
         for number in range(count):
             sock.sendall(b"mn\r\n")
-            sent = number + 1
-            until(lambda sent=sent: come(sock) == sent or waits(), "a reply, or a wait for the client", 10.0, 0.0001)
-            if come(sock) < sent:
+            until(partial(is_answered_or_waits, sock, number), "a reply or a wait", 10.0, 0.0001)
+            if come(sock) == number:
                 return number
         return count
 

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -23,6 +24,7 @@ START_LINE = re.compile(r"serving (?P<name>\S+) \((?P<geometry>.*)\) on (?P<addr
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 20.0
 S = TypeVar("S", bound="Server")
+D = TypeVar("D", bound="Daemon")
 
 
 class Server:
@@ -134,6 +136,18 @@ class Daemon(Server):
         elif not self.port:
             host, _, port = address.rpartition(":")
             self.host, self.port = host.strip("[]"), int(port)
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """How users write where it is, by door."""
+        return {"tcp": f"{self.host}:{self.port}", "unix": self.unix_path, "channel": f"channel:{self.unix_path}"}
+
+    @contextmanager
+    def unharmed(self: D) -> Iterator[D]:
+        """Whatever is done to it within this block, its workers are the same at the end."""
+        workers = sorted(self.workers)
+        yield self
+        assert sorted(self.workers) == workers
 
     @property
     def workers(self) -> list[int]:

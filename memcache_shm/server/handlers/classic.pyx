@@ -78,7 +78,8 @@ cdef void _get(Executor self, Parser *parser, const Request *request) noexcept n
         self.put(b"END\r\n", 5)
 
 
-cdef void _store(Executor self, Parser *parser, const Request *request) noexcept nogil:
+cdef int store_item(Executor self, const Request *request) noexcept nogil:
+    """Store what `request` brings, in its mode, and tell those who watch; the table's Result."""
     cdef Change change
     cdef int result
     begin_change(&change, request)
@@ -91,6 +92,11 @@ cdef void _store(Executor self, Parser *parser, const Request *request) noexcept
     result = self.table.store(&change, POLL)
     if self.wanted[0] and result != WOULD_BLOCK:
         saw_store(self, request, result, request.vlen)
+    return result
+
+
+cdef void _store(Executor self, Parser *parser, const Request *request) noexcept nogil:
+    cdef int result = store_item(self, request)
     if result == OK:
         self.say(request, b"STORED\r\n")
     elif result == NOT_STORED or (result == TOO_LARGE and (request.mode == MODE_APPEND or request.mode == MODE_PREPEND)):
@@ -117,13 +123,19 @@ cdef void _too_large(Executor self, Parser *parser, const Request *request) noex
     self.say_failure(request, TOO_LARGE)
 
 
-cdef void _delete(Executor self, Parser *parser, const Request *request) noexcept nogil:
+cdef int delete_item(Executor self, const Request *request) noexcept nogil:
+    """Remove the item and tell those who watch; the table's Result."""
     cdef Change change
     cdef int result
     begin_change(&change, request)
     result = self.table.remove(&change, POLL)
     if self.wanted[0] and (result == OK or result == NOT_FOUND):
         saw_deletion(self, request.key, request.klen, result == OK, False)
+    return result
+
+
+cdef void _delete(Executor self, Parser *parser, const Request *request) noexcept nogil:
+    cdef int result = delete_item(self, request)
     if result == OK:
         self.say(request, b"DELETED\r\n")
     elif result == NOT_FOUND:

@@ -1,11 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """The simple dialect, for telnet and nc."""
 
-from memcache_shm.protocol.request cimport MODE_SET, OP_SIMPLE_DELETE, OP_SIMPLE_GET, OP_SIMPLE_SET, Parser, Request
-from memcache_shm.server.executor cimport Executor, begin_change, handle
-from memcache_shm.server.handlers.classic cimport copy_item
-from memcache_shm.server.observing cimport GET_FOUND, missing_status, saw_deletion, saw_get, saw_store
-from memcache_shm.storage.results cimport BUSY, NOT_FOUND, OK, POLL, READ_ONLY, RETIRED, TOO_LARGE, WOULD_BLOCK, Change, Found
+from memcache_shm.protocol.request cimport OP_SIMPLE_DELETE, OP_SIMPLE_GET, OP_SIMPLE_SET, Parser, Request
+from memcache_shm.server.executor cimport Executor, handle
+from memcache_shm.server.handlers.classic cimport copy_item, delete_item, store_item
+from memcache_shm.server.observing cimport GET_FOUND, missing_status, saw_get
+from memcache_shm.storage.results cimport BUSY, NOT_FOUND, OK, READ_ONLY, RETIRED, TOO_LARGE, WOULD_BLOCK, Found
 
 
 cdef void _simple_failure(Executor self, const Request *request, int result) noexcept nogil:
@@ -40,15 +40,7 @@ cdef void _simple_get(Executor self, Parser *parser, const Request *request) noe
 
 
 cdef void _simple_set(Executor self, Parser *parser, const Request *request) noexcept nogil:
-    cdef Change change
-    cdef int result
-    begin_change(&change, request)
-    change.mode = MODE_SET
-    change.value = request.value
-    change.vlen = request.vlen
-    result = self.table.store(&change, POLL)
-    if self.wanted[0] and result != WOULD_BLOCK:
-        saw_store(self, request, result, request.vlen)
+    cdef int result = store_item(self, request)
     if result == OK:
         self.say(request, b"OK\r\n")
     else:
@@ -56,12 +48,7 @@ cdef void _simple_set(Executor self, Parser *parser, const Request *request) noe
 
 
 cdef void _simple_delete(Executor self, Parser *parser, const Request *request) noexcept nogil:
-    cdef Change change
-    cdef int result
-    begin_change(&change, request)
-    result = self.table.remove(&change, POLL)
-    if self.wanted[0] and (result == OK or result == NOT_FOUND):
-        saw_deletion(self, request.key, request.klen, result == OK, False)
+    cdef int result = delete_item(self, request)
     if result == OK:
         self.say(request, b"OK 1\r\n")
     elif result == NOT_FOUND:
