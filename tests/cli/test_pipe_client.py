@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
 import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -235,12 +238,24 @@ def test_refused(piped: PipeDaemon) -> None:
         process.__exit__(None, None, None)
 
 
+def unread(path: str) -> int:
+    """Bytes that lie in a pipe."""
+    pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        count = array.array("i", [0])
+        fcntl.ioctl(pipe, termios.FIONREAD, count)
+        return count[0]
+    finally:
+        os.close(pipe)
+
+
 def test_an_operation_without_an_answer(piped: PipeDaemon) -> None:
     with client(piped.fifo) as process:
         assert line(process) == CONNECTED
         server = piped.pipe_server
         with stopped(server):
             say(process, "SUBSCRIBE [key]")
+            until(lambda: unread(f"/tmp/memcache_shm-{IDENTITY}.req") > 0, "the request to be sent")
             os.kill(server, signal.SIGKILL)
             assert process.wait(10) == 1
             assert process.stderr is not None

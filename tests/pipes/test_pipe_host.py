@@ -11,7 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 import pytest
-from support.pipes import DELETED, Pipes, PipeUser, stopped, subscribe_message, write_to
+from support.pipes import DELETED, Pipes, PipeUser, open_files, stopped, subscribe_message, write_to
 from support.waiting import until
 
 import memcache_shm
@@ -61,11 +61,7 @@ class Served:
 
 def _await_open(pid: int, path: str) -> None:
     """Once the child has opened it for itself, beside what it inherited."""
-
-    def count() -> int:
-        return sum(os.readlink(entry) == path for entry in Path(f"/proc/{pid}/fd").iterdir())
-
-    until(lambda: count() == 2, "the child to serve")
+    until(lambda: open_files(pid).count(path) == 2, "the child to serve")
 
 
 def _serve(fifo: str, reclaims: bool) -> NoReturn:
