@@ -14,7 +14,7 @@ Step = tuple[bytes, bytes]  # what is waited for, and the answer
 class Scripted:
     """Serves the `conversations` one after the other, a connection each; when one is over it closes the connection.
 
-    A step whose answer is SILENCE ends the conversation without an answer and leaves the connection open until the end.
+    A step whose answer is SILENCE ends the conversation without an answer and leaves the connection open until `hang_up`, or the end.
     """
 
     SILENCE = b"\0silence"
@@ -23,18 +23,20 @@ class Scripted:
         self.heard: list[bytes] = []  # of each connection, in order
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(20)
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._open: list[socket.socket] = []
         self._closed = threading.Semaphore(0)
         self._thread = threading.Thread(target=self._serve, args=(conversations,))
         self._thread.start()
 
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._listener.getsockname()[1]}"
-
     def wait_for_close(self) -> None:
         """Until one more conversation is over."""
         assert self._closed.acquire(timeout=20)
+
+    def hang_up(self) -> None:
+        """Close what silence left open."""
+        while self._open:
+            self._open.pop().close()
 
     def _serve(self, conversations: Sequence[Sequence[Step]]) -> None:
         for steps in conversations:
@@ -74,5 +76,4 @@ class Scripted:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._thread.join(30)
         self._listener.close()
-        for sock in self._open:
-            sock.close()
+        self.hang_up()
