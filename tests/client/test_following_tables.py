@@ -135,11 +135,11 @@ def test_a_promotion_that_is_killed(state_dir: Path) -> None:
         copier = Copier(cache, exempt=True)
         for number in range(100_000):
             copier.put(b"k%d" % number, b"v", 0, 0, 10**9 + number)
-        for turn in range(24):
+        for limit_s in (*(turn * 0.002 for turn in range(24)), None):
             following.follow(table)
             promoter = fork.Process(target=following.promote_table, args=(table,))
             promoter.start()
-            promoter.join(turn * 0.002)
+            promoter.join(limit_s)
             promoter.kill()
             promoter.join()
             outcomes.add(table.follows)
