@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 from memcache_shm.client.addresses import Address, given_address, written
@@ -63,7 +63,7 @@ class RemoteStream:
         self._ready: deque[Change] = deque()  # for the iterator
         self._asks = asks
         self._closed = False
-        self._reading = False
+        self._holds = 0  # calls under way that use the stream, one amid another
         self._pid = os.getpid()
         self._stream = connect(address, timeout_s)
         try:
@@ -75,13 +75,8 @@ class RemoteStream:
 
     def read(self, limit_s: float) -> list[Change]:
         """The changes that have come, waiting up to `limit_s` for the first; none if none came, or after `close`. Raises RemoteError."""
-        self._reading = True
-        try:
+        with self._held():
             return self._read(limit_s)
-        finally:
-            self._reading = False
-            if self._closed:
-                self._stream.close()
 
     def _read(self, limit_s: float) -> list[Change]:
         end_s = time.monotonic() + limit_s
@@ -102,19 +97,25 @@ class RemoteStream:
     def send(self, request: bytes) -> None:
         """To be answered by changes. RemoteError."""
         try:
-            self._stream.send(request)
+            with self._held():
+                self._stream.send(request)
         except OSError as error:
             raise RemoteError(f"{self.where}: connection lost ({reason(error, 0)})") from None
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def close(self) -> None:
-        """End it; a `read` of another thread returns, and closes the stream: it must not read what has got the descriptor next. A forked
+        """End it; a call of another thread returns, and closes the stream: it must not use what has got the descriptor next. A forked
         child only lets go of it."""
         self._closed = True
         owned = self._pid == os.getpid()
         if owned:
             with contextlib.suppress(OSError):  # the other side was faster
                 self._stream.shutdown(socket.SHUT_RDWR)
-        if not owned or not self._reading:
+        if not owned or not self._holds:
             self._stream.close()
 
     def __iter__(self) -> RemoteStream:
@@ -132,6 +133,17 @@ class RemoteStream:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """Use the stream: `close` leaves it open until then."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            if self._closed and not self._holds:
+                self._stream.close()
 
     def _begin(self, command: bytes, timeout_s: float) -> None:
         """Send the command; RemoteError or FeedOffError unless the reply is OK, and all there by the time. What came behind it is kept."""

@@ -123,7 +123,11 @@ class SubscribedFeed:
             stream.close()
             if not self.closed:
                 _log.warning("subscription: %s; connecting again", str(error))  # the error itself would keep this object
-                self._connect_anew()
+        except BaseException:  # by a signal's handler, or memory is out: what has come may be lost
+            stream.close()
+            raise
+        if stream.closed and not self.closed:
+            self._connect_anew(stream)
 
     def _take(self, change: Change, stream: RemoteStream) -> None:
         """What the stream tells. RemoteError."""
@@ -142,20 +146,26 @@ class SubscribedFeed:
         stream.send(b"sync\r\n")
         self._asked = True
 
-    def _connect_anew(self) -> None:
+    def _connect_anew(self, stream: RemoteStream | None) -> None:
+        """In place of `stream`, which is closed. RuntimeError: there is no thread for it; whoever receives next tries again."""
         self._stream = None
         self._connected.clear()
         words = weakref.ref(self), self._connections, self._patterns, self._pauses, self._connected
-        threading.Thread(target=_reconnect, args=words, name="memcache_shm-reconnect", daemon=True).start()
+        try:
+            threading.Thread(target=_reconnect, args=words, name="memcache_shm-reconnect", daemon=True).start()
+        except RuntimeError:
+            self._stream = stream
+            raise
 
     def _own(self) -> None:
         """In a forked child: connect anew. The parent's connection stays the parent's."""
         if self._pid != os.getpid():
+            stream, self._stream = self._stream, None  # at once: none of the child's threads may read it
             self._begin()
-            if self._stream is not None:
-                self._stream.close()
+            if stream is not None:
+                stream.close()
             if not self.closed:
-                self._connect_anew()
+                self._connect_anew(stream)
 
 
 def _reconnect(

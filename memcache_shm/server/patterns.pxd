@@ -27,7 +27,8 @@ cdef class Patterns:
     cdef bint add(self, Subscriber *s, const char *key, size_t klen, int kind) noexcept nogil
     cdef Subscription *find(self, Subscriber *s, const char *key, size_t klen, int kind) noexcept nogil
     cdef void drop(self, Subscription *subscription) noexcept nogil
-    cdef bint concerns(self, const Subscriber *s, const char *key, size_t klen) noexcept nogil
+    cdef uint32_t steps(self, const Subscriber *s) noexcept nogil
+    cdef bint concerns(self, Subscriber *s, const char *key, size_t klen) noexcept nogil
     cdef size_t gather(self, const char *key, size_t klen, uint64_t match, Subscriber **into) noexcept nogil
     cdef int cost(self) noexcept nogil
     cdef uint64_t _hash(self, const char *key, size_t klen, int kind) noexcept nogil

@@ -20,6 +20,7 @@ cdef enum:
     MALLOC_BYTES = 16           # what an allocation costs besides its bytes
     BUCKET_BYTES = 256          # of the limit, for each bucket
     FEWEST_BUCKETS = 1024
+    LOOK_STEPS = 8              # a look into the hash table costs as much as so many patterns that are tried
     LENGTHS_AT_ONCE = 8         # prefix lengths that cost as much as a request does
 
 
@@ -170,12 +171,26 @@ cdef class Patterns:
         if p.count == 0:
             self._forget(p)
 
-    cdef bint concerns(self, const Subscriber *s, const char *key, size_t klen) noexcept nogil:
-        """Whether a subscriber has a pattern that applies to a key, whether that is pending or not."""
+    cdef uint32_t steps(self, const Subscriber *s) noexcept nogil:
+        """What `concerns` costs, in patterns that are tried."""
+        return min(s.count, <uint32_t> (LOOK_STEPS * (1 + self._lengths_count)))
+
+    cdef bint concerns(self, Subscriber *s, const char *key, size_t klen) noexcept nogil:
+        """Whether a subscriber has a pattern that applies to a key, whether that is pending or not: its patterns are tried one by one, or
+        the key's beginnings are looked for, whatever costs less."""
         cdef const Subscription *at = s.patterns
-        while at != NULL and not applies(at.pattern, key, klen):
-            at = at.next
-        return at != NULL
+        cdef int length = 0
+        if self.steps(s) == s.count:
+            while at != NULL and not applies(at.pattern, key, klen):
+                at = at.next
+            return at != NULL
+        if self.find(s, key, klen, PATTERN_KEY) != NULL:
+            return True
+        while length < self._lengths_count and self._lengths[length] <= klen:
+            if self.find(s, key, self._lengths[length], PATTERN_PREFIX) != NULL:
+                return True
+            length += 1
+        return False
 
     cdef size_t gather(self, const char *key, size_t klen, uint64_t match, Subscriber **into) noexcept nogil:
         """All subscribers of a key, each once, to `into`; how many. Pending patterns do not count. `match` is another number at each call;

@@ -270,6 +270,27 @@ def test_close_ends_a_read_of_another_thread(feed: tuple[RemoteFeed, Daemon]) ->
     assert stream.read(1) == []
 
 
+def test_close_leaves_the_descriptor_to_who_is_sending(feed: tuple[RemoteFeed, Daemon], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be another file's by the time."""
+    stream = feed[0].subscribe(["key"])
+    inner = stream._stream
+
+    class Closing:
+        def send(self, request: bytes) -> None:
+            stream.close()
+            assert inner.fileno() != -1
+            inner.send(request)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(inner, name)
+
+    monkeypatch.setattr(stream, "_stream", Closing())
+    with pytest.raises(RemoteError, match="connection lost"):
+        stream.send(b"sync\r\n")
+    assert inner.fileno() == -1
+    assert stream.closed
+
+
 def test_a_daemon_that_ends() -> None:
     with Daemon("64", "100") as daemon, RemoteFeed(f"{daemon.host}:{daemon.port}").sync() as stream:
         read_until(stream, "alive")

@@ -78,6 +78,23 @@ def test_many_patterns_and_items_amid_changes(daemon: Daemon) -> None:
             values[message.key] = int(message.value)
 
 
+@pytest.mark.parametrize("count", [3, 900])
+def test_few_and_many_patterns_of_several_clients(daemon: Daemon, count: int) -> None:
+    """Each is told what is there of its own: keys, and prefixes of several lengths."""
+    mine = [b"key%d" % number for number in range(count)] + [b"a*", b"%b*" % (b"p" * 100)]
+    others = [b"other%d" % number for number in range(count)] + [b"ab*", b"p*", b"key*"]
+    there = [b"key0", b"key%d" % (count - 1), b"a", b"abc", b"p" * 100, b"p" * 150]
+    with Client(daemon) as client, subscribe(daemon, *mine) as hearer, subscribe(daemon, *others), subscribe(daemon, b"*") as all_hearer:
+        for key in (*there, b"key", b"key%d" % count, b"b", b"p" * 99, b"other0", b"other", b"x"):
+            client.set(key, b"1")
+        assert {hearer.told().key for _ in there} == set(there)
+        assert hearer.ask(b"sync") == b"OK"
+        assert sorted(message.key for message in retold(hearer)) == sorted(there)
+        assert len({all_hearer.told().key for _ in range(13)}) == 13
+        assert all_hearer.ask(b"sync") == b"OK"
+        assert len(retold(all_hearer)) == 13
+
+
 def test_who_does_not_read_is_told_that_it_lost_something_and_asks_again(daemon: Daemon) -> None:
     value = b"x" * 100_000
     with Client(daemon) as client, subscribe(daemon, b"k*") as hearer:

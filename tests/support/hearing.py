@@ -9,11 +9,20 @@ import memcache_shm
 from memcache_shm import Change
 from support.waiting import until
 
+LIMIT_S = 20.0
+
 
 def drained(subscription: memcache_shm.Subscription) -> Iterator[Change]:
     """What there is to be told by now."""
     while (change := subscription.get(0)) is not None:
         yield change
+
+
+def hear(subscription: memcache_shm.Subscription, count: int) -> list[Change]:
+    """The next so many changes."""
+    heard = [subscription.get(LIMIT_S) for _ in range(count)]
+    assert None not in heard
+    return [change for change in heard if change is not None]
 
 
 def pairs(changes: Any) -> list[tuple[str, bytes | None]]:
@@ -32,7 +41,7 @@ def hear_until(subscription: memcache_shm.Subscription, wanted: Callable[[Change
                 return True
         return False
 
-    until(found, what, 20.0)
+    until(found, what, LIMIT_S)
     return heard
 
 

@@ -24,8 +24,8 @@ from memcache_shm.storage.results cimport BUSY, NOT_FOUND, OK, RETIRED, TRY, WOU
 from memcache_shm.storage.walk cimport Batch, Walk, next_batch
 
 cdef enum:
-    BUCKETS_A_TURN = 512        # fewer for who has many patterns, each of which is looked at for each item:
-    PATTERNS_A_BUCKET = 16      # ... so many cost as much as the bucket does
+    BUCKETS_A_TURN = 512        # fewer for who has many patterns, if these are tried one by one for each item:
+    STEPS_A_BUCKET = 16         # ... so many cost as much as the bucket does
     ALIVE_MS = 1000
 
 
@@ -56,7 +56,7 @@ cdef bint put_position(Executor self, Retelling *r, const char *word) noexcept n
     return True
 
 
-cdef int put_batch(Retelling *r, Executor self, const Subscriber *s) noexcept nogil:
+cdef int put_batch(Retelling *r, Executor self, Subscriber *s) noexcept nogil:
     """The items of a bucket, as far as there is room for them. OK: there may be more; NOT_FOUND: that was all; WOULD_BLOCK, RETIRED,
     NO_MEMORY."""
     cdef int result
@@ -71,7 +71,7 @@ cdef int put_batch(Retelling *r, Executor self, const Subscriber *s) noexcept no
     return NOT_FOUND
 
 
-cdef int tell_some(Retelling *r, Executor self, const Subscriber *s) noexcept nogil:
+cdef int tell_some(Retelling *r, Executor self, Subscriber *s) noexcept nogil:
     """A piece of the walk. OK: it goes on; NOT_FOUND: that was its end; WOULD_BLOCK, BUSY, RETIRED, NO_MEMORY."""
     cdef int result
     cdef uint32_t _bucket
@@ -79,7 +79,7 @@ cdef int tell_some(Retelling *r, Executor self, const Subscriber *s) noexcept no
         memset(&r.walk, 0, sizeof(Walk))
         r.batch.n = r.next = 0
         r.shmid = self.table.shmid
-    for _bucket in range(BUCKETS_A_TURN // (1 + s.count // PATTERNS_A_BUCKET)):
+    for _bucket in range(BUCKETS_A_TURN // (1 + self.subscribers.patterns.steps(s) // STEPS_A_BUCKET)):
         result = put_batch(r, self, s)
         if result != NOT_FOUND:
             return result
