@@ -136,11 +136,15 @@ def test_a_full_socket_gets_none_and_is_served_on(daemon: Daemon) -> None:
         fcntl.ioctl(sock.fileno(), termios.FIONREAD, unread)
         return unread[0] // len(b"MN\r\n")
 
+    def one_waits() -> bool:
+        return "conn_mwrite" in observer.stats(b"conns").values()
+
     def is_answered_or_waits(sock: socket.socket, number: int) -> bool:
-        return come(sock) > number or "conn_mwrite" in observer.stats(b"conns").values()
+        return come(sock) > number or one_waits()
 
     def ask_unheard(sock: socket.socket, count: int) -> int:
         """How many replies came, one by one, before the worker waits for the client."""
+        until(lambda: not one_waits(), "those of before to be gone")
         for number in range(count):
             sock.sendall(b"mn\r\n")
             until(partial(is_answered_or_waits, sock, number), "a reply or a wait", 10.0, 0.0001)
