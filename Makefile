@@ -26,12 +26,12 @@ $(BIN)/python:
 	@scripts/require
 	$(PYTHON) -m venv $(VENV)
 
-# The build, release flavour (without what a debugger reads, a third of the compiler's time). The compiler's output is shown only
-# when it fails. The stamp is as old as the build's beginning, so that a source edited meanwhile is newer.
+# The build, release flavour, by the interpreter's own flags (CFLAGS would take the place of all of them). The compiler's output is
+# shown only when it fails. The stamp is as old as the build's beginning, so that a source edited meanwhile is newer.
 $(VENV)/built: $(SOURCES) | $(BIN)/python
 	@scripts/require
 	@echo "building (about a minute) ..."; touch $@.begun
-	@CFLAGS="-g0 $$CFLAGS" $(BIN)/pip install -q --disable-pip-version-check -e . >$(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
+	@$(BIN)/pip install -q --disable-pip-version-check -e . >$(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
 	@mv $@.begun $@; rm -f $(VENV)/built-debug
 
 $(VENV)/built-debug: $(SOURCES) | $(BIN)/python
