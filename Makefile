@@ -73,9 +73,10 @@ bench-memory: $(VENV)/built $(VENV)/extras-bench
 crowd: $(VENV)/built
 	$(BIN)/python scripts/crowd.py $(CROWD_ARGS)
 
+# Scribbled memory breaks the invariants that this build ends the process for.
 debug: $(VENV)/built-debug $(VENV)/extras-test
 	@scripts/require test
-	$(BIN)/python -m pytest -n 5 -m "not torture" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 5 -m "not torture" --ignore=tests/storage/test_scribbles.py $(PYTEST_ARGS)
 
 torture: $(VENV)/built $(VENV)/extras-test $(VENV)/extras-lint
 	@scripts/require test

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.channels import ChannelSocket
 from support.client import Client
+from support.isolation import sleeps
 from support.raw_channels import descriptors_of
 from support.servers import Daemon
 from support.waiting import until
@@ -59,10 +60,6 @@ def child(act: Callable[[Ready], None]) -> Iterator[int]:
 
 def stats_of(client: Client) -> dict[str, int]:
     return {name: int(value) for name, value in client.stats(b"shm").items() if value.isdigit()}
-
-
-def sleeps(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
 # The client

@@ -62,6 +62,11 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def sleeps(pid: int) -> bool:
+    """Whether a process waits for something."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
 def children(pid: int) -> dict[int, str]:
     """State letters (R, S, Z, ...) of the living and the unreaped children of a process, by pid."""
     found = {}

@@ -17,9 +17,9 @@ import ctypes
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from support.client import Client
+from support.isolation import sleeps
 from support.servers import Daemon
 from support.waiting import until
 from torture.stage import own_surroundings
@@ -49,10 +49,6 @@ def read(channel: Channel, size: int) -> bytes:
     while len(got) < size and (piece := channel.recv(size - len(got))):
         got += piece
     return got
-
-
-def sleeps(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
 def spread(points: Sequence[int], count: int) -> list[int]:
