@@ -10,7 +10,6 @@ import socket
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -137,16 +136,17 @@ def test_a_full_socket_gets_none_and_is_served_on(daemon: Daemon) -> None:
         fcntl.ioctl(sock.fileno(), termios.FIONREAD, unread)
         return unread[0] // len(b"MN\r\n")
 
-    def is_answered_or_waits(sock: socket.socket, number: int) -> bool:
+    def is_done(sock: socket.socket) -> bool:
+        """Whether the worker has done with the requests what it can for now."""
         unread = array.array("i", [0])
         fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, unread)
-        return come(sock) > number or (unread[0] == 0 and all(map(sleeps, daemon.workers)))
+        return unread[0] == 0 and all(map(sleeps, daemon.workers))
 
     def ask_unheard(sock: socket.socket, count: int) -> int:
-        """How many replies came, one by one, before one does not though its request was read."""
+        """How many replies came, one by one, before one did not."""
         for number in range(count):
             sock.sendall(b"mn\r\n")
-            until(partial(is_answered_or_waits, sock, number), "a reply or a wait", 10.0, 0.0001)
+            until(lambda number=number: come(sock) > number or is_done(sock), "a reply or a wait", 10.0, 0.0001)  # type: ignore[misc]
             if come(sock) == number:
                 return number
         return count
@@ -156,6 +156,7 @@ def test_a_full_socket_gets_none_and_is_served_on(daemon: Daemon) -> None:
     with daemon.connect("unix") as sock:
         assert ask_unheard(sock, taken) == taken
         sock.sendall(b"channel\r\n")
+        until(lambda: is_done(sock), "the answer to find no room")
         with sock.makefile("rb") as replies:
             assert [replies.readline() for _ in range(taken)] == [b"MN\r\n"] * taken
             assert replies.readline() == SHORT
