@@ -113,7 +113,7 @@ def test_nobody_comes_back() -> None:
         threads[0].start()
         until(lambda: server.heard[0].count(GET) == 2, "a call to be under way")
         threads[1].start()
-        server.wait_for_close()
+        until(lambda: cache._connections._waiting, "the other to wait")
         server.hang_up()
         for thread in threads:
             thread.join()
