@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -51,12 +52,20 @@ class Served:
         os.close(held)
 
     def end(self) -> int:
-        """By SIGTERM; its exit status."""
-        os.kill(self.pid, signal.SIGTERM)
-        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        """By SIGTERM; its exit status. Again and again: amid a finalizer the exception of a handler is lost."""
+        ended = (0, 0)
+        while not ended[0]:
+            os.kill(self.pid, signal.SIGTERM)
+            with contextlib.suppress(AssertionError):
+                ended = until(self._ended, "it to end", timeout_s=2.0)
+        status = os.waitstatus_to_exitcode(ended[1])
         remove_fifo(self.fifo)
         self.place.remove()
         return status
+
+    def _ended(self) -> tuple[int, int] | None:
+        ended = os.waitpid(self.pid, os.WNOHANG)
+        return ended if ended[0] else None
 
 
 def _await_open(pid: int, path: str) -> None:
